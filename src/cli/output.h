@@ -1,0 +1,36 @@
+/* Where a recording or a report goes: -o PATH, `-o -` for standard output.
+ *
+ * A file appears under its name only when it is whole: it is written beside it under a name ending
+ * in ".part" and renamed by output_commit. What is neither there nor a regular file (/dev/null, a
+ * FIFO) is written directly. An interrupted process removes its half file (command.h). One output
+ * at a time.
+ */
+#ifndef LOWTIDE_CLI_OUTPUT_H
+#define LOWTIDE_CLI_OUTPUT_H
+
+#include "base/err.h"
+
+#include <stdbool.h>
+#include <stdio.h>
+
+typedef struct output {
+    int fd;     /* write here; the caller's for reading only, closed by commit and abandon */
+    FILE *file; /* output_file: the same place, buffered */
+    char path[4096], part[4096]; /* part: "" when written directly */
+} output_t;
+
+/* path NULL or "-": standard output. */
+int output_open(output_t *o, const char *path, err_t *e);
+/* A stream over o->fd, made at the first call; NULL with errno set. */
+FILE *output_file(output_t *o);
+/* Flushes and puts the file under its name. -EPIPE: the reader went away; say nothing and return
+ * EXIT_DONE. On any failure the half file is gone. */
+int output_commit(output_t *o, err_t *e);
+/* Closes and removes what was written. Harmless after output_commit. */
+void output_abandon(output_t *o);
+/* Removes a half file; safe in a signal handler. */
+void output_interrupted(void);
+/* EXIT_DONE after a commit, silent at -EPIPE, else the line of `e` and EXIT_FAILED. */
+int output_finish(output_t *o);
+
+#endif
