@@ -1,0 +1,64 @@
+# Each target sets up what it needs (tools/setup.sh: packages and .venv; a second when they are there).
+# build/        the tree that tests run from: build/bin/lowtide, build/bin/lowtide-agent.so
+# build/clang   the same code by clang under ASan and UBSan, with libFuzzer's targets
+
+JOBS ?= 2
+PYTHON := .venv/bin/python
+RUFF := .venv/bin/ruff
+C_FILES := $(shell git ls-files -co --exclude-standard '*.c' '*.h')
+SHELL_FILES := $(shell git ls-files -co --exclude-standard '*.sh') .ci/run
+FUZZ_SECONDS ?= 60
+
+.PHONY: build test demo lint bench fuzz soak sanitize sid setup clean
+
+build: setup
+	@cmake -S . -B build -G Ninja --log-level=NOTICE -DPython_EXECUTABLE=$(CURDIR)/$(PYTHON)
+	@cmake --build build --parallel $(JOBS)
+	@$(PYTHON) -m pip install --quiet --no-build-isolation --no-deps --force-reinstall .
+
+setup:
+	@tools/setup.sh
+
+# lint has built build/clang, which the tests run too. The last line printed is the sum over all of them.
+test: build lint sid
+	@$(PYTHON) tools/run_tests.py
+
+# The Pythons that this machine lacks, for tests alone: it goes on without them, aloud.
+sid: setup
+	@tools/get_sid.sh
+
+demo: build
+	@examples/demo.sh
+
+lint: setup build/clang
+	clang-format --dry-run --Werror $(C_FILES)
+	$(PYTHON) tools/lint_rooms.py
+	$(RUFF) check .
+	$(RUFF) format --check .
+	$(PYTHON) -m mypy
+	shellcheck $(SHELL_FILES)
+
+sanitize: setup build/clang
+	@ctest --test-dir build/clang --output-on-failure --parallel $(JOBS)
+
+.PHONY: build/clang
+build/clang: setup
+	@cmake -S . -B $@ -G Ninja --log-level=NOTICE -DCMAKE_C_COMPILER=clang -DPython_EXECUTABLE=$(CURDIR)/$(PYTHON) \
+	    -DLOWTIDE_SANITIZE=address,undefined -DLOWTIDE_FUZZ=ON
+	@cmake --build $@ --parallel $(JOBS)
+
+bench: build
+	$(PYTHON) -m pip install --quiet -r bench/requirements.txt
+	$(PYTHON) bench/run.py
+
+# New inputs stay in build/corpus; the kept corpus, in the repository, is only read.
+fuzz: setup build/clang
+	@set -e; for target in build/clang/bin/fuzz_*; do name=$${target##*/fuzz_}; mkdir -p build/corpus/$$name; \
+	    $$target -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=4096 -artifact_prefix=build/corpus/ \
+	        build/corpus/$$name tests/fuzz/corpus/$$name; done
+
+soak: build sid
+	$(PYTHON) -m pytest -m soak --timeout 7200
+
+clean:
+	rm -rf build
