@@ -31,7 +31,7 @@ demo: build
 	@examples/demo.sh
 
 lint: setup build/clang
-	clang-format --dry-run --Werror $(C_FILES)
+	.venv/bin/clang-format --dry-run --Werror $(C_FILES)
 	$(PYTHON) tools/lint_rooms.py
 	$(RUFF) check .
 	$(RUFF) format --check .

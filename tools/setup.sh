@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-packages=(gcc libc6-dev make git cmake ninja-build clang libclang-rt-dev clang-format shellcheck binutils util-linux procps
+packages=(gcc libc6-dev make git cmake ninja-build clang libclang-rt-dev shellcheck binutils util-linux procps
     debootstrap ca-certificates libcmocka-dev libzstd-dev libxxhash-dev libsqlite3-dev)
 python_packages=(python3 python3-venv python3-dev)
 requirements=tools/requirements.txt
@@ -58,7 +58,7 @@ if command -v apt-get >/dev/null; then
     [ "${#missing[@]}" = 0 ] || install_packages "${missing[@]}"
 else
     missing=()
-    for tool in gcc cmake ninja clang clang-format shellcheck; do
+    for tool in gcc cmake ninja clang shellcheck; do
         command -v "$tool" >/dev/null || missing+=("$tool")
     done
     for header in zstd.h xxhash.h cmocka.h sqlite3.h; do
