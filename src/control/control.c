@@ -1,0 +1,258 @@
+#define _GNU_SOURCE
+#include "control/control.h"
+
+#include <endian.h>
+#include <errno.h>
+#include <poll.h>
+#include <stddef.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+static const char magic[4] = {'L', 'T', 'C', 'T'};
+
+/* A message's body as a table: each field of the struct by offset and kind. */
+enum { FIELD_END, FIELD_32, FIELD_64, FIELD_TEXT };
+typedef struct field {
+    uint8_t kind;
+    uint16_t offset, bytes;
+} field_t;
+#define F(kind, type, member)                                                                      \
+    { kind, offsetof(type, member), sizeof(((type *)0)->member) }
+
+static const field_t hello_fields[] = {F(FIELD_32, ctl_hello_t, pid),
+                                       F(FIELD_32, ctl_hello_t, what),
+                                       F(FIELD_TEXT, ctl_hello_t, key),
+                                       {0}};
+static const field_t capture_fields[] = {
+    F(FIELD_32, ctl_capture_t, flags), F(FIELD_32, ctl_capture_t, timeout_ms), {0}};
+static const field_t progress_fields[] = {F(FIELD_32, ctl_progress_t, phase),
+                                          F(FIELD_64, ctl_progress_t, objects),
+                                          F(FIELD_64, ctl_progress_t, references),
+                                          F(FIELD_64, ctl_progress_t, bytes),
+                                          {0}};
+static const field_t result_fields[] = {F(FIELD_32, ctl_result_t, status),
+                                        F(FIELD_32, ctl_result_t, mode),
+                                        F(FIELD_64, ctl_result_t, gil_us),
+                                        F(FIELD_64, ctl_result_t, pause_us),
+                                        F(FIELD_64, ctl_result_t, walk_us),
+                                        F(FIELD_64, ctl_result_t, objects),
+                                        F(FIELD_64, ctl_result_t, references),
+                                        F(FIELD_64, ctl_result_t, skipped),
+                                        F(FIELD_64, ctl_result_t, bytes),
+                                        F(FIELD_TEXT, ctl_result_t, text),
+                                        {0}};
+static const field_t no_fields[] = {{0}};
+
+static const field_t *const bodies[] = {
+    [CTL_HELLO] = hello_fields,   [CTL_CAPTURE] = capture_fields, [CTL_PROGRESS] = progress_fields,
+    [CTL_RESULT] = result_fields, [CTL_CANCEL] = no_fields,       [CTL_BYE] = no_fields,
+};
+enum { TYPES = sizeof bodies / sizeof bodies[0] };
+_Static_assert(sizeof(ctl_result_t) + CTL_HEADER_BYTES <= CTL_PACKET_MAX, "a packet fits");
+
+static void put16(unsigned char *p, uint16_t v) {
+    v = htole16(v);
+    memcpy(p, &v, sizeof v);
+}
+
+static void put32(unsigned char *p, uint32_t v) {
+    v = htole32(v);
+    memcpy(p, &v, sizeof v);
+}
+
+static uint16_t get16(const unsigned char *p) {
+    uint16_t v;
+    memcpy(&v, p, sizeof v);
+    return le16toh(v);
+}
+
+static uint32_t get32(const unsigned char *p) {
+    uint32_t v;
+    memcpy(&v, p, sizeof v);
+    return le32toh(v);
+}
+
+/* Copies a field between its place in the struct and its bytes in the packet. On the machines that
+ * lowtide runs on both are little-endian, so that is a copy; the conversion says so. */
+static void field_put(const field_t *f, const void *body, unsigned char *p) {
+    const unsigned char *from = (const unsigned char *)body + f->offset;
+    if (f->kind == FIELD_32) {
+        uint32_t v;
+        memcpy(&v, from, sizeof v);
+        put32(p, v);
+    } else if (f->kind == FIELD_64) {
+        uint64_t v;
+        memcpy(&v, from, sizeof v);
+        v = htole64(v);
+        memcpy(p, &v, sizeof v);
+    } else {
+        size_t n = strnlen((const char *)from, f->bytes - 1u);
+        memset(p, 0, f->bytes);
+        memcpy(p, from, n);
+    }
+}
+
+static void field_get(const field_t *f, void *body, const unsigned char *p) {
+    unsigned char *to = (unsigned char *)body + f->offset;
+    if (f->kind == FIELD_32) {
+        uint32_t v = get32(p);
+        memcpy(to, &v, sizeof v);
+    } else if (f->kind == FIELD_64) {
+        uint64_t v;
+        memcpy(&v, p, sizeof v);
+        v = le64toh(v);
+        memcpy(to, &v, sizeof v);
+    } else {
+        memcpy(to, p, f->bytes);
+        to[f->bytes - 1] = '\0';
+    }
+}
+
+int ctl_encode(const ctl_msg_t *m, unsigned char *packet, err_t *e) {
+    if (m->type >= TYPES || !bodies[m->type])
+        return err_set(e, -EINVAL, "no message of type %u", m->type);
+    unsigned char *p = packet + CTL_HEADER_BYTES;
+    for (const field_t *f = bodies[m->type]; f->kind != FIELD_END; f++) {
+        field_put(f, &m->hello, p);
+        p += f->bytes;
+    }
+    memcpy(packet, magic, sizeof magic);
+    put16(packet + 4, CTL_VERSION);
+    put16(packet + 6, m->type);
+    put32(packet + 8, (uint32_t)(p - packet - CTL_HEADER_BYTES));
+    put32(packet + 12, 0);
+    return (int)(p - packet);
+}
+
+/* Values that a later version may give a meaning are refused, not guessed at. */
+static int check_values(const ctl_msg_t *m, err_t *e) {
+    const uint32_t flags = CTL_NO_VALUES | CTL_NO_IN_PLACE | CTL_IN_PLACE;
+    if (m->type == CTL_HELLO && m->hello.what > CTL_PROGRAM_ENDS)
+        return err_set(e, -EBADMSG, "a HELLO of unknown kind %u came", m->hello.what);
+    if (m->type == CTL_CAPTURE && (m->capture.flags & ~flags))
+        return err_set(e, -EBADMSG, "a CAPTURE with unknown flags %#x came", m->capture.flags);
+    if (m->type == CTL_PROGRESS && (m->progress.phase - 1u) >= CTL_PHASE_WALK)
+        return err_set(e, -EBADMSG, "a PROGRESS of unknown phase %u came", m->progress.phase);
+    if (m->type == CTL_RESULT && (m->result.status > 0 || m->result.mode > CTL_MODE_IN_PLACE))
+        return err_set(e, -EBADMSG, "a RESULT with status %d and mode %u came", m->result.status,
+                       m->result.mode);
+    return 0;
+}
+
+int ctl_decode(const unsigned char *packet, unsigned long n, ctl_msg_t *m, err_t *e) {
+    memset(m, 0, sizeof *m);
+    if (n < CTL_HEADER_BYTES || memcmp(packet, magic, sizeof magic) != 0)
+        return err_set(e, -EBADMSG, "what came is not one of lowtide's messages");
+    if (get16(packet + 4) != CTL_VERSION)
+        return err_set(
+            e, -EPROTONOSUPPORT,
+            "the other side speaks version %u of lowtide's control protocol, this one %u; "
+            "use the agent and the command line of one installation",
+            get16(packet + 4), CTL_VERSION);
+    m->type = get16(packet + 6);
+    if (m->type >= TYPES || !bodies[m->type])
+        return err_set(e, -EBADMSG, "a message of unknown type %u came", m->type);
+    if (get32(packet + 8) != n - CTL_HEADER_BYTES || get32(packet + 12) != 0)
+        return err_set(e, -EBADMSG, "a message of type %u came cut", m->type);
+    const unsigned char *p = packet + CTL_HEADER_BYTES, *end = packet + n;
+    for (const field_t *f = bodies[m->type]; f->kind != FIELD_END; f++) {
+        if (end - p < f->bytes)
+            return err_set(e, -EBADMSG, "a message of type %u came too short", m->type);
+        field_get(f, &m->hello, p);
+        p += f->bytes;
+    }
+    return check_values(m, e);
+}
+
+/* Waits for the socket; 0 when it is ready. A peer that closed counts as ready: the call that
+ * follows says so. */
+static int wait_ready(int sock, short events, int timeout_ms, err_t *e) {
+    struct pollfd p = {.fd = sock, .events = events};
+    int n = poll(&p, 1, timeout_ms);
+    if (n > 0) return 0;
+    if (n == 0) return err_set(e, -ETIMEDOUT, "the other side said nothing in %d ms", timeout_ms);
+    return err_sys(e, -errno, "cannot wait for the other side");
+}
+
+int ctl_send(int sock, const ctl_msg_t *m, int fd, int timeout_ms, err_t *e) {
+    unsigned char packet[CTL_PACKET_MAX];
+    int n = ctl_encode(m, packet, e);
+    if (n < 0) return n;
+    if ((m->type == CTL_CAPTURE) != (fd >= 0))
+        return err_set(e, -EINVAL, "CAPTURE, and no other message, brings a descriptor");
+
+    struct iovec iov = {packet, (size_t)n};
+    union {
+        struct cmsghdr align;
+        char bytes[CMSG_SPACE(sizeof(int))];
+    } control = {.bytes = {0}};
+    struct msghdr h = {.msg_iov = &iov, .msg_iovlen = 1};
+    if (fd >= 0) {
+        h.msg_control = control.bytes;
+        h.msg_controllen = sizeof control.bytes;
+        struct cmsghdr *c = CMSG_FIRSTHDR(&h);
+        c->cmsg_level = SOL_SOCKET;
+        c->cmsg_type = SCM_RIGHTS;
+        c->cmsg_len = CMSG_LEN(sizeof(int));
+        memcpy(CMSG_DATA(c), &fd, sizeof fd);
+    }
+    for (;;) {
+        if (sendmsg(sock, &h, MSG_NOSIGNAL | MSG_DONTWAIT) >= 0) return 0;
+        if (errno == EINTR) continue;
+        if (errno == EPIPE || errno == ECONNRESET || errno == ENOTCONN)
+            return err_set(e, -EPIPE, "the other side is gone");
+        if (errno != EAGAIN) return err_sys(e, -errno, "cannot send to the other side");
+        int status = wait_ready(sock, POLLOUT, timeout_ms, e);
+        if (status) return status;
+    }
+}
+
+/* Takes the first descriptor of a packet and closes any more, so that none is left in the target.
+ */
+static int take_fds(struct msghdr *h) {
+    int first = -1;
+    for (struct cmsghdr *c = CMSG_FIRSTHDR(h); c; c = CMSG_NXTHDR(h, c)) {
+        if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS) continue;
+        size_t count = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+        for (size_t i = 0; i < count; i++) {
+            int fd;
+            memcpy(&fd, CMSG_DATA(c) + i * sizeof fd, sizeof fd);
+            if (first < 0)
+                first = fd;
+            else
+                close(fd);
+        }
+    }
+    return first;
+}
+
+int ctl_recv(int sock, ctl_msg_t *m, int *fd, int timeout_ms, err_t *e) {
+    unsigned char packet[CTL_PACKET_MAX];
+    struct iovec iov = {packet, sizeof packet};
+    union {
+        struct cmsghdr align;
+        char bytes[CMSG_SPACE(4 * sizeof(int))];
+    } control;
+    struct msghdr h = {.msg_iov = &iov,
+                       .msg_iovlen = 1,
+                       .msg_control = control.bytes,
+                       .msg_controllen = sizeof control.bytes};
+    *fd = -1;
+    int status = wait_ready(sock, POLLIN, timeout_ms, e);
+    if (status) return status;
+    ssize_t n = recvmsg(sock, &h, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
+    if (n == 0 || (n < 0 && (errno == ECONNRESET || errno == ENOTCONN)))
+        return err_set(e, -EPIPE, "the other side is gone");
+    if (n < 0) return err_sys(e, -errno, "cannot hear the other side");
+    int came = take_fds(&h);
+    status = h.msg_flags & (MSG_TRUNC | MSG_CTRUNC)
+                 ? err_set(e, -EBADMSG, "a message came that is too large")
+                 : ctl_decode(packet, (unsigned long)n, m, e);
+    if (!status && (m->type == CTL_CAPTURE) != (came >= 0))
+        status = err_set(e, -EBADMSG, "a message of type %u came %s a descriptor", m->type,
+                         came >= 0 ? "with" : "without");
+    if (status && came >= 0) close(came);
+    if (!status) *fd = came;
+    return status;
+}

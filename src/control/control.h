@@ -1,0 +1,110 @@
+/* The words between the command line and an agent.
+ *
+ *     command line                          agent (in the observed process)
+ *                        ◀── HELLO ────────  "I live, and speak version 1"
+ *     CAPTURE + out fd ────────────────────▶
+ *                        ◀── PROGRESS ─────  now and then
+ *                        ◀── RESULT ───────  figures, or one line on why not
+ *     BYE ─────────────────────────────────▶ the agent's thread ends
+ *
+ * CANCEL may come any time after CAPTURE: the agent gives up what it does and answers RESULT with
+ * -ECANCELED. A socket that closes means CANCEL and BYE. Under `lowtide run` the agent connects
+ * twice: it says HELLO with what = CTL_PROGRAM_BEGINS and closes, and at the program's end HELLO
+ * with CTL_PROGRAM_ENDS, to be answered by CAPTURE or BYE.
+ *
+ * A message is one packet of a SOCK_SEQPACKET socket, little-endian, fixed in size by its type:
+ *
+ *     0  4  magic "LTCT"          8  4  body bytes
+ *     4  2  version, 1           12  4  zero
+ *     6  2  type                 16  …  body: the fields of the struct below, in that order
+ *
+ * Text fields are zero-terminated and filled up with zeros. A body larger than this version's is
+ * read as far as it is known, a smaller one is refused; flags and types not known are refused.
+ * Both sides check what they receive: the other may be of another version, or a stranger.
+ *
+ * Nothing here allocates, locks or raises SIGPIPE, so the agent may use it anywhere. Each call
+ * belongs to one thread at a time a direction. Errors: -EPIPE the other side is gone, -ETIMEDOUT,
+ * -EBADMSG not a message of this protocol, -EPROTONOSUPPORT another version, else what the system
+ * said.
+ */
+#ifndef LOWTIDE_CONTROL_CONTROL_H
+#define LOWTIDE_CONTROL_CONTROL_H
+
+#include "base/err.h"
+
+#include <stdint.h>
+
+enum { CTL_VERSION = 1 };
+
+enum ctl_type {
+    CTL_HELLO = 1, /* agent: I live */
+    CTL_CAPTURE,   /* command line: write a recording to the descriptor that comes with this */
+    CTL_PROGRESS,  /* agent: so far */
+    CTL_RESULT,    /* agent: done, or why not */
+    CTL_CANCEL,    /* command line: give up; no body */
+    CTL_BYE        /* command line: leave; no body */
+};
+
+enum ctl_what { CTL_ATTACHED, CTL_PROGRAM_BEGINS, CTL_PROGRAM_ENDS };
+
+enum ctl_capture_flag {
+    CTL_NO_VALUES = 1,   /* leave all values out */
+    CTL_NO_IN_PLACE = 2, /* where fork is refused, give up instead of walking in place */
+    CTL_IN_PLACE = 4     /* do not fork: walk in place */
+};
+
+enum ctl_mode { CTL_MODE_NONE, CTL_MODE_FORK, CTL_MODE_IN_PLACE };
+
+enum ctl_phase { CTL_PHASE_GIL = 1, CTL_PHASE_WALK };
+
+typedef struct ctl_hello {
+    uint32_t pid;  /* in the agent's own PID namespace */
+    uint32_t what; /* ctl_what */
+    char key[64];  /* `lowtide run`: the key from the environment */
+} ctl_hello_t;
+
+typedef struct ctl_capture {
+    uint32_t flags;      /* ctl_capture_flag */
+    uint32_t timeout_ms; /* how long to wait for the GIL, at most; also for a walk in place */
+} ctl_capture_t;
+
+typedef struct ctl_progress {
+    uint32_t phase; /* ctl_phase */
+    uint64_t objects, references, bytes;
+} ctl_progress_t;
+
+typedef struct ctl_result {
+    int32_t status;  /* 0 or a negative errno */
+    uint32_t mode;   /* ctl_mode */
+    uint64_t gil_us; /* waited for the GIL */
+    uint64_t pause_us;
+    uint64_t walk_us;
+    uint64_t objects, references, skipped, bytes;
+    char text[480]; /* status < 0: the error's line; else "", or a line worth telling */
+} ctl_result_t;
+
+typedef struct ctl_msg {
+    uint16_t type; /* ctl_type */
+    union {
+        ctl_hello_t hello;
+        ctl_capture_t capture;
+        ctl_progress_t progress;
+        ctl_result_t result;
+    };
+} ctl_msg_t;
+
+/* fd: a descriptor to send along, or -1; it stays the caller's. Waits up to timeout_ms while the
+ * other side does not read (-1: for ever). */
+int ctl_send(int sock, const ctl_msg_t *m, int fd, int timeout_ms, err_t *e);
+
+/* *fd: the descriptor that came along (the caller's now, close-on-exec), or -1. Only CAPTURE brings
+ * one, and must. timeout_ms: -1 for ever, 0 not at all; -EINTR when a signal came first. */
+int ctl_recv(int sock, ctl_msg_t *m, int *fd, int timeout_ms, err_t *e);
+
+/* One packet's bytes from and to a message: what send and recv do between the socket and you.
+ * `packet` has room for CTL_PACKET_MAX bytes; ctl_encode returns the bytes used. */
+enum { CTL_HEADER_BYTES = 16, CTL_PACKET_MAX = 1024 };
+int ctl_encode(const ctl_msg_t *m, unsigned char *packet, err_t *e);
+int ctl_decode(const unsigned char *packet, unsigned long n, ctl_msg_t *m, err_t *e);
+
+#endif
