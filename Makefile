@@ -28,7 +28,7 @@ sid: setup
 	@tools/get_sid.sh
 
 demo: build
-	@examples/demo.sh
+	@examples/demo.sh $(CURDIR)/$(PYTHON) $(CURDIR)/.venv/bin/lowtide
 
 lint: setup build/clang
 	.venv/bin/clang-format --dry-run --Werror $(C_FILES)
@@ -49,7 +49,7 @@ build/clang: setup
 
 bench: build
 	$(PYTHON) -m pip install --quiet -r bench/requirements.txt
-	$(PYTHON) bench/run.py
+	$(PYTHON) bench/run.py --lowtide .venv/bin/lowtide $(BENCH_ARGS)
 
 # New inputs stay in build/corpus; the kept corpus, in the repository, is only read.
 fuzz: setup build/clang
