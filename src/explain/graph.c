@@ -1,0 +1,42 @@
+#include "explain/graph.h"
+
+#include "base/mem.h"
+
+void graph_drop_targets(graph_t *g) {
+    mem_unmap(g->begin, ((size_t)g->n + 1) * sizeof(uint32_t));
+    mem_unmap(g->target, g->target_room * sizeof(uint32_t));
+    g->begin = NULL;
+    g->target = NULL;
+    g->target_room = 0;
+}
+
+void graph_drop_owners(graph_t *g) {
+    mem_unmap(g->owners, (size_t)g->n * sizeof(uint32_t) + 1);
+    g->owners = NULL;
+}
+
+void graph_free(graph_t *g) {
+    size_t words = (size_t)g->n * sizeof(uint32_t) + 1, bits = graph_words(g->n) * sizeof(uint64_t);
+    graph_drop_targets(g);
+    graph_drop_owners(g);
+    mem_unmap(g->shallow, words);
+    mem_unmap(g->shape, words);
+    mem_unmap(g->via, words);
+    mem_unmap(g->surplus, bits);
+    mem_unmap(g->immortal, bits);
+    graph_big_vec_free(&g->big);
+    *g = (graph_t){0};
+}
+
+uint64_t graph_shallow(const graph_t *g, uint32_t id) {
+    if (g->shallow[id] != UINT32_MAX) return g->shallow[id];
+    size_t low = 0, high = g->big.count;
+    while (high - low > 1) {
+        size_t middle = low + (high - low) / 2;
+        if (g->big.at[middle].id <= id)
+            low = middle;
+        else
+            high = middle;
+    }
+    return g->big.count ? g->big.at[low].bytes : UINT32_MAX;
+}
