@@ -44,8 +44,9 @@ install_packages() {
     fi
     say "installing with apt: $*"
     log=$(mktemp)
-    if ! { "${as_root[@]}" apt-get update && "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
-        apt-get install -y --no-install-recommends "$@"; } >"$log" 2>&1; then
+    # A frozen mirror's index has run out, and is signed all the same.
+    if ! { { "${as_root[@]}" apt-get update || "${as_root[@]}" apt-get -o Acquire::Check-Valid-Until=false update; } &&
+        "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@"; } >"$log" 2>&1; then
         tail -n 20 "$log" >&2
         die "apt-get could not install them (whole log: $log): mend that, then run make again"
     fi
