@@ -30,7 +30,7 @@ enum {
     REC_SIDE_BYTES_MOST = 256 << 20 /* META, STRINGS and SHAPES of a file together, unfolded */
 };
 #endif
-enum { REC_STRINGS_MOST = 16 << 20, REC_SHAPES_MOST = 16 << 20 };
+enum { REC_STRINGS_MOST = 16 << 20, REC_SHAPES_MOST = 16 << 20, REC_META_MOST = 4096 };
 
 enum rec_section_kind { REC_META = 1, REC_STRINGS, REC_SHAPES, REC_OBJECTS, REC_END };
 

@@ -19,7 +19,7 @@ enum {
     REC_TEXT_MOST = 1 << 20,
     REC_WORTH_BYTES = 64, /* less is not compressed */
     REC_AS_IS_CHUNKS = 7,
-    REC_COLUMN_HEAD_BYTES = (4 + 2 * REC_COLUMNS) * VARINT_MOST_BYTES,
+    REC_COLUMN_HEAD_BYTES = (5 + 2 * REC_COLUMNS) * VARINT_MOST_BYTES,
     REC_REFERENCES_MOST = REC_SECTION_BYTES_MOST - (64 << 20)
 };
 
@@ -426,6 +426,7 @@ static void rec_chunk_begin(rec_writer_t *w) {
     w->count_most = REC_CHUNK_OBJECTS;
     w->chunk_first = (uint32_t)w->objects;
     w->chunk_frontier = w->frontier;
+    w->chunk_references = w->references;
     w->buffer_next = w->buffer_last = 0;
     w->value_next = w->value_last = 0;
 }
@@ -450,6 +451,7 @@ static void rec_chunk_write(rec_writer_t *w) {
     at = varint_put(at, w->chunk_first);
     at = varint_put(at, w->count);
     at = varint_put(at, w->chunk_frontier);
+    at = varint_put(at, w->references - w->chunk_references);
     at = varint_put(at, REC_COLUMNS);
     for (int i = 0; i < REC_COLUMNS; i++) {
         at = varint_put(at, raw[i]);

@@ -127,6 +127,7 @@ struct rec_writer {
     rec_shape_states_t shapes;
 
     uint32_t chunk_first, chunk_frontier;
+    uint64_t chunk_references;
     uint32_t buffer_next, buffer_last; /* places in the chunk */
     uint32_t value_next, value_last;
     uint32_t shapes_used;    /* one more than the highest shape of an object */
