@@ -1,0 +1,187 @@
+#define _GNU_SOURCE
+#include "view/report_view.h"
+
+#include <string.h>
+
+static void uint_or_null(json_t *j, const char *key, bool has, uint64_t v) {
+    if (has)
+        json_uint(j, key, v);
+    else
+        json_null(j, key);
+}
+
+static void real_or_null(json_t *j, const char *key, bool has, double v) {
+    if (has)
+        json_real(j, key, v);
+    else
+        json_null(j, key);
+}
+
+static void process_json(const report_t *r, json_t *j) {
+    json_open(j, "process", '{');
+    if (r->has_pid)
+        json_int(j, "pid", r->pid);
+    else
+        json_null(j, "pid");
+    json_open(j, "command", '[');
+    const char *word = lowtide_meta(r->rec, "command");
+    while (word) {
+        const char *end = strchr(word, '\x1f');
+        json_text_n(j, NULL, word, end ? (size_t)(end - word) : strlen(word));
+        word = end ? end + 1 : NULL;
+    }
+    json_close(j);
+    json_text(j, "python", lowtide_meta(r->rec, "python"));
+    json_text(j, "started", lowtide_meta(r->rec, "started"));
+    real_or_null(j, "duration_s", r->has_duration, r->duration_s);
+    if (r->has_exit)
+        json_int(j, "exit_status", r->exit_status);
+    else
+        json_null(j, "exit_status");
+    json_close(j);
+}
+
+static void memory_json(const report_t *r, json_t *j) {
+    json_open(j, "memory", '{');
+    uint_or_null(j, "rss_bytes", r->has_rss, r->rss_bytes);
+    uint_or_null(j, "peak_rss_bytes", r->has_peak, r->peak_rss_bytes);
+    json_null(j, "peak_at_s");
+    json_open(j, "timeline", '[');
+    if (r->has_rss && r->has_duration) {
+        json_open(j, NULL, '{');
+        json_real(j, "t_s", r->duration_s);
+        json_uint(j, "rss_bytes", r->rss_bytes);
+        json_uint(j, "heap_bytes", model_totals(r->model)->shallow_bytes);
+        json_close(j);
+    }
+    json_close(j);
+    json_close(j);
+}
+
+static void capture_json(const report_t *r, json_t *j) {
+    const model_totals_t *t = model_totals(r->model);
+    json_open(j, "capture", '{');
+    real_or_null(j, "pause_ms", r->has_pause, r->pause_ms);
+    json_uint(j, "objects", t->objects);
+    json_uint(j, "edges", t->references);
+    real_or_null(j, "duration_s", r->has_walk, r->walk_ms / 1e3);
+    json_uint(j, "file_bytes", lowtide_file_bytes(r->rec));
+    json_close(j);
+}
+
+static void ledger_json(const report_t *r, json_t *j) {
+    json_open(j, "ledger", '[');
+    for (uint32_t i = 0; i < r->ledger_count; i++) {
+        json_open(j, NULL, '{');
+        json_text(j, "name", r->ledger[i].name);
+        json_uint(j, "bytes", r->ledger[i].bytes);
+        json_uint(j, "returnable_bytes", r->ledger[i].returnable_bytes);
+        json_text(j, "note", r->ledger[i].note);
+        json_close(j);
+    }
+    json_close(j);
+}
+
+static void heap_json(const report_t *r, json_t *j) {
+    const model_totals_t *t = model_totals(r->model);
+    json_open(j, "heap", '{');
+    json_uint(j, "objects", t->objects);
+    json_uint(j, "shallow_bytes", t->shallow_bytes);
+    json_uint(j, "unreachable_objects", t->unreachable_objects);
+    json_uint(j, "unreachable_bytes", t->unreachable_bytes);
+    uint32_t count;
+    const model_type_t *types = model_types(r->model, &count);
+    json_open(j, "types", '[');
+    for (uint32_t i = 0; i < count && i < r->options.top; i++) {
+        json_open(j, NULL, '{');
+        json_text(j, "type", types[i].name);
+        json_uint(j, "count", types[i].count);
+        json_uint(j, "shallow_bytes", types[i].shallow_bytes);
+        json_uint(j, "retained_bytes", types[i].retained_bytes);
+        json_close(j);
+    }
+    json_close(j);
+    json_open(j, "dominators", '[');
+    for (uint32_t i = 0; i < r->dominators.count; i++) {
+        const model_dominator_t *d = &r->dominators.lines[i];
+        json_open(j, NULL, '{');
+        json_text(j, "path", d->path);
+        json_text(j, "type", d->type);
+        json_uint(j, "retained_bytes", d->retained_bytes);
+        json_uint(j, "retained_objects", d->retained_objects);
+        json_uint(j, "members", d->members);
+        if (d->parent == UINT32_MAX)
+            json_null(j, "parent");
+        else
+            json_uint(j, "parent", d->parent);
+        json_open(j, "holders", '[');
+        for (uint32_t k = 0; k < d->holders_count; k++) json_text(j, NULL, d->holders[k]);
+        json_close(j);
+        json_close(j);
+    }
+    json_close(j);
+    if (r->options.grouped) {
+        json_text(j, "grouped_by", r->options.by_name);
+        json_open(j, "groups", '[');
+        for (uint32_t i = 0; i < r->groups.count && i < r->options.top; i++) {
+            json_open(j, NULL, '{');
+            json_text(j, "name", r->groups.groups[i].name);
+            json_uint(j, "objects", r->groups.groups[i].objects);
+            json_uint(j, "bytes", r->groups.groups[i].bytes);
+            json_close(j);
+        }
+        json_close(j);
+    }
+    json_close(j);
+}
+
+void findings_json(const model_findings_t *f, json_t *j) {
+    json_open(j, "findings", '[');
+    for (uint32_t i = 0; i < f->count; i++) {
+        const model_finding_t *one = &f->findings[i];
+        json_open(j, NULL, '{');
+        json_text(j, "kind", one->kind);
+        json_text(j, "title", one->title);
+        json_uint(j, "bytes", one->bytes);
+        json_uint(j, "objects", one->objects);
+        json_text(j, "type", one->type);
+        json_text(j, "path", one->path);
+        if (one->site_file) {
+            json_open(j, "site", '{');
+            json_text(j, "file", one->site_file);
+            json_uint(j, "line", one->site_line);
+            json_text(j, "function", one->site_function);
+            json_close(j);
+        } else {
+            json_null(j, "site");
+        }
+        json_text(j, "fix", one->fix);
+        json_text(j, "confidence", one->confidence);
+        json_close(j);
+    }
+    json_close(j);
+}
+
+void report_json(const report_t *r, FILE *file) {
+    json_t j;
+    json_init(&j, file);
+    json_open(&j, NULL, '{');
+    json_uint(&j, "schema", 1);
+    json_text(&j, "lowtide", LOWTIDE_VERSION);
+    json_text(&j, "cut", lowtide_cut(r->rec));
+    process_json(r, &j);
+    memory_json(r, &j);
+    capture_json(r, &j);
+    ledger_json(r, &j);
+    heap_json(r, &j);
+    json_open(&j, "allocations", '{');
+    json_null(&j, "mode");
+    json_null(&j, "interval_bytes");
+    json_open(&j, "sites", '[');
+    json_close(&j);
+    json_close(&j);
+    json_open(&j, "resources", '[');
+    json_close(&j);
+    findings_json(&r->findings, &j);
+    json_close(&j);
+}

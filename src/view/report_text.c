@@ -1,0 +1,361 @@
+#define _GNU_SOURCE
+#include "view/report_view.h"
+#include "view/units.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Figures stand left, right-aligned in columns of these widths, and names right, where they have
+ * the rest of the line: so bytes stand below bytes through the whole report, at any width. */
+enum { BYTES_CELLS = 10, COUNT_CELLS = 11, GAP = 2, NARROW = 64, DEPTH_MAX = 12 };
+
+static void figure(const screen_t *s, const char *text, int cells) {
+    fprintf(s->file, "%*s", cells, text);
+}
+
+static void line_end(const screen_t *s) {
+    fputc('\n', s->file);
+}
+
+void heading_text(const screen_t *s, const char *title, const char *note) {
+    screen_style(s, STYLE_BOLD);
+    fputs(title, s->file);
+    screen_style(s, STYLE_PLAIN);
+    if (note) {
+        screen_gap(s, GAP);
+        screen_wrapped(s, note, GAP, s->width - (int)strlen(title) - GAP);
+    } else {
+        line_end(s);
+    }
+}
+
+static void column_names(const screen_t *s, const char *const *names, const int *cells, int n,
+                         const char *last) {
+    screen_style(s, STYLE_DIM);
+    for (int i = 0; i < n; i++) fprintf(s->file, "%*s", cells[i], names[i]);
+    screen_gap(s, GAP);
+    fputs(last, s->file);
+    screen_style(s, STYLE_PLAIN);
+    line_end(s);
+}
+
+void findings_text(const model_findings_t *f, const screen_t *s) {
+    char size[UNITS_BYTES];
+    int indent = BYTES_CELLS + GAP, cells = s->width - indent;
+    for (uint32_t i = 0; i < f->count; i++) {
+        const model_finding_t *one = &f->findings[i];
+        if (i) line_end(s);
+        screen_style(s, STYLE_GOOD);
+        figure(s, units_size(size, one->bytes), BYTES_CELLS);
+        screen_style(s, STYLE_PLAIN);
+        screen_gap(s, GAP);
+        screen_style(s, STYLE_BOLD);
+        screen_wrapped(s, one->fix, indent, cells);
+        screen_style(s, STYLE_PLAIN);
+        screen_gap(s, indent);
+        screen_wrapped(s, one->title, indent, cells);
+        if (one->path) {
+            screen_gap(s, indent);
+            screen_style(s, STYLE_ACCENT);
+            screen_text(s, one->path, strlen(one->path), cells);
+            screen_style(s, STYLE_PLAIN);
+            line_end(s);
+        }
+        screen_gap(s, indent);
+        screen_style(s, STYLE_DIM);
+        char tail[128];
+        int n = snprintf(tail, sizeof tail, "%s, %s confidence", one->kind, one->confidence);
+        screen_text(s, tail, (size_t)n, cells);
+        screen_style(s, STYLE_PLAIN);
+        line_end(s);
+    }
+}
+
+static void nothing_found(const report_t *r, const screen_t *s) {
+    const model_totals_t *t = model_totals(r->model);
+    char count[UNITS_BYTES], size[UNITS_BYTES], line[160];
+    snprintf(line, sizeof line, "Nothing to change: no finding in %s objects, %s.",
+             units_count(count, t->objects), units_size(size, t->shallow_bytes));
+    screen_wrapped(s, line, 0, s->width);
+}
+
+static void process_text(const report_t *r, const screen_t *s) {
+    const char *dot = screen_symbol(s, " · ", " | ");
+    const char *command = lowtide_meta(r->rec, "command");
+    const char *python = lowtide_meta(r->rec, "python"), *when = lowtide_meta(r->rec, "captured");
+    char line[512], span[UNITS_BYTES];
+    int n = 0;
+    if (command && *command) {
+        size_t bytes = strlen(command);
+        char *words = strdup(command);
+        for (char *c = words; c && *c; c++)
+            if (*c == '\x1f') *c = ' ';
+        screen_style(s, STYLE_BOLD);
+        screen_text(s, words ? words : command, bytes, s->width);
+        screen_style(s, STYLE_PLAIN);
+        line_end(s);
+        free(words);
+    }
+#define ADD(...)                                                                                   \
+    do {                                                                                           \
+        n += snprintf(line + n, sizeof line - (size_t)n, "%s", n ? dot : "");                      \
+        n += snprintf(line + n, sizeof line - (size_t)n, __VA_ARGS__);                             \
+    } while (0)
+    if (r->has_pid) ADD("pid %" PRId64, r->pid);
+    if (python) ADD("Python %.40s", python);
+    if (r->has_duration) ADD("up %s", units_span(span, r->duration_s));
+    if (r->has_exit) ADD("exit status %" PRId64, r->exit_status);
+    if (when) ADD("captured %.40s", when);
+    if (r->has_pause) ADD("paused %s", units_span(span, r->pause_ms / 1e3));
+#undef ADD
+    if (n) screen_wrapped(s, line, 0, s->width);
+}
+
+static void bar(const screen_t *s, uint64_t part, uint64_t whole, int cells) {
+    static const char *const eighth[] = {"", "▏", "▎", "▍", "▌", "▋", "▊", "▉"};
+    if (cells < 4 || !whole) return;
+    int n = (int)((double)part * cells * 8 / (double)whole + 0.5);
+    screen_gap(s, GAP);
+    screen_style(s, STYLE_ACCENT);
+    for (int i = 0; i < n / 8; i++) fputs(screen_symbol(s, "█", "#"), s->file);
+    if (s->utf8) fputs(eighth[n % 8], s->file);
+    screen_style(s, STYLE_PLAIN);
+}
+
+static void memory_line(const screen_t *s, uint64_t bytes, uint64_t whole, const char *name,
+                        bool with_bar) {
+    char size[UNITS_BYTES], share[UNITS_BYTES];
+    enum { SHARE_CELLS = 7, NAME_CELLS = 26 };
+    figure(s, units_size(size, bytes), BYTES_CELLS);
+    figure(s, units_share(share, bytes, whole), SHARE_CELLS);
+    screen_gap(s, GAP);
+    int rest = s->width - BYTES_CELLS - SHARE_CELLS - GAP;
+    int cells = rest - NAME_CELLS - GAP;
+    if (cells > 40) cells = 40;
+    if (with_bar && cells >= 8) {
+        screen_padded(s, name, NAME_CELLS);
+        bar(s, bytes, whole, cells);
+    } else {
+        screen_text(s, name, strlen(name), rest);
+    }
+    line_end(s);
+}
+
+static void memory_text(const report_t *r, const screen_t *s) {
+    const model_totals_t *t = model_totals(r->model);
+    char rss[UNITS_BYTES], peak[UNITS_BYTES], count[UNITS_BYTES], note[160];
+    note[0] = 0;
+    if (r->has_rss)
+        snprintf(note, sizeof note, "%s resident%s%s%s", units_size(rss, r->rss_bytes),
+                 r->has_peak ? ", " : "", r->has_peak ? units_size(peak, r->peak_rss_bytes) : "",
+                 r->has_peak ? " at the peak" : "");
+    line_end(s);
+    heading_text(s, "MEMORY", note[0] ? note : NULL);
+    uint64_t whole = r->has_rss ? r->rss_bytes : t->shallow_bytes;
+    snprintf(note, sizeof note, "%s Python objects", units_count(count, t->objects));
+    memory_line(s, t->shallow_bytes, whole, note, true);
+    if (t->unreachable_objects) memory_line(s, t->unreachable_bytes, whole, "  garbage", true);
+    if (t->native_objects) memory_line(s, t->native_bytes, whole, "  held by C code alone", true);
+    if (r->ledger_count == 2) memory_line(s, r->ledger[1].bytes, whole, "not Python objects", true);
+}
+
+static void more_line(const screen_t *s, int indent, uint64_t more, const char *what) {
+    char count[UNITS_BYTES], line[96];
+    screen_gap(s, indent);
+    screen_style(s, STYLE_DIM);
+    int n = snprintf(line, sizeof line, "%s %s more %s", screen_symbol(s, "…", "..."),
+                     units_count(count, more), what);
+    screen_text(s, line, (size_t)n, s->width - indent);
+    screen_style(s, STYLE_PLAIN);
+    line_end(s);
+}
+
+static void types_text(const report_t *r, const screen_t *s) {
+    uint32_t count;
+    const model_type_t *types = model_types(r->model, &count);
+    if (!count) return;
+    bool narrow = s->width < NARROW;
+    static const char *const names[] = {"retained", "count", "shallow"};
+    static const int cells[] = {BYTES_CELLS, COUNT_CELLS, BYTES_CELLS + 1};
+    int figures = BYTES_CELLS + COUNT_CELLS + (narrow ? 0 : BYTES_CELLS + 1) + GAP;
+    char text[UNITS_BYTES];
+    line_end(s);
+    heading_text(s, "TYPES", NULL);
+    column_names(s, names, cells, narrow ? 2 : 3, "type");
+    for (uint32_t i = 0; i < count && i < r->options.top; i++) {
+        figure(s, units_size(text, types[i].retained_bytes), BYTES_CELLS);
+        figure(s, units_count(text, types[i].count), COUNT_CELLS);
+        if (!narrow) figure(s, units_size(text, types[i].shallow_bytes), BYTES_CELLS + 1);
+        screen_gap(s, GAP);
+        screen_text(s, types[i].name, strlen(types[i].name), s->width - figures);
+        line_end(s);
+    }
+    if (count > r->options.top) more_line(s, figures, count - r->options.top, "types");
+}
+
+/* ---- The tree of dominators ---- */
+
+typedef struct tree {
+    const report_t *r;
+    const screen_t *s;
+    bool last[DEPTH_MAX]; /* of the line's ancestors: nothing follows at that depth */
+} tree_t;
+
+static void dominator_line(const tree_t *t, const model_dominator_t *d, int depth,
+                           const char *above) {
+    const screen_t *s = t->s;
+    char text[UNITS_BYTES], kind[256];
+    figure(s, units_size(text, d->retained_bytes), BYTES_CELLS);
+    figure(s, units_count(text, d->retained_objects), COUNT_CELLS);
+    screen_gap(s, GAP);
+    int rest = s->width - BYTES_CELLS - COUNT_CELLS - GAP;
+    screen_style(s, STYLE_DIM);
+    for (int i = 1; i < depth && rest > 20; i++, rest -= 3)
+        fputs(t->last[i] ? "   " : screen_symbol(s, "│  ", "|  "), s->file);
+    if (depth && rest > 20) {
+        fputs(t->last[depth] ? screen_symbol(s, "└─ ", "`- ") : screen_symbol(s, "├─ ", "|- "),
+              s->file);
+        rest -= 3;
+    }
+    screen_style(s, STYLE_PLAIN);
+    /* What the line above said already is not said again. */
+    const char *path = d->path ? d->path : "";
+    size_t common = above ? strlen(above) : 0;
+    if (common && strncmp(path, above, common) == 0 && strchr(".[ ", path[common]) && path[common])
+        path += common;
+    while (*path == ' ') path++;
+    if (d->members > 1)
+        snprintf(kind, sizeof kind, "%s %s %.200s", units_count(text, d->members),
+                 screen_symbol(s, "×", "x"), d->type);
+    else
+        snprintf(kind, sizeof kind, "%.200s", d->type);
+    int kind_cells = screen_cells(s, kind, strlen(kind));
+    int path_cells = screen_cells(s, path, strlen(path));
+    if (path_cells + GAP + kind_cells > rest) {
+        int least = rest * 2 / 5;
+        if (kind_cells > least)
+            kind_cells = path_cells + GAP + least > rest ? least : rest - path_cells - GAP;
+    }
+    screen_text(s, path, strlen(path), rest - GAP - kind_cells);
+    screen_gap(s, GAP);
+    screen_style(s, STYLE_DIM);
+    screen_text(s, kind, strlen(kind), kind_cells);
+    screen_style(s, STYLE_PLAIN);
+    line_end(s);
+}
+
+static void holders_line(const tree_t *t, const model_dominator_t *d, int depth) {
+    if (!d->holders_count) return;
+    const screen_t *s = t->s;
+    int indent = BYTES_CELLS + COUNT_CELLS + GAP + depth * 3 + 2;
+    if (indent > s->width - 24) indent = s->width - 24;
+    for (uint32_t i = 0; i < d->holders_count; i++) {
+        screen_gap(s, indent);
+        screen_style(s, STYLE_DIM);
+        fputs(i ? "        " : "held by ", s->file);
+        screen_text(s, d->holders[i], strlen(d->holders[i]), s->width - indent - 8);
+        screen_style(s, STYLE_PLAIN);
+        line_end(s);
+    }
+}
+
+static void subtree(tree_t *t, uint32_t parent, int depth) {
+    const model_dominators_t *list = &t->r->dominators;
+    uint32_t last = UINT32_MAX;
+    for (uint32_t i = 0; i < list->count; i++)
+        if (list->lines[i].parent == parent) last = i;
+    const char *above = parent == UINT32_MAX ? NULL : list->lines[parent].path;
+    for (uint32_t i = 0; last != UINT32_MAX && i <= last; i++) {
+        if (list->lines[i].parent != parent) continue;
+        t->last[depth] = i == last;
+        dominator_line(t, &list->lines[i], depth, above);
+        holders_line(t, &list->lines[i], depth);
+        if (depth + 1 < DEPTH_MAX) subtree(t, i, depth + 1);
+    }
+}
+
+static void dominators_text(const report_t *r, const screen_t *s) {
+    if (!r->dominators.count) return;
+    static const char *const names[] = {"retained", "objects"};
+    static const int cells[] = {BYTES_CELLS, COUNT_CELLS};
+    line_end(s);
+    heading_text(s, "HOLDERS", "what would go if the object went");
+    column_names(s, names, cells, 2, "path and type");
+    tree_t t = {.r = r, .s = s};
+    subtree(&t, UINT32_MAX, 0);
+}
+
+static void garbage_text(const report_t *r, const screen_t *s) {
+    const model_totals_t *t = model_totals(r->model);
+    if (!t->unreachable_objects) return;
+    char count[UNITS_BYTES], size[UNITS_BYTES], note[160];
+    snprintf(note, sizeof note, "%s in %s objects that nothing holds; gc.collect() would free them",
+             units_size(size, t->unreachable_bytes), units_count(count, t->unreachable_objects));
+    line_end(s);
+    heading_text(s, "GARBAGE", note);
+    if (!r->cycles.count) return;
+    static const char *const names[] = {"bytes", "cycles"};
+    static const int cells[] = {BYTES_CELLS, COUNT_CELLS};
+    column_names(s, names, cells, 2, "closed by");
+    int rest = s->width - BYTES_CELLS - COUNT_CELLS - GAP;
+    for (uint32_t i = 0; i < r->cycles.count; i++) {
+        const model_cycle_t *c = &r->cycles.cycles[i];
+        figure(s, units_size(size, c->bytes), BYTES_CELLS);
+        figure(s, units_count(count, c->count), COUNT_CELLS);
+        screen_gap(s, GAP);
+        int used = screen_text(s, c->edge, strlen(c->edge), rest);
+        if (rest - used > 24 && strcmp(c->edge, c->text) != 0) {
+            screen_gap(s, GAP);
+            screen_style(s, STYLE_DIM);
+            screen_text(s, c->text, strlen(c->text), rest - used - GAP);
+            screen_style(s, STYLE_PLAIN);
+        }
+        line_end(s);
+    }
+}
+
+static void groups_text(const report_t *r, const screen_t *s) {
+    if (!r->options.grouped) return;
+    static const char *const names[] = {"bytes", "objects"};
+    static const int cells[] = {BYTES_CELLS, COUNT_CELLS};
+    char text[UNITS_BYTES], title[32];
+    snprintf(title, sizeof title, "BY %.20s", r->options.by_name);
+    for (char *c = title; *c; c++)
+        if (*c >= 'a' && *c <= 'z') *c = (char)(*c - 'a' + 'A');
+    line_end(s);
+    heading_text(s, title, NULL);
+    column_names(s, names, cells, 2, r->options.by_name);
+    int figures = BYTES_CELLS + COUNT_CELLS + GAP;
+    for (uint32_t i = 0; i < r->groups.count && i < r->options.top; i++) {
+        const model_group_t *g = &r->groups.groups[i];
+        figure(s, units_size(text, g->bytes), BYTES_CELLS);
+        figure(s, units_count(text, g->objects), COUNT_CELLS);
+        screen_gap(s, GAP);
+        screen_text(s, g->name, strlen(g->name), s->width - figures);
+        line_end(s);
+    }
+    if (r->groups.count > r->options.top)
+        more_line(s, figures, r->groups.count - r->options.top, "");
+}
+
+void report_text(const report_t *r, const screen_t *s) {
+    const char *cut = lowtide_cut(r->rec);
+    if (cut) {
+        screen_style(s, STYLE_WARN);
+        screen_wrapped(s, cut, 0, s->width);
+        screen_style(s, STYLE_PLAIN);
+        line_end(s);
+    }
+    if (r->findings.count)
+        findings_text(&r->findings, s);
+    else
+        nothing_found(r, s);
+    line_end(s);
+    process_text(r, s);
+    memory_text(r, s);
+    types_text(r, s);
+    dominators_text(r, s);
+    groups_text(r, s);
+    garbage_text(r, s);
+}

@@ -1,0 +1,85 @@
+#define _GNU_SOURCE
+#include "view/report_view.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+static bool meta_real(const report_t *r, const char *key, double *out) {
+    const char *text = lowtide_meta(r->rec, key);
+    if (!text || !*text) return false;
+    char *end;
+    double v = strtod(text, &end);
+    if (*end || !(v >= 0) || v > 1e15) return false;
+    *out = v;
+    return true;
+}
+
+static bool meta_int(const report_t *r, const char *key, int64_t *out) {
+    const char *text = lowtide_meta(r->rec, key);
+    if (!text || !*text) return false;
+    char *end;
+    errno = 0;
+    long long v = strtoll(text, &end, 10);
+    if (*end || errno) return false;
+    *out = v;
+    return true;
+}
+
+static bool meta_bytes(const report_t *r, const char *key, uint64_t *out) {
+    int64_t v;
+    if (!meta_int(r, key, &v) || v < 0) return false;
+    *out = (uint64_t)v;
+    return true;
+}
+
+static void read_meta(report_t *r) {
+    r->has_pid = meta_int(r, "pid", &r->pid);
+    r->has_exit = meta_int(r, "exit_status", &r->exit_status);
+    r->has_duration = meta_real(r, "duration_s", &r->duration_s);
+    r->has_pause = meta_real(r, "pause_ms", &r->pause_ms);
+    r->has_walk = meta_real(r, "walk_ms", &r->walk_ms);
+    r->has_rss = meta_bytes(r, "rss_bytes", &r->rss_bytes);
+    r->has_peak = meta_bytes(r, "peak_rss_bytes", &r->peak_rss_bytes);
+}
+
+/* What the objects take need not be resident: pages never touched, or swapped out. */
+static void sum_ledger(report_t *r) {
+    if (!r->has_rss) return;
+    uint64_t objects = model_totals(r->model)->shallow_bytes;
+    bool more = objects > r->rss_bytes;
+    uint64_t resident = more ? r->rss_bytes : objects;
+    r->ledger[0] = (report_ledger_t){.name = "python-objects", .bytes = resident};
+    snprintf(r->ledger[0].note, sizeof r->ledger[0].note,
+             more ? "objects and their buffers take %llu bytes, not all of them resident"
+                  : "objects and the buffers they own",
+             (unsigned long long)objects);
+    r->ledger[1] = (report_ledger_t){
+        .name = "unexplained",
+        .bytes = r->rss_bytes - resident,
+        .note = "the interpreter, libraries, stacks, and what allocators keep",
+    };
+    r->ledger_count = 2;
+}
+
+int report_build(const model_t *m, const report_options_t *options, report_t *out, err_t *e) {
+    *out = (report_t){.model = m, .rec = model_recording(m), .options = *options};
+    read_meta(out);
+    sum_ledger(out);
+    int status = model_findings(m, &out->findings, e);
+    /* A line that holds less than a thousandth is no answer to where the memory went. */
+    uint64_t least = model_totals(m)->shallow_bytes / 1000;
+    if (!status) status = model_dominators(m, options->top, least, &out->dominators, e);
+    if (!status) status = model_cycles(m, options->top, &out->cycles, e);
+    if (!status && options->grouped) status = model_group_by(m, options->by, &out->groups, e);
+    if (status) report_free(out);
+    return status;
+}
+
+void report_free(report_t *r) {
+    model_findings_free(&r->findings);
+    model_dominators_free(&r->dominators);
+    model_cycles_free(&r->cycles);
+    model_groups_free(&r->groups);
+    *r = (report_t){0};
+}

@@ -1,0 +1,61 @@
+/* The report: gathered once from the model, then printed as text or as JSON schema 1
+ * (docs/report.md).
+ *
+ *     report_build → report_text or report_json → report_free
+ *
+ * Figures that a recording does not hold are 0 with `has_…` false, and null in JSON. A report
+ * borrows the model.
+ */
+#ifndef LOWTIDE_VIEW_REPORT_VIEW_H
+#define LOWTIDE_VIEW_REPORT_VIEW_H
+
+#include "explain/model.h"
+#include "view/json.h"
+#include "view/screen.h"
+
+enum { REPORT_TEXT_TOP = 10, REPORT_JSON_TOP = 100 };
+
+typedef struct report_options {
+    uint32_t top;        /* lines of a list at most */
+    bool grouped;        /* with groups by… */
+    int by;              /* model_group_by */
+    const char *by_name; /* "module" */
+} report_options_t;
+
+typedef struct report_ledger {
+    const char *name;
+    uint64_t bytes, returnable_bytes;
+    char note[160];
+} report_ledger_t;
+
+typedef struct report {
+    const model_t *model;
+    lowtide_recording *rec;
+    report_options_t options;
+
+    bool has_pid, has_duration, has_exit, has_rss, has_peak, has_pause, has_walk;
+    int64_t pid, exit_status;
+    double duration_s, pause_ms, walk_ms;
+    uint64_t rss_bytes, peak_rss_bytes;
+
+    report_ledger_t ledger[2]; /* sums to rss_bytes */
+    uint32_t ledger_count;
+    model_dominators_t dominators;
+    model_cycles_t cycles;
+    model_findings_t findings;
+    model_groups_t groups;
+} report_t;
+
+int report_build(const model_t *m, const report_options_t *options, report_t *out, err_t *e);
+void report_free(report_t *r);
+
+void report_text(const report_t *r, const screen_t *s);
+void report_json(const report_t *r, FILE *file);
+
+/* Shared with diff and why. */
+void findings_text(const model_findings_t *f, const screen_t *s);
+void findings_json(const model_findings_t *f, json_t *j);
+/* The bold line above a list, and what stands behind it on the same line (or NULL). */
+void heading_text(const screen_t *s, const char *title, const char *note);
+
+#endif

@@ -1,0 +1,260 @@
+#define _GNU_SOURCE
+#include "view/why_view.h"
+
+#include "view/json.h"
+#include "view/report_view.h"
+#include "view/units.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+enum { BYTES_CELLS = 10, COUNT_CELLS = 11, GAP = 2, STEPS_MAX = 12 };
+
+int why_build(why_t *w, const model_avoid_t *avoid, err_t *e) {
+    if (w->found.what == MODEL_WHAT_OBJECT)
+        return model_why(w->model, w->found.ids[0], avoid, w->most, &w->paths, e);
+    return model_routes_of(w->model, w->found.ids, w->found.count, avoid, &w->routes, e);
+}
+
+void why_free(why_t *w) {
+    model_paths_free(&w->paths);
+    model_routes_free(&w->routes);
+}
+
+static uint64_t address_of(const why_t *w, uint32_t id) {
+    lowtide_object o;
+    lowtide_error e;
+    if (id >= model_objects(w->model)) return 0;
+    return lowtide_object_at(model_recording(w->model), id, &o, &e) ? 0 : o.address;
+}
+
+/* ---- Text ---- */
+
+static void line_end(const screen_t *s) {
+    fputc('\n', s->file);
+}
+
+static void dim(const screen_t *s, const char *text, int cells) {
+    screen_style(s, STYLE_DIM);
+    screen_text(s, text, strlen(text), cells);
+    screen_style(s, STYLE_PLAIN);
+}
+
+static void step_text(const why_t *w, const screen_t *s, uint32_t id) {
+    char size[UNITS_BYTES], place[32];
+    fprintf(s->file, "%*s", BYTES_CELLS, units_size(size, model_retained(w->model, id)));
+    screen_gap(s, GAP);
+    const char *type = model_type_name(w->model, id);
+    uint64_t address = address_of(w, id);
+    int rest = s->width - BYTES_CELLS - GAP;
+    int n = address ? snprintf(place, sizeof place, "  0x%" PRIx64, address) : 0;
+    if (n + 12 > rest) n = 0;
+    screen_text(s, type, strlen(type), rest - n);
+    if (n) dim(s, place, n);
+    line_end(s);
+}
+
+/* The steps of a path, root's side first; of a long one, both ends. */
+static void steps_text(const why_t *w, const screen_t *s, const model_path_t *p) {
+    char count[UNITS_BYTES], line[64];
+    for (uint32_t i = 0; i < p->length; i++) {
+        if (p->length > STEPS_MAX && i == STEPS_MAX / 2) {
+            uint32_t left_out = p->length - STEPS_MAX;
+            snprintf(line, sizeof line, "%s %s steps", screen_symbol(s, "…", "..."),
+                     units_count(count, left_out));
+            screen_gap(s, BYTES_CELLS + GAP);
+            dim(s, line, s->width - BYTES_CELLS - GAP);
+            line_end(s);
+            i += left_out;
+        }
+        step_text(w, s, p->nodes[i]);
+    }
+}
+
+static void object_text(const why_t *w, const screen_t *s) {
+    const model_t *m = w->model;
+    uint32_t id = w->found.ids[0];
+    char line[320], size[UNITS_BYTES], shallow[UNITS_BYTES], count[UNITS_BYTES];
+    uint32_t objects = model_retained_objects(m, id);
+    snprintf(line, sizeof line, "%.200s keeps %s alive: %s object%s, %s of its own",
+             model_type_name(m, id), units_size(size, model_retained(m, id)),
+             units_count(count, objects), objects == 1 ? "" : "s",
+             units_size(shallow, model_shallow(m, id)));
+    screen_style(s, STYLE_BOLD);
+    screen_wrapped(s, line, 0, s->width);
+    screen_style(s, STYLE_PLAIN);
+    if (model_is_garbage(m, id)) {
+        screen_wrapped(s, "Nothing holds it: it is garbage, and gc.collect() would free it.", 0,
+                       s->width);
+        return;
+    }
+    if (model_has_surplus(m, id))
+        screen_wrapped(s, "C code holds references to it that no object accounts for.", 0,
+                       s->width);
+    if (!w->paths.count) {
+        screen_wrapped(s, "No path leads to it that avoids what was to be avoided.", 0, s->width);
+        return;
+    }
+    for (uint32_t i = 0; i < w->paths.count; i++) {
+        const model_path_t *p = &w->paths.paths[i];
+        line_end(s);
+        screen_style(s, STYLE_ACCENT);
+        screen_text(s, p->text, strlen(p->text), s->width);
+        screen_style(s, STYLE_PLAIN);
+        line_end(s);
+        steps_text(w, s, p);
+    }
+    line_end(s);
+    if (w->paths.more)
+        snprintf(line, sizeof line, "There are more paths; --paths %" PRIu32 " shows them.",
+                 w->paths.count * 2);
+    else if (w->paths.count == 1)
+        snprintf(line, sizeof line, "This is the only path: cut it anywhere and the object goes.");
+    else
+        snprintf(line, sizeof line, "All %" PRIu32 " must go before the object does.",
+                 w->paths.count);
+    screen_wrapped(s, line, 0, s->width);
+}
+
+static void routes_headline(const why_t *w, const screen_t *s) {
+    const model_type_t *type = &model_types(w->model, NULL)[w->found.type];
+    char count[UNITS_BYTES], size[UNITS_BYTES], line[600];
+    snprintf(line, sizeof line, "%.200s: %s object%s keep%s %s alive", type->name,
+             units_count(count, w->found.count), w->found.count == 1 ? "" : "s",
+             w->found.count == 1 ? "s" : "", units_size(size, type->retained_bytes));
+    screen_style(s, STYLE_BOLD);
+    screen_wrapped(s, line, 0, s->width);
+    screen_style(s, STYLE_PLAIN);
+    if (!w->routes.count) return;
+    char total[UNITS_BYTES];
+    const model_route_t *first = &w->routes.routes[0];
+    snprintf(line, sizeof line, "%s of %s through %.400s", units_count(count, first->count),
+             units_count(total, w->routes.total), first->through ? first->through : first->text);
+    screen_text(s, line, strlen(line), s->width);
+    line_end(s);
+}
+
+static void routes_text(const why_t *w, const screen_t *s) {
+    char text[UNITS_BYTES];
+    routes_headline(w, s);
+    if (!w->routes.count) {
+        screen_wrapped(s, "No path leads to them that avoids what was to be avoided.", 0, s->width);
+        return;
+    }
+    line_end(s);
+    screen_style(s, STYLE_DIM);
+    fprintf(s->file, "%*s%*s  path", BYTES_CELLS, "retained", COUNT_CELLS, "count");
+    screen_style(s, STYLE_PLAIN);
+    line_end(s);
+    int figures = BYTES_CELLS + COUNT_CELLS + GAP;
+    uint32_t shown = w->routes.count < w->most ? w->routes.count : w->most;
+    for (uint32_t i = 0; i < shown; i++) {
+        const model_route_t *r = &w->routes.routes[i];
+        fprintf(s->file, "%*s", BYTES_CELLS, units_size(text, r->retained_bytes));
+        fprintf(s->file, "%*s", COUNT_CELLS, units_count(text, r->count));
+        screen_gap(s, GAP);
+        screen_text(s, r->text, strlen(r->text), s->width - figures);
+        line_end(s);
+    }
+    if (shown < w->routes.count) {
+        char line[96];
+        snprintf(line, sizeof line, "%s %s more kinds of path; --paths %" PRIu32 " shows them",
+                 screen_symbol(s, "…", "..."), units_count(text, w->routes.count - shown),
+                 w->routes.count);
+        screen_gap(s, figures);
+        dim(s, line, s->width - figures);
+        line_end(s);
+    }
+}
+
+void why_text(const why_t *w, const screen_t *s) {
+    if (w->found.what == MODEL_WHAT_OBJECT)
+        object_text(w, s);
+    else
+        routes_text(w, s);
+}
+
+/* ---- JSON ---- */
+
+static void place_json(const why_t *w, json_t *j, const char *key, uint32_t id) {
+    char text[32];
+    uint64_t address = address_of(w, id);
+    snprintf(text, sizeof text, "0x%" PRIx64, address);
+    json_text(j, key, address ? text : NULL);
+}
+
+static void path_json(const why_t *w, json_t *j, const model_path_t *p) {
+    json_open(j, NULL, '{');
+    json_text(j, "path", p->text);
+    json_bool(j, "expression", p->expression);
+    json_open(j, "steps", '[');
+    for (uint32_t i = 0; i < p->length; i++) {
+        json_open(j, NULL, '{');
+        json_text(j, "type", model_type_name(w->model, p->nodes[i]));
+        place_json(w, j, "address", p->nodes[i]);
+        json_uint(j, "retained_bytes", model_retained(w->model, p->nodes[i]));
+        json_close(j);
+    }
+    json_close(j);
+    json_close(j);
+}
+
+static void object_json(const why_t *w, json_t *j, const char *object) {
+    const model_t *m = w->model;
+    uint32_t id = w->found.ids[0];
+    json_text(j, "object", object);
+    json_text(j, "type", model_type_name(m, id));
+    place_json(w, j, "address", id);
+    json_uint(j, "count", 1);
+    json_uint(j, "shallow_bytes", model_shallow(m, id));
+    json_uint(j, "retained_bytes", model_retained(m, id));
+    json_uint(j, "retained_objects", model_retained_objects(m, id));
+    json_bool(j, "garbage", model_is_garbage(m, id));
+    json_bool(j, "held_by_c", model_has_surplus(m, id));
+    json_open(j, "paths", '[');
+    for (uint32_t i = 0; i < w->paths.count; i++) path_json(w, j, &w->paths.paths[i]);
+    json_close(j);
+    json_bool(j, "more", w->paths.more);
+}
+
+static void type_json(const why_t *w, json_t *j) {
+    const model_type_t *type = &model_types(w->model, NULL)[w->found.type];
+    json_null(j, "object");
+    json_text(j, "type", type->name);
+    json_uint(j, "count", w->found.count);
+    json_uint(j, "shallow_bytes", type->shallow_bytes);
+    json_uint(j, "retained_bytes", type->retained_bytes);
+    json_open(j, "paths", '[');
+    for (uint32_t i = 0; i < w->routes.count && i < w->most; i++) {
+        const model_route_t *r = &w->routes.routes[i];
+        json_open(j, NULL, '{');
+        json_text(j, "path", r->text);
+        json_text(j, "through", r->through);
+        json_uint(j, "count", r->count);
+        json_uint(j, "shallow_bytes", r->shallow_bytes);
+        json_uint(j, "retained_bytes", r->retained_bytes);
+        place_json(w, j, "example", r->example);
+        json_close(j);
+    }
+    json_close(j);
+    json_bool(j, "more", w->routes.count > w->most);
+}
+
+int why_json(const why_t *w, FILE *file, err_t *e) {
+    model_path_t own = {0};
+    if (w->found.what == MODEL_WHAT_OBJECT) {
+        int status = model_path_to(w->model, w->found.ids[0], &own, e);
+        if (status) return status;
+    }
+    json_t j;
+    json_init(&j, file);
+    json_open(&j, NULL, '{');
+    json_uint(&j, "schema", 1);
+    if (w->found.what == MODEL_WHAT_OBJECT)
+        object_json(w, &j, own.text);
+    else
+        type_json(w, &j);
+    json_close(&j);
+    model_path_free(&own);
+    return 0;
+}

@@ -1,0 +1,23 @@
+/* What keeps an object, or the instances of a type, alive: as text and as JSON (docs/report.md). */
+#ifndef LOWTIDE_VIEW_WHY_VIEW_H
+#define LOWTIDE_VIEW_WHY_VIEW_H
+
+#include "explain/model.h"
+#include "view/screen.h"
+
+typedef struct why {
+    const model_t *model;
+    const char *what;    /* as asked */
+    model_found_t found; /* the caller's, borrowed */
+    uint32_t most;       /* paths, or routes, at most */
+    model_paths_t paths; /* of one object */
+    model_routes_t routes;
+} why_t;
+
+/* model, what, found and most are set by the caller. */
+int why_build(why_t *w, const model_avoid_t *avoid, err_t *e);
+void why_free(why_t *w);
+void why_text(const why_t *w, const screen_t *s);
+int why_json(const why_t *w, FILE *file, err_t *e);
+
+#endif
