@@ -66,6 +66,7 @@ typedef struct ctl_hello {
 typedef struct ctl_capture {
     uint32_t flags;      /* ctl_capture_flag */
     uint32_t timeout_ms; /* how long to wait for the GIL, at most; also for a walk in place */
+    uint32_t pid;        /* of the process, as the command line knows it; 0: as it knows itself */
 } ctl_capture_t;
 
 typedef struct ctl_progress {

@@ -57,11 +57,12 @@ static void a_capture_brings_its_descriptor_closed_on_exec(void **state) {
     err_t e;
     struct stat a, b;
     pair_open(s);
-    ctl_msg_t m = {.type = CTL_CAPTURE, .capture = {CTL_NO_VALUES, 30000}}, got;
+    ctl_msg_t m = {.type = CTL_CAPTURE, .capture = {CTL_NO_VALUES, 30000, 4711}}, got;
     assert_int_equal(ctl_send(s[0], &m, out, 0, &e), 0);
     assert_int_equal(ctl_recv(s[1], &got, &fd, 0, &e), 0);
     assert_int_equal(got.capture.flags, CTL_NO_VALUES);
     assert_int_equal(got.capture.timeout_ms, 30000);
+    assert_int_equal(got.capture.pid, 4711);
     assert_int_equal(fstat(out, &a) | fstat(fd, &b), 0);
     assert_int_equal(a.st_rdev, b.st_rdev);
     assert_true(fcntl(fd, F_GETFD) & FD_CLOEXEC);

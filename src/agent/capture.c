@@ -1,0 +1,250 @@
+#define _GNU_SOURCE
+#include "agent/capture.h"
+
+#include "agent/child.h"
+#include "agent/facts.h"
+#include "agent/heap/heap.h"
+#include "base/mem.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { COLLECTING_WAIT_MS = 2, COLLECTING_WAITS = 250, REAP_WAIT_MS_MAX = 20 };
+
+/* Shared with the child: its only way to say anything but the recording itself. */
+typedef struct outcome {
+    uint32_t done; /* 1: `result` is whole */
+    ctl_result_t result;
+} outcome_t;
+
+/* All that a capture needs beyond the request; mapped, since the agent's stack is small. */
+typedef struct work {
+    const capture_t *c;
+    outcome_t *outcome;
+    facts_t facts;
+    int64_t held_us; /* when the program stopped */
+    err_t error;
+} work_t;
+
+static int64_t now_us(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec * 1000000ll + t.tv_nsec / 1000;
+}
+
+static bool ask_stop(const capture_t *c, int wait_ms) {
+    if (c->stop) return c->stop(c->arg, wait_ms);
+    struct timespec t = {0, wait_ms * 1000000l};
+    if (wait_ms) nanosleep(&t, NULL);
+    return false;
+}
+
+static int fail(ctl_result_t *r, int status, const err_t *e) {
+    r->status = status;
+    memcpy(r->text, e->text, sizeof r->text);
+    return status;
+}
+_Static_assert(sizeof(((ctl_result_t *)0)->text) == sizeof(err_t), "an error's line fits a result");
+
+/* ── Writing, in the child or in place ── */
+
+static void write_meta(const work_t *work, rec_writer_t *w, bool in_place, uint64_t pause_us) {
+    const rt_t *rt = work->c->rt;
+    char python[16];
+    facts_write(&work->facts, w);
+    snprintf(python, sizeof python, "%u.%u.%u", rt->version >> 24, rt->version >> 16 & 255,
+             rt->version >> 8 & 255);
+    rec_meta(w, "lowtide", LOWTIDE_VERSION);
+    rec_meta(w, "python", python);
+    rec_meta(w, "build", rt->debug ? "debug" : "release");
+    rec_meta(w, "values", work->c->flags & CTL_NO_VALUES ? "none" : "prefix");
+    rec_meta(w, "mode", in_place ? "in-place" : "fork");
+    if (!in_place) facts_meta_thousandths(w, "pause_ms", pause_us);
+}
+
+/* The walk and the recording; figures and errors go into r. */
+static void record(const work_t *work, bool in_place, ctl_result_t *r) {
+    const capture_t *c = work->c;
+    heap_options_t options = {.values = !(c->flags & CTL_NO_VALUES), .in_place = in_place};
+    heap_stats_t stats = {0};
+    rec_writer_t *w;
+    err_t e = {{0}};
+    int64_t began = now_us();
+    r->pause_us = (uint64_t)(began - work->held_us);
+    int status = rec_open(&w, c->fd, 0, work->facts.captured_ns, &e);
+    if (!status) {
+        write_meta(work, w, in_place, r->pause_us);
+        status = heap_capture(c->rt, &options, w, &stats, &e);
+        r->walk_us = (uint64_t)(now_us() - began);
+        facts_meta_thousandths(w, "walk_ms", r->walk_us);
+        if (in_place) facts_meta_thousandths(w, "pause_ms", (uint64_t)(now_us() - work->held_us));
+        err_t closing = {{0}};
+        int closed = rec_close(w, stats.reached, stats.skipped, status ? &closing : &e);
+        if (!status) status = closed;
+    }
+    r->mode = in_place ? CTL_MODE_IN_PLACE : CTL_MODE_FORK;
+    r->objects = stats.objects;
+    r->references = stats.references;
+    r->skipped = stats.skipped;
+    off_t at = lseek(c->fd, 0, SEEK_CUR);
+    r->bytes = at > 0 ? (uint64_t)at : 0;
+    if (status) fail(r, status, &e);
+}
+
+static void child_main(void *arg) {
+    work_t *work = arg;
+    outcome_t *o = work->outcome;
+    if (work->c->adopt) work->c->adopt(work->c->arg);
+    record(work, false, &o->result);
+    __atomic_store_n(&o->done, 1, __ATOMIC_RELEASE);
+    child_report_if_orphan(&o->result);
+}
+
+/* ── Waiting for the child ── */
+
+static int child_verdict(outcome_t *o, bool stopped, int how, ctl_result_t *out) {
+    err_t e;
+    if (__atomic_load_n(&o->done, __ATOMIC_ACQUIRE)) {
+        uint64_t pause_us = out->pause_us, gil_us = out->gil_us;
+        *out = o->result;
+        out->pause_us = pause_us;
+        out->gil_us = gil_us;
+        return out->status;
+    }
+    if (stopped) return fail(out, err_set(&e, -ECANCELED, "canceled"), &e);
+    int signal = WIFSIGNALED(how) ? WTERMSIG(how) : 0;
+    if (signal == SIGKILL)
+        return fail(out,
+                    err_set(&e, -ENOMEM,
+                            "the child that wrote the recording was killed (SIGKILL), as "
+                            "happens when memory runs out; free some, or raise the limit"),
+                    &e);
+    return fail(out,
+                err_set(&e, -EIO,
+                        "the child that wrote the recording crashed (SIG%s); please report it",
+                        signal ? sigabbrev_np(signal) : "?"),
+                &e);
+}
+
+static int reap(const capture_t *c, outcome_t *o, pid_t child, ctl_result_t *out) {
+    bool stopped = false;
+    int how = 0;
+    for (int wait_ms = 1;; wait_ms = wait_ms < REAP_WAIT_MS_MAX ? wait_ms * 2 : wait_ms) {
+        /* __WALL: the exit signal is 0. Somebody who waits for all kinds of children may have been first (ECHILD). */
+        pid_t got = waitpid(child, &how, __WALL | (stopped ? 0 : WNOHANG));
+        if (got == child || (got < 0 && errno != EINTR)) break;
+        if (!stopped && ask_stop(c, wait_ms)) {
+            stopped = true;
+            kill(child, SIGKILL);
+        }
+    }
+    return child_verdict(o, stopped, how, out);
+}
+
+/* ── Standing still ── */
+
+/* With the program standing still: proven, and not in the middle of a collection that called a finalizer, when objects hang
+ * on lists that nobody can find. */
+static int hold(const capture_t *c, err_t *e) {
+    for (int i = 0;; i++) {
+        int status = c->hold ? c->hold(c->arg, e) : 0;
+        if (status) return status;
+        status = rt_ready(c->rt, e);
+        bool proven = c->rt->proven;
+        if (!status && !proven) status = rt_prove(c->rt, e);
+        if (status) {
+            if (c->let_go) c->let_go(c->arg);
+            return status;
+        }
+        bool collecting = false;
+        for (rt_addr_t interp = rt_interp_first(c->rt); interp;
+             interp = rt_interp_next(c->rt, interp))
+            collecting |= rt_gc_collecting(c->rt, interp);
+        /* A proof takes some milliseconds: let the program run before the pause that counts. */
+        if (!c->let_go || (proven && (!collecting || i >= COLLECTING_WAITS))) return 0;
+        c->let_go(c->arg);
+        if (collecting && ask_stop(c, COLLECTING_WAIT_MS))
+            return err_set(e, -ECANCELED, "canceled");
+    }
+}
+
+static int walk_in_place(work_t *work, const err_t *why, ctl_result_t *out) {
+    uint64_t gil_us = out->gil_us;
+    record(work, true, out);
+    out->gil_us = gil_us;
+    out->pause_us = (uint64_t)(now_us() - work->held_us);
+    if (!out->status)
+        snprintf(out->text, sizeof out->text,
+                 "%.300s; walked in place, the program stood still for %.1f s", why->text,
+                 (double)out->pause_us / 1e6);
+    return out->status;
+}
+
+/* Why the heap is to be walked in place, or 0. */
+static int fork_unwanted(const capture_t *c, err_t *e) {
+    if (c->flags & CTL_IN_PLACE) return err_set(e, -ENOTSUP, "fork was not wanted");
+    if (rt_arenas_huge(c->rt))
+        return err_set(e, -ENOTSUP,
+                       "a forked child could run out of huge pages, which hold this "
+                       "program's objects (PYTHON_PYMALLOC_HUGEPAGES)");
+    return 0;
+}
+
+static int capture_held(work_t *work, ctl_result_t *out, pid_t *child) {
+    const capture_t *c = work->c;
+    int status = fork_unwanted(c, &work->error);
+    if (!status) {
+        *child = child_start(child_main, work, c->fd, c->peer);
+        if (*child >= 0) {
+            out->mode = CTL_MODE_FORK;
+            return 0;
+        }
+        status = err_sys(&work->error, (int)*child, "the system refused to fork");
+    }
+    *child = 0;
+    if (c->flags & CTL_NO_IN_PLACE) return fail(out, status, &work->error);
+    return walk_in_place(work, &work->error, out);
+}
+
+int capture_run(const capture_t *c, ctl_result_t *out) {
+    err_t e = {{0}};
+    *out = (ctl_result_t){0};
+    work_t *work = mem_map(sizeof *work);
+    outcome_t *outcome =
+        mmap(NULL, sizeof *outcome, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    int status = 0;
+    pid_t child = 0;
+    if (!work || outcome == MAP_FAILED)
+        status =
+            fail(out, err_set(&e, -ENOMEM, "the process has no memory left to capture with"), &e);
+    if (!status) {
+        work->c = c;
+        work->outcome = outcome;
+        facts_gather(&work->facts, c->pid);
+        status = rt_refresh(c->rt, &e);
+        int64_t began = now_us();
+        if (!status) status = hold(c, &e);
+        work->held_us = now_us();
+        out->gil_us = (uint64_t)(work->held_us - began);
+        if (status) fail(out, status, &e);
+    }
+    if (!status) {
+        status = capture_held(work, out, &child);
+        if (c->let_go) c->let_go(c->arg);
+        if (child) {
+            out->pause_us = (uint64_t)(now_us() - work->held_us);
+            status = reap(c, outcome, child, out);
+        }
+    }
+    if (outcome != MAP_FAILED) munmap(outcome, sizeof *outcome);
+    if (work) mem_unmap(work, sizeof *work);
+    return status;
+}

@@ -1,0 +1,237 @@
+#define _GNU_SOURCE
+#include "base/err.h"
+#include "cli/agent_file.h"
+#include "cli/command.h"
+#include "cli/output.h"
+#include "cli/progress.h"
+#include "control/control.h"
+#include "inject/inject.h"
+#include "view/json.h"
+#include "view/units.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/types.h>
+#include <unistd.h>
+
+enum { LISTEN_MS = 100, HELLO_MS = 10000, GIVE_UP_MS = 5000, TIMEOUT_MS_MAX = 24 * 3600 * 1000 };
+
+typedef struct dump {
+    pid_t pid;
+    const char *to; /* "-": standard output */
+    bool json, values;
+    uint32_t timeout_ms;
+} dump_t;
+
+/* "30s", "500ms", "2m", or plain seconds. */
+static bool read_span(const char *text, uint32_t *ms) {
+    static const struct {
+        const char *unit;
+        double ms;
+    } units[] = {{"", 1000}, {"s", 1000}, {"ms", 1}, {"m", 60000}, {"min", 60000}, {"h", 3600000}};
+    char *end;
+    double n = strtod(text, &end);
+    for (size_t i = 0; end != text && i < sizeof units / sizeof units[0]; i++) {
+        if (strcmp(end, units[i].unit) != 0) continue;
+        double v = n * units[i].ms;
+        if (!(v >= 1 && v <= TIMEOUT_MS_MAX)) return false;
+        *ms = (uint32_t)v;
+        return true;
+    }
+    return false;
+}
+
+static bool read_pid(const char *text, pid_t *pid) {
+    char *end;
+    errno = 0;
+    long n = strtol(text, &end, 10);
+    *pid = (pid_t)n;
+    return !errno && end != text && !*end && n > 0 && n <= INT_MAX;
+}
+
+static void say_progress(const ctl_progress_t *p, const dump_t *d) {
+    char size[UNITS_BYTES], line[96];
+    if (p->phase == CTL_PHASE_GIL)
+        snprintf(line, sizeof line, "waiting for the GIL of process %d", (int)d->pid);
+    else if (p->bytes)
+        snprintf(line, sizeof line, "reading the heap, %s written", units_size(size, p->bytes));
+    else
+        snprintf(line, sizeof line, "reading the heap");
+    progress_say(line);
+}
+
+/* From CAPTURE to RESULT. A signal asks the agent to give up, and waits until it has. */
+static int converse(int sock, int out, const dump_t *d, ctl_result_t *result, err_t *e) {
+    ctl_msg_t m = {.type = CTL_CAPTURE,
+                   .capture = {.flags = d->values ? 0 : CTL_NO_VALUES,
+                               .timeout_ms = d->timeout_ms,
+                               .pid = (uint32_t)d->pid}};
+    bool canceled = false;
+    int fd, status = ctl_send(sock, &m, out, HELLO_MS, e);
+    for (int waited_ms = 0; !status;) {
+        status = ctl_recv(sock, &m, &fd, canceled ? GIVE_UP_MS : LISTEN_MS, e);
+        if (status == -ETIMEDOUT && !canceled)
+            status = 0, waited_ms += LISTEN_MS;
+        else if (status == -EINTR)
+            status = 0;
+        else if (status)
+            break;
+        else if (m.type == CTL_PROGRESS)
+            say_progress(&m.progress, d);
+        else if (m.type == CTL_RESULT) {
+            *result = m.result;
+            return 0;
+        }
+        if (interrupt_signal() && !canceled && !status) {
+            canceled = true;
+            m.type = CTL_CANCEL;
+            status = ctl_send(sock, &m, -1, GIVE_UP_MS, e);
+        }
+    }
+    if (status == -EPIPE)
+        return err_set(e, -ESRCH, "process %d ended before its heap was written", (int)d->pid);
+    return status;
+}
+
+static int hear_hello(int sock, const dump_t *d, err_t *e) {
+    ctl_msg_t m;
+    int fd, status;
+    do status = ctl_recv(sock, &m, &fd, HELLO_MS, e);
+    while (status == -EINTR && !interrupt_signal());
+    if (status == -EPIPE)
+        return err_set(e, -ESRCH, "process %d ended, or did not let the agent in", (int)d->pid);
+    if (!status && m.type != CTL_HELLO)
+        return err_set(e, -EBADMSG, "the agent in process %d began with a message of type %u",
+                       (int)d->pid, m.type);
+    return status;
+}
+
+static int capture(const dump_t *d, const char *agent, int out, ctl_result_t *result, err_t *e) {
+    inject_options_t options = {.library_path = agent, .timeout_ms = (int)d->timeout_ms};
+    inject_t *inject = NULL;
+    int sock = -1;
+    int status = inject_open(d->pid, &options, &inject, &sock, e);
+    if (status) return status;
+    status = hear_hello(sock, d, e);
+    if (!status) status = converse(sock, out, d, result, e);
+    err_t leaving;
+    ctl_send(sock, &(ctl_msg_t){.type = CTL_BYE}, -1, GIVE_UP_MS, &leaving);
+    /* A target that is slow to let the agent go is no reason to throw its heap away; the agent leaves by itself. */
+    inject_close(inject, &leaving);
+    close(sock);
+    if (!status && result->status) status = err_set(e, result->status, "%s", result->text);
+    return status;
+}
+
+static void print_json(const dump_t *d, const ctl_result_t *r) {
+    json_t j;
+    json_init(&j, stdout);
+    json_open(&j, NULL, '{');
+    json_int(&j, "schema", 1);
+    json_text(&j, "file", strcmp(d->to, "-") == 0 ? NULL : d->to);
+    json_open(&j, "process", '{');
+    json_int(&j, "pid", d->pid);
+    json_close(&j);
+    json_open(&j, "capture", '{');
+    json_text(&j, "mode", r->mode == CTL_MODE_IN_PLACE ? "in-place" : "fork");
+    json_real(&j, "pause_ms", (double)r->pause_us / 1e3);
+    json_uint(&j, "objects", r->objects);
+    json_uint(&j, "edges", r->references);
+    json_real(&j, "duration_s", (double)r->walk_us / 1e6);
+    json_uint(&j, "file_bytes", r->bytes);
+    json_close(&j);
+    json_close(&j);
+}
+
+static void print_line(const dump_t *d, const ctl_result_t *r) {
+    char objects[UNITS_BYTES], size[UNITS_BYTES], pause[UNITS_BYTES];
+    bool to_stdout = strcmp(d->to, "-") == 0;
+    FILE *f = to_stdout ? stderr : stdout;
+    if (r->text[0]) command_fail("%s", r->text);
+    fprintf(f, "%s: %s objects", to_stdout ? "standard output" : d->to,
+            units_count(objects, r->objects));
+    if (r->bytes) fprintf(f, ", %s", units_size(size, r->bytes));
+    fprintf(f, "; process %d stood still for %s\n", (int)d->pid,
+            units_span(pause, (double)r->pause_us / 1e6));
+}
+
+static int dump(const dump_t *d) {
+    char agent[4096];
+    err_t e;
+    output_t o;
+    ctl_result_t result = {0};
+    if (agent_file_find(agent, sizeof agent, &e)) return command_fail("%s", e.text);
+    interrupt_defer();
+    if (output_open(&o, d->to, &e)) return command_fail("%s", e.text);
+    char what[64];
+    snprintf(what, sizeof what, "bringing the agent into process %d", (int)d->pid);
+    progress_begin(what);
+    int status = capture(d, agent, o.fd, &result, &e);
+    progress_end();
+    if (interrupt_signal()) status = -ECANCELED;
+    if (status) {
+        output_abandon(&o);
+        if (interrupt_signal()) return interrupt_status();
+        return status == -EPIPE ? EXIT_DONE : command_fail("%s", e.text);
+    }
+    status = output_finish(&o);
+    if (status != EXIT_DONE) return status;
+    if (d->json && strcmp(d->to, "-") != 0)
+        print_json(d, &result);
+    else
+        print_line(d, &result);
+    return EXIT_DONE;
+}
+
+static int dump_exec(const command_t *self, int argc, char **argv) {
+    static const struct option longs[] = {{"output", required_argument, NULL, 'o'},
+                                          {"no-values", no_argument, NULL, 'n'},
+                                          {"timeout", required_argument, NULL, 't'},
+                                          {"json", no_argument, NULL, 'j'},
+                                          {0}};
+    dump_t d = {.values = true, .timeout_ms = 30000};
+    char name[64];
+    int status, got;
+    while ((got = command_getopt(self, argc, argv, "o:", longs, &status)) != COMMAND_END) {
+        if (got == COMMAND_STOP) return status;
+        if (got == 'o') d.to = optarg;
+        if (got == 'n') d.values = false;
+        if (got == 'j') d.json = true;
+        if (got == 't' && !read_span(optarg, &d.timeout_ms))
+            return command_usage(self, "--timeout takes a time like 30s or 500ms, not '%s'",
+                                 optarg);
+    }
+    if (optind + 1 != argc)
+        return command_usage(self, optind == argc ? "which process? name its PID"
+                                                  : "one process at a time");
+    if (!read_pid(argv[optind], &d.pid))
+        return command_usage(self, "'%s' is not a PID", argv[optind]);
+    snprintf(name, sizeof name, "lowtide-%d.tide", (int)d.pid);
+    if (!d.to) d.to = name;
+    if (strcmp(d.to, "-") == 0 && isatty(STDOUT_FILENO))
+        return command_usage(self,
+                             "a recording is not for a terminal; redirect it, or name a file");
+    return dump(&d);
+}
+
+const command_t command_dump = {
+    .name = "dump",
+    .args = "PID [-o F.tide] [--no-values] [--timeout 30s] [--json]",
+    .summary = "Writes a snapshot of a live Python process's heap to a recording",
+    .help = "The process needs no preparation, and goes on as it was: it stands still only\n"
+            "while it is forked (about 25 ms a GB), and its fork is read.\n"
+            "\n"
+            "  -o, --output F   where the recording goes, - for standard output; else\n"
+            "                   lowtide-PID.tide. A file appears when it is whole.\n"
+            "  --no-values      leave out what strings, numbers and bytes say\n"
+            "  --timeout T      how long to wait for the process to let go of the GIL\n"
+            "                   (30s, 500ms, 2m); it then is left as it was\n"
+            "  --json           print the figures as one JSON object\n"
+            "\n"
+            "Example:\n"
+            "  lowtide dump 4711 && lowtide report\n",
+    .exec = dump_exec,
+};
