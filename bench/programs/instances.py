@@ -1,9 +1,9 @@
 """N instances with a string and a list of two numbers each: five objects an instance. Then does what a line on stdin says.
 
-    python instances.py N
-    > guppy3 | pympler     times that tool's table from inside, prints seconds
-    > watch SECONDS        a thread watches the clock; prints the longest gap it saw, in ms
-    > exit
+python instances.py N
+> guppy3 | pympler     times that tool's table from inside, prints seconds
+> watch SECONDS        a thread watches the clock; prints the longest gap it saw, in ms
+> exit
 """
 
 import sys

@@ -17,9 +17,7 @@ AGENT = Path(sysconfig.get_path("platlib")) / "lowtide/lowtide-agent.so"
 pytestmark = pytest.mark.skipif(not EXECUTABLE.exists(), reason="make build installs lowtide")
 
 
-def test_the_installed_executable_finds_its_agent_and_dumps(
-    spawn: Spawn, this_python: Python, tmp_path: Path
-) -> None:
+def test_the_installed_executable_finds_its_agent_and_dumps(spawn: Spawn, this_python: Python, tmp_path: Path) -> None:
     target = spawn(this_python, "rows = [str(i) for i in range(1000)]")
     file = tmp_path / "t.tide"
     command = [EXECUTABLE, "dump", str(target.pid), "-o", file]
@@ -41,7 +39,5 @@ def test_the_agent_exports_its_start_alone_and_needs_libc_alone() -> None:
 
 def test_the_package_is_typed_and_imports(tmp_path: Path) -> None:
     code = "import lowtide, pathlib; print((pathlib.Path(lowtide.__file__).parent / 'py.typed').exists())"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("True\n", "")
