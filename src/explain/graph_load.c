@@ -24,7 +24,7 @@ typedef struct graph_pass {
     uint32_t *refcount; /* UINT32_MAX: that or more */
     uint8_t *cost;      /* of the best path so far; GRAPH_UNSEEN: none yet */
     uint64_t *late;     /* bits: a better path was found after its references had been followed */
-    bool any_late;
+    bool any_late, settling;
     uint32_t count;        /* references so far */
     graph_u32_vec_t first; /* object of each chunk, and the end */
     arena_t arena;
@@ -42,7 +42,7 @@ static inline void graph_relax(graph_pass_t *p, uint32_t u, uint32_t t, unsigned
     if (cost >= p->cost[t]) return;
     p->cost[t] = (uint8_t)cost;
     p->g->via[t] = u;
-    if (t <= u) {
+    if (t <= u || p->settling) {
         graph_set(p->late, t);
         p->any_late = true;
     }
@@ -125,6 +125,7 @@ static int graph_settle(graph_pass_t *p) {
     lowtide_chunk *c = NULL;
     lowtide_error error;
     int status = 0;
+    p->settling = true;
     for (int round = 0; p->any_late && round < GRAPH_ROUNDS_MAX && !status; round++) {
         p->any_late = false;
         for (uint32_t k = 0; k + 1 < p->first.count && !status; k++) {

@@ -24,6 +24,7 @@
 #ifndef LOWTIDE_EXPLAIN_MODEL_H
 #define LOWTIDE_EXPLAIN_MODEL_H
 
+#include "base/arena.h"
 #include "base/err.h"
 #include "lowtide/recording.h"
 
@@ -107,7 +108,7 @@ typedef struct model_path {
     char *text;
     bool expression;
     uint32_t length; /* nodes */
-    uint32_t *nodes; /* from the root's side to the object itself; virtual nodes may stand first */
+    uint32_t *nodes; /* from the root's side to the object itself; a virtual node may stand first */
 } model_path_t;
 
 /* The best path: fewest steps, named ones preferred. */
@@ -118,6 +119,7 @@ typedef struct model_paths {
     uint32_t count;
     model_path_t *paths; /* shortest first */
     bool more;           /* there are more disjoint ones than were asked for */
+    arena_t memory;      /* what the pointers point to */
 } model_paths_t;
 
 /* What must not be passed through. A NULL or empty list avoids nothing. */
@@ -149,6 +151,7 @@ typedef struct model_routes {
     uint32_t count;
     model_route_t *routes; /* most objects first */
     uint64_t total;        /* objects asked about */
+    arena_t memory;        /* what the pointers point to */
 } model_routes_t;
 
 int model_routes_of(const model_t *m, const uint32_t *ids, uint64_t count,
@@ -193,6 +196,7 @@ typedef struct model_dominators {
     uint32_t count;
     model_dominator_t *lines; /* most retained bytes first; what a line's parent already says
                                  unchanged is left out */
+    arena_t memory;           /* what the pointers point to */
 } model_dominators_t;
 
 /* At most `max` lines, none below `min_bytes`. */
@@ -218,6 +222,7 @@ typedef struct model_groups {
     uint32_t count;
     model_group_t *groups; /* most bytes first; each byte in one group, but for MODEL_BY_CLASS:
                               retained bytes */
+    arena_t memory;        /* what the pointers point to */
 } model_groups_t;
 
 int model_group_by(const model_t *m, int by, model_groups_t *out, err_t *e);
@@ -239,6 +244,7 @@ typedef struct model_cycle {
 typedef struct model_cycles {
     uint32_t count;
     model_cycle_t *cycles; /* most bytes first */
+    arena_t memory;        /* what the pointers point to */
 } model_cycles_t;
 
 int model_cycles(const model_t *m, uint32_t max, model_cycles_t *out, err_t *e);
@@ -263,6 +269,7 @@ typedef struct model_finding {
 typedef struct model_findings {
     uint32_t count;
     model_finding_t *findings; /* most bytes first */
+    arena_t memory;            /* what the pointers point to */
 } model_findings_t;
 
 int model_findings(const model_t *m, model_findings_t *out, err_t *e);
@@ -288,6 +295,7 @@ typedef struct model_diff {
     model_growth_t *types,
         *paths; /* most grown bytes first; shrunk ones last; unchanged ones left out */
     model_findings_t findings; /* growing-container */
+    arena_t memory;            /* what the pointers point to */
 } model_diff_t;
 
 /* n ≥ 2. Of one process (same pid and start) objects are matched by address and type, else by path.
