@@ -1,0 +1,60 @@
+#include "agent/heap/edges.h"
+
+#include <errno.h>
+
+/* How many references the targets that tp_traverse tells are compared with. */
+enum { FOREIGN_KNOWN_MAX = 128 };
+
+typedef struct known {
+    uint32_t ids[FOREIGN_KNOWN_MAX];
+    uint32_t count;
+} known_t;
+
+static int edges_visit(void *object, void *arg) {
+    walk_t *k = arg;
+    if (u64_vec_push(&k->visited, (uint64_t)(uintptr_t)object)) return walk_fail(k, -ENOMEM);
+    return 0;
+}
+
+static void known_add(known_t *known, uint32_t id) {
+    if (id != REC_NULL && known->count < FOREIGN_KNOWN_MAX) known->ids[known->count++] = id;
+}
+
+static bool known_take(known_t *known, uint32_t id) {
+    for (uint32_t i = 0; i < known->count; i++) {
+        if (known->ids[i] != id) continue;
+        known->ids[i] = known->ids[--known->count];
+        return true;
+    }
+    return false;
+}
+
+/* Those of the fixed edges that the C base's own tp_traverse tells too. */
+static void known_collect(walk_t *k, const kind_t *t, known_t *known) {
+    known_add(known, k->edges.at[0]);
+    for (uint32_t i = 0; i < t->base_field_count; i++)
+        if (!t->fields[i].label.borrowed) known_add(known, k->edges.at[1 + i]);
+    if (!t->base_has_dict) return;
+    for (uint32_t i = 1 + t->field_count; i < t->fixed_count; i++)
+        known_add(known, k->edges.at[i]);
+}
+
+/* What tp_traverse tells, less what the fixed labels have told: each owned reference once. */
+edges_form_t edges_traverse(walk_t *k, kind_t *t) {
+    if (t->traverse) {
+        known_t known = {.count = 0};
+        known_collect(k, t, &known);
+        k->visited.count = 0;
+        t->traverse((void *)k->address, edges_visit, k);
+        for (size_t i = 0; i < k->visited.count; i++) {
+            uint32_t id = walk_mention(k, k->visited.at[i]);
+            if (id != REC_NULL && !known_take(&known, id)) walk_edge_id(k, id);
+        }
+    }
+    uint32_t shape = t->shape[0];
+    if (shape == LOWTIDE_NONE) {
+        rec_label_t repeat = {LOWTIDE_REFERENCE, 0, LOWTIDE_NONE};
+        shape = kind_shape_make(k, t, 0, 0, 1, &repeat);
+    }
+    return (edges_form_t){shape, t->fixed_count, 1};
+}

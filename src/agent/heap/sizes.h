@@ -1,0 +1,14 @@
+/* Shallow sizes: what sys.getsizeof would say, without asking Python code, and what it leaves out. */
+#ifndef LOWTIDE_HEAP_SIZES_H
+#define LOWTIDE_HEAP_SIZES_H
+
+#include "agent/heap/kinds.h"
+
+/* Chooses t->size_rule, t->size_of and t->pre_header. */
+void size_choose(walk_t *k, kind_t *t);
+/* Bytes of an object's own blocks. Adds to k->buffer what it owns beyond (array data …). */
+uint64_t size_measure(walk_t *k, const kind_t *t, rt_addr_t object);
+/* Bytes of the array of inline values of instances whose shared keys these are. */
+uint32_t size_inline_values(const walk_t *k, rt_addr_t keys);
+
+#endif

@@ -1,0 +1,149 @@
+#include "agent/heap/values.h"
+
+#include "agent/heap/py_text.h"
+
+enum { VALUE_PREFIX_BYTES = 64, VALUE_NAME_BYTES = 256, VALUE_TEXT_BYTES = 768 };
+
+void value_mark_name(walk_t *k, uint32_t id) {
+    if (id == REC_NULL) return;
+    size_t at = id / 64;
+    if (at >= k->names.count) {
+        if (u64_vec_reserve(&k->names, at + 1 - k->names.count)) return;
+        k->names.count = at + 1;
+    }
+    k->names.at[at] |= UINT64_C(1) << id % 64;
+}
+
+static bool value_is_name(const walk_t *k) {
+    size_t at = k->id / 64;
+    return at < k->names.count && k->names.at[at] >> k->id % 64 & 1;
+}
+
+static void value_str(walk_t *k, rt_addr_t str) {
+    bool name = value_is_name(k);
+    if (!name && !k->options->values) return;
+    char text[VALUE_NAME_BYTES];
+    size_t n = py_str_utf8(k->rt, str, text, name ? VALUE_NAME_BYTES : VALUE_PREFIX_BYTES);
+    rec_value_text(k->w, LOWTIDE_VALUE_STR, (uint64_t)rt_i64(str, k->lay->str_length), text, n);
+}
+
+static void value_bytes(walk_t *k, rt_addr_t bytes, rt_addr_t data) {
+    uint64_t length = (uint64_t)rt_i64(bytes, k->lay->var_size);
+    size_t n = length < VALUE_PREFIX_BYTES ? (size_t)length : VALUE_PREFIX_BYTES;
+    rec_value_text(k->w, LOWTIDE_VALUE_BYTES, length, (const char *)data, data ? n : 0);
+}
+
+static void value_int(walk_t *k, rt_addr_t number) {
+    int64_t v;
+    uint64_t bits;
+    if (py_int_value(k->rt, number, &v, &bits))
+        rec_value_int(k->w, LOWTIDE_VALUE_INT, v);
+    else
+        rec_value_big_int(k->w, bits);
+}
+
+static void value_float(walk_t *k, rt_addr_t number) {
+    double v;
+    memcpy(&v, (const char *)number + k->lay->float_value, sizeof v);
+    rec_value_float(k->w, v);
+}
+
+static void value_name(walk_t *k, const char *text, size_t n) {
+    if (n) rec_value_text(k->w, LOWTIDE_VALUE_NAME, n, text, n);
+}
+
+static void value_name_of_str(walk_t *k, rt_addr_t str) {
+    char text[VALUE_NAME_BYTES];
+    if (py_is_str(k->rt, str)) value_name(k, text, py_str_utf8(k->rt, str, text, sizeof text));
+}
+
+static size_t value_number(int64_t v, char *to) {
+    char digits[24];
+    size_t n = 0, m = 0;
+    uint64_t u = v < 0 ? 0 : (uint64_t)v;
+    do digits[n++] = (char)('0' + u % 10);
+    while (u /= 10);
+    while (n)
+        to[m++] = digits[--n];
+    return m;
+}
+
+size_t value_code_text(const walk_t *k, rt_addr_t code, int32_t line, char *to, size_t room) {
+    const layout_t *l = k->lay;
+    rt_addr_t name = rt_ptr(code, l->code_qualname), file = rt_ptr(code, l->code_filename);
+    size_t half = (room - 32) / 2, n = 0;
+    if (py_is_str(k->rt, name)) n += py_str_utf8(k->rt, name, to, half);
+    to[n++] = '\x1f';
+    if (py_is_str(k->rt, file)) n += py_str_utf8(k->rt, file, to + n, half);
+    to[n++] = '\x1f';
+    return n + value_number(line, to + n);
+}
+
+static void value_code(walk_t *k, rt_addr_t code) {
+    char text[VALUE_TEXT_BYTES];
+    value_name(k, text,
+               value_code_text(k, code, rt_i32(code, k->lay->code_firstlineno), text, sizeof text));
+}
+
+static void value_type(walk_t *k, rt_addr_t type) {
+    char text[VALUE_TEXT_BYTES];
+    value_name(k, text, kind_full_name(k, type, text, sizeof text));
+}
+
+static void value_cfunction(walk_t *k, rt_addr_t function) {
+    rt_addr_t def = rt_ptr(function, k->lay->cfunction_def);
+    const char *name = def ? (const char *)rt_ptr(def, 0) : NULL; /* ml_name comes first */
+    if (name) value_name(k, name, strnlen(name, VALUE_NAME_BYTES));
+}
+
+static void value_module(walk_t *k, rt_addr_t module) {
+    rt_addr_t name = rt_ptr(module, k->lay->module_name);
+    if (!py_is_str(k->rt, name))
+        name = py_dict_get(k->rt, rt_ptr(module, k->lay->module_dict), "__name__");
+    value_name_of_str(k, name);
+}
+
+void value_write(walk_t *k, const kind_t *t, rt_addr_t object) {
+    switch (t->value_rule) {
+    case VALUE_NONE:
+        return;
+    case VALUE_STR:
+        value_str(k, object);
+        return;
+    case VALUE_MODULE:
+        value_module(k, object);
+        return;
+    case VALUE_TYPE:
+        value_type(k, object);
+        return;
+    case VALUE_FUNCTION:
+        value_name_of_str(k, rt_ptr(object, k->lay->function_qualname));
+        return;
+    case VALUE_CFUNCTION:
+        value_cfunction(k, object);
+        return;
+    case VALUE_CODE:
+        value_code(k, object);
+        return;
+    default:
+        break;
+    }
+    if (!k->options->values) return;
+    switch (t->value_rule) {
+    case VALUE_BYTES:
+        value_bytes(k, object, object + (rt_addr_t)k->lay->bytes_data);
+        break;
+    case VALUE_BYTEARRAY:
+        value_bytes(k, object, rt_ptr(object, k->lay->bytearray_start));
+        break;
+    case VALUE_INT:
+        value_int(k, object);
+        break;
+    case VALUE_BOOL:
+        rec_value_int(k->w, LOWTIDE_VALUE_BOOL, object == k->rt->py_true);
+        break;
+    default:
+        value_float(k, object);
+        break;
+    }
+}
