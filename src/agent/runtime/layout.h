@@ -1,8 +1,9 @@
-/* Layout tables: where the fields of CPython's structures are, a table for each version and flavour.
+/* Layout tables: where the fields of CPython's structures are, a table for each version and
+ * flavour.
  *
- * layout_fields.h is the list of what we need to know; tools/layouts/measure.py compiles a probe from it against each
- * version's own headers and writes layout_tables.c, which is committed. To add a field: add a line to layout_fields.h, run
- * `python3 tools/layouts/measure.py`, and commit both.
+ * layout_fields.h is the list of what we need to know; tools/layouts/measure.py compiles a probe
+ * from it against each version's own headers and writes layout_tables.c, which is committed. To add
+ * a field: add a line to layout_fields.h, run `python3 tools/layouts/measure.py`, and commit both.
  */
 #ifndef LOWTIDE_AGENT_LAYOUT_H
 #define LOWTIDE_AGENT_LAYOUT_H

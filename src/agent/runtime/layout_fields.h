@@ -1,13 +1,15 @@
-/* What we need to know of CPython's structures, a line each. No include guard: included with different macros, and read by
- * tools/layouts/measure.py, which turns it into a probe.
+/* What we need to know of CPython's structures, a line each. No include guard: included with
+ * different macros, and read by tools/layouts/measure.py, which turns it into a probe.
  *
  *     LAYOUT_FIELD(name, c_type, member…)   offset of a member
  *     LAYOUT_SIZE(name, c_type)             sizeof
  *     LAYOUT_CONST(name, expression…)       an integer constant
- *     LAYOUT_BITS(name, c_type, member)     a bit field: first bit's offset in the structure | width << 24; read with rt_bits()
+ *     LAYOUT_BITS(name, c_type, member)     a bit field: first bit's offset in the structure |
+ * width << 24; read with rt_bits()
  *
- * Several members or expressions are tried in turn: the first that a version's headers have is the one. A version that has
- * none of them gets LAYOUT_ABSENT; a line that no version has is an error of the tool's.
+ * Several members or expressions are tried in turn: the first that a version's headers have is the
+ * one. A version that has none of them gets LAYOUT_ABSENT; a line that no version has is an error
+ * of the tool's.
  */
 
 #ifndef LAYOUT_FIELD
@@ -182,6 +184,7 @@ LAYOUT_FIELD(static_type_dict, managed_static_type_state, tp_dict)
 LAYOUT_FIELD(static_type_subclasses, managed_static_type_state, tp_subclasses)
 LAYOUT_FIELD(static_type_weaklist, managed_static_type_state, tp_weaklist)
 LAYOUT_CONST(static_types_max, _Py_MAX_MANAGED_STATIC_BUILTIN_TYPES, _Py_MAX_STATIC_BUILTIN_TYPES)
+LAYOUT_CONST(static_ext_types_max, _Py_MAX_MANAGED_STATIC_EXT_TYPES)
 
 /* Threads */
 LAYOUT_SIZE (thread_size, PyThreadState)
@@ -307,13 +310,16 @@ LAYOUT_FIELD(function_annotations, PyFunctionObject, func_annotations)
 LAYOUT_FIELD(function_annotate, PyFunctionObject, func_annotate)
 LAYOUT_FIELD(function_typeparams, PyFunctionObject, func_typeparams)
 LAYOUT_FIELD(cell_ref, PyCellObject, ob_ref)
+LAYOUT_SIZE (module_size, PyModuleObject)
 LAYOUT_FIELD(module_dict, PyModuleObject, md_dict)
 LAYOUT_FIELD(module_def, PyModuleObject, md_def)
 LAYOUT_FIELD(module_state, PyModuleObject, md_state)
 LAYOUT_FIELD(module_name, PyModuleObject, md_name)
+LAYOUT_SIZE (weakref_size, PyWeakReference)
 LAYOUT_FIELD(weakref_object, PyWeakReference, wr_object)
 LAYOUT_FIELD(weakref_callback, PyWeakReference, wr_callback)
 LAYOUT_FIELD(weakref_next, PyWeakReference, wr_next)
+LAYOUT_SIZE (method_size, PyMethodObject)
 LAYOUT_FIELD(method_func, PyMethodObject, im_func)
 LAYOUT_FIELD(method_self, PyMethodObject, im_self)
 LAYOUT_FIELD(cfunction_def, PyCFunctionObject, m_ml)
@@ -378,6 +384,28 @@ LAYOUT_FIELD(str_utf8, PyCompactUnicodeObject, utf8)
 LAYOUT_SIZE (str_size, PyUnicodeObject)
 LAYOUT_FIELD(str_data, PyUnicodeObject, data)
 
+/* The GIL (src/agent/gil.h) */
+LAYOUT_FIELD(runtime_gil, struct pyruntimestate, ceval.gil)
+LAYOUT_FIELD(interp_gil, PyInterpreterState, ceval.gil)
+LAYOUT_FIELD(gil_interval, struct _gil_runtime_state, interval)
+LAYOUT_FIELD(gil_last_holder, struct _gil_runtime_state, last_holder)
+LAYOUT_FIELD(gil_locked, struct _gil_runtime_state, locked)
+LAYOUT_FIELD(gil_switch_number, struct _gil_runtime_state, switch_number)
+LAYOUT_FIELD(gil_cond, struct _gil_runtime_state, cond)
+LAYOUT_FIELD(gil_mutex, struct _gil_runtime_state, mutex)
+LAYOUT_FIELD(gil_switch_cond, struct _gil_runtime_state, switch_cond)
+LAYOUT_FIELD(gil_switch_mutex, struct _gil_runtime_state, switch_mutex)
+LAYOUT_SIZE (gil_size, struct _gil_runtime_state)
+LAYOUT_FIELD(interp_eval_breaker, PyInterpreterState, ceval.eval_breaker)
+LAYOUT_FIELD(interp_gil_drop_request, PyInterpreterState, ceval.gil_drop_request)
+LAYOUT_FIELD(interp_calls_to_do, PyInterpreterState, ceval.pending.calls_to_do)
+LAYOUT_FIELD(interp_async_exc, PyInterpreterState, ceval.pending.async_exc)
+LAYOUT_FIELD(interp_gc_scheduled, PyInterpreterState, ceval.gc_scheduled)
+LAYOUT_FIELD(runtime_signals_pending, struct pyruntimestate, ceval.signals_pending)
+LAYOUT_FIELD(runtime_main_calls_to_do, struct pyruntimestate, ceval.pending_mainthread.calls_to_do)
+LAYOUT_FIELD(thread_eval_breaker, PyThreadState, eval_breaker)
+LAYOUT_BITS (thread_bound_gilstate, PyThreadState, _status.bound_gilstate)
+
 /* What the runtime says of itself (3.13 and later): compared with the above in rt_prove */
 LAYOUT_FIELD(debug_version, struct _Py_DebugOffsets, version)
 LAYOUT_FIELD(debug_free_threaded, struct _Py_DebugOffsets, free_threaded)
@@ -433,6 +461,42 @@ LAYOUT_FIELD(debug_gen_iframe, struct _Py_DebugOffsets, gen_object.gi_iframe)
 LAYOUT_FIELD(debug_gen_frame_state, struct _Py_DebugOffsets, gen_object.gi_frame_state)
 
 /* Appended by src/agent/heap */
+LAYOUT_FIELD(cmethod_class, PyCMethodObject, mm_class)
+LAYOUT_FIELD(traceback_next, PyTracebackObject, tb_next)
+LAYOUT_FIELD(traceback_frame, PyTracebackObject, tb_frame)
+LAYOUT_FIELD(exception_dict, PyBaseExceptionObject, dict)
+LAYOUT_FIELD(exception_args, PyBaseExceptionObject, args)
+LAYOUT_FIELD(exception_notes, PyBaseExceptionObject, notes)
+LAYOUT_FIELD(exception_traceback, PyBaseExceptionObject, traceback)
+LAYOUT_FIELD(exception_context, PyBaseExceptionObject, context)
+LAYOUT_FIELD(exception_cause, PyBaseExceptionObject, cause)
+LAYOUT_FIELD(descr_type, PyDescrObject, d_type)
+LAYOUT_FIELD(descr_name, PyDescrObject, d_name)
+LAYOUT_FIELD(descr_qualname, PyDescrObject, d_qualname)
+LAYOUT_FIELD(method_descr_method, PyMethodDescrObject, d_method)
+LAYOUT_FIELD(method_def_function, PyMethodDef, ml_meth)
+LAYOUT_FIELD(method_def_flags, PyMethodDef, ml_flags)
+LAYOUT_SIZE (member_def_size, PyMemberDef)
+LAYOUT_FIELD(member_def_name, PyMemberDef, name)
+LAYOUT_FIELD(member_def_type, PyMemberDef, type)
+LAYOUT_FIELD(member_def_offset, PyMemberDef, offset)
+LAYOUT_FIELD(slice_start, PySliceObject, start)
+LAYOUT_FIELD(slice_stop, PySliceObject, stop)
+LAYOUT_FIELD(slice_step, PySliceObject, step)
+LAYOUT_CONST(range_start, 2 * sizeof(void *))
+LAYOUT_CONST(range_stop, 3 * sizeof(void *))
+LAYOUT_CONST(range_step, 4 * sizeof(void *))
+LAYOUT_CONST(range_length, 5 * sizeof(void *))
+LAYOUT_FIELD(bytearray_alloc, PyByteArrayObject, ob_alloc)
+LAYOUT_FIELD(bytearray_start, PyByteArrayObject, ob_start)
+LAYOUT_FIELD(bytearray_bytes_object, PyByteArrayObject, ob_bytes_object)
+LAYOUT_FIELD(code_code, PyCodeObject, _co_code)
+LAYOUT_FIELD(code_cached_code, _PyCoCached, _co_code)
+LAYOUT_FIELD(code_cached_varnames, _PyCoCached, _co_varnames)
+LAYOUT_FIELD(code_cached_cellvars, _PyCoCached, _co_cellvars)
+LAYOUT_FIELD(code_cached_freevars, _PyCoCached, _co_freevars)
+LAYOUT_FIELD(executors_size, _PyExecutorArray, size)
+LAYOUT_FIELD(executors_items, _PyExecutorArray, executors)
 
 /* clang-format on */
 

@@ -1,0 +1,19 @@
+/* Between the files of this room, and for its tests. */
+#ifndef LOWTIDE_AGENT_RUNTIME_INTERNAL_H
+#define LOWTIDE_AGENT_RUNTIME_INTERNAL_H
+
+#include "agent/runtime/runtime.h"
+
+/* How far the version that a table was measured with is from the target's; < 0: another minor
+ * version or flavour. */
+int rt_table_distance(const rt_t *rt, const layout_t *table);
+
+/* Proves one table, whichever; rt stays as it is. GIL held, Python ready. Never crashes, however
+ * wrong the table. */
+int rt_prove_table(const rt_t *rt, const layout_t *table, err_t *e);
+
+/* Does the runtime say of itself (3.13 and later) what the table says? True where it says nothing.
+ */
+bool rt_claims_agree(const rt_t *rt, const layout_t *table);
+
+#endif
