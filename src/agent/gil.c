@@ -205,6 +205,14 @@ void gil_release(gil_t *g) {
     pthread_mutex_unlock(mutex);
 }
 
+/* From 3.12 on a thread state knows whether it is the one that PyGILState has for its thread, and debug builds hold it to that.
+ * Unbound, it is bound anew to whoever takes it. */
+static void unbind_thread(const rt_t *rt, rt_addr_t thread) {
+    uint32_t bit = (uint32_t)rt->layout->thread_bound_gilstate & 0xffffff;
+    if (!rt_has(rt->layout->thread_bound_gilstate)) return;
+    *(unsigned char *)(thread + bit / 8) &= (unsigned char)~(1u << bit % 8);
+}
+
 void gil_adopt(gil_t *g) {
     const layout_t *l = g->rt->layout;
     rt_thread_t thread;
@@ -220,7 +228,9 @@ void gil_adopt(gil_t *g) {
     __atomic_store_n((char **)(g->at + (rt_addr_t)l->gil_last_holder), NULL, __ATOMIC_SEQ_CST);
     store_i32(g->at, l->gil_locked, 0);
     g->held = false;
-    if (thread.address) g->rt->PyEval_RestoreThread((void *)thread.address);
+    if (!thread.address) return;
+    unbind_thread(g->rt, thread.address);
+    g->rt->PyEval_RestoreThread((void *)thread.address);
 }
 
 uint32_t gil_others(const gil_t *g) {
