@@ -20,6 +20,9 @@ typedef struct talk {
     uint32_t timeout_ms;
     int64_t told_ms; /* last PROGRESS */
     gil_t gil;
+    bool
+        joined; /* for a walk in place: a thread of Python's, with ensured from PyGILState_Ensure */
+    int ensured;
 } talk_t;
 
 static rt_t runtime;
@@ -39,6 +42,7 @@ static void tell(talk_t *t, const ctl_msg_t *m) {
 }
 
 static void tell_progress(talk_t *t, uint32_t phase) {
+    /* The child writes through the same open file, so its place in it is ours to see. */
     off_t at = phase == CTL_PHASE_WALK ? lseek(t->out, 0, SEEK_CUR) : 0;
     ctl_msg_t m = {.type = CTL_PROGRESS,
                    .progress = {.phase = phase, .bytes = at > 0 ? (uint64_t)at : 0}};
@@ -75,7 +79,19 @@ static int hold(void *arg, err_t *e) {
 }
 
 static void let_go(void *arg) {
-    gil_release(&((talk_t *)arg)->gil);
+    talk_t *t = arg;
+    if (t->joined)
+        runtime.PyGILState_Release(t->ensured);
+    else
+        gil_release(&t->gil);
+    t->joined = false;
+}
+
+static void join(void *arg) {
+    talk_t *t = arg;
+    gil_release(&t->gil);
+    t->ensured = runtime.PyGILState_Ensure();
+    t->joined = true;
 }
 
 static void adopt(void *arg) {
@@ -107,6 +123,8 @@ static void serve_capture(talk_t *t, const ctl_capture_t *request) {
                        .hold = hold,
                        .let_go = let_go,
                        .adopt = adopt,
+                       .join = join,
+                       .timeout_ms = request->timeout_ms,
                        .stop = stop_walking,
                        .arg = t};
         capture_run(&c, &m.result);

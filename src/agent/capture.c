@@ -21,7 +21,8 @@ enum { COLLECTING_WAIT_MS = 2, COLLECTING_WAITS = 250, REAP_WAIT_MS_MAX = 20 };
 
 /* Shared with the child: its only way to say anything but the recording itself. */
 typedef struct outcome {
-    uint32_t done; /* 1: `result` is whole */
+    uint32_t done;    /* 1: `result` is whole */
+    uint64_t objects; /* so far */
     ctl_result_t result;
 } outcome_t;
 
@@ -30,7 +31,8 @@ typedef struct work {
     const capture_t *c;
     outcome_t *outcome;
     facts_t facts;
-    int64_t held_us; /* when the program stopped */
+    int64_t held_us;     /* when the program stopped */
+    int64_t deadline_us; /* of a walk in place; 0: none */
     err_t error;
 } work_t;
 
@@ -70,10 +72,34 @@ static void write_meta(const work_t *work, rec_writer_t *w, bool in_place, uint6
     if (!in_place) facts_meta_thousandths(w, "pause_ms", pause_us);
 }
 
+static int tick(void *arg, uint64_t objects) {
+    work_t *work = arg;
+    __atomic_store_n(&work->outcome->objects, objects, __ATOMIC_RELAXED);
+    if (!work->deadline_us) return 0;
+    if (now_us() > work->deadline_us) return -ETIMEDOUT;
+    return ask_stop(work->c, 0) ? -ECANCELED : 0;
+}
+
+/* What the walk says of a failing descriptor, the writer says better. */
+static int explain(const work_t *work, int status, int closed, const err_t *closing, err_t *e) {
+    if (status == -ETIMEDOUT)
+        return err_set(e, status,
+                       "the heap could not be walked in place in %g s; allow more with --timeout",
+                       work->c->timeout_ms / 1000.0);
+    if (status == -ECANCELED) return err_set(e, status, "canceled");
+    if (!closed) return status;
+    *e = *closing;
+    return closed;
+}
+
 /* The walk and the recording; figures and errors go into r. */
-static void record(const work_t *work, bool in_place, ctl_result_t *r) {
+static void record(work_t *work, bool in_place, ctl_result_t *r) {
     const capture_t *c = work->c;
-    heap_options_t options = {.values = !(c->flags & CTL_NO_VALUES), .in_place = in_place};
+    heap_options_t options = {.values = !(c->flags & CTL_NO_VALUES),
+                              .in_place = in_place,
+                              .hide_tid = c->join ? (uint64_t)gettid() : 0,
+                              .tick = tick,
+                              .tick_arg = work};
     heap_stats_t stats = {0};
     rec_writer_t *w;
     err_t e = {{0}};
@@ -87,8 +113,8 @@ static void record(const work_t *work, bool in_place, ctl_result_t *r) {
         facts_meta_thousandths(w, "walk_ms", r->walk_us);
         if (in_place) facts_meta_thousandths(w, "pause_ms", (uint64_t)(now_us() - work->held_us));
         err_t closing = {{0}};
-        int closed = rec_close(w, stats.reached, stats.skipped, status ? &closing : &e);
-        if (!status) status = closed;
+        int closed = rec_close(w, stats.reached, stats.skipped, &closing);
+        if (status || closed) status = explain(work, status, closed, &closing, &e);
     }
     r->mode = in_place ? CTL_MODE_IN_PLACE : CTL_MODE_FORK;
     r->objects = stats.objects;
@@ -177,7 +203,16 @@ static int hold(const capture_t *c, err_t *e) {
 }
 
 static int walk_in_place(work_t *work, const err_t *why, ctl_result_t *out) {
+    const capture_t *c = work->c;
     uint64_t gil_us = out->gil_us;
+    if (c->join) {
+        c->join(c->arg);
+        err_t e;
+        int status = rt_ready(c->rt, &e);
+        if (status) return fail(out, status, &e);
+        work->held_us = now_us();
+    }
+    work->deadline_us = c->timeout_ms ? work->held_us + c->timeout_ms * 1000ll : INT64_MAX;
     record(work, true, out);
     out->gil_us = gil_us;
     out->pause_us = (uint64_t)(now_us() - work->held_us);

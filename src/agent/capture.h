@@ -28,15 +28,20 @@
 #include <stdint.h>
 
 typedef struct capture {
-    rt_t *rt;       /* from rt_find; proven here if it is not yet */
-    int fd;         /* the recording goes here; stays the caller's */
-    int peer;       /* control socket for a child whose parent died, or -1 */
-    uint32_t flags; /* ctl_capture_flag */
-    uint32_t pid;   /* to write down; 0: getpid() */
-    /* Make the program stand still and run on: take the GIL and release it. NULL: the caller holds the GIL. */
+    rt_t *rt;            /* from rt_find; proven here if it is not yet */
+    int fd;              /* the recording goes here; stays the caller's */
+    int peer;            /* control socket for a child whose parent died, or -1 */
+    uint32_t flags;      /* ctl_capture_flag */
+    uint32_t pid;        /* to write down; 0: getpid() */
+    uint32_t timeout_ms; /* for a walk in place */
+    /* Make the program stand still and run on: take the GIL and release it. NULL: the caller is a thread of Python's and
+     * holds the GIL. */
     int (*hold)(void *arg, err_t *e);
     void (*let_go)(void *arg);
-    void (*adopt)(void *arg); /* in the child, first; may be NULL */
+    /* With `hold`: the GIL is held by no thread of Python's. C functions that are called want to be on one: */
+    void (*adopt)(void *arg); /* in the child, first: borrow one */
+    void (*join)(
+        void *arg); /* before a walk in place: become one. The GIL may change hands meanwhile. */
     /* Waits up to wait_ms and says whether to give up. NULL: never. */
     bool (*stop)(void *arg, int wait_ms);
     void *arg;
