@@ -160,7 +160,10 @@ static void walk_one(walk_t *k) {
         walk_write_object(k, tag);
     else
         roots_write(k, tag);
-    if (k->id % WALK_STATUS_EVERY == 0 && rec_status(k->w)) walk_fail(k, rec_status(k->w));
+    if (k->id % WALK_STATUS_EVERY != 0) return;
+    int status = rec_status(k->w);
+    if (!status && k->options->tick) status = k->options->tick(k->options->tick_arg, k->id);
+    if (status) walk_fail(k, status);
 }
 
 static void walk_drain(walk_t *k) {
