@@ -423,7 +423,7 @@ static void rec_chunk_begin(rec_writer_t *w) {
     for (int i = 0; i < REC_COLUMNS; i++) w->columns[i].at = w->columns[i].base;
     w->chunk++;
     w->count = 0;
-    w->count_most = REC_CHUNK_OBJECTS;
+    w->count_most = w->chunk_objects;
     w->chunk_first = (uint32_t)w->objects;
     w->chunk_frontier = w->frontier;
     w->chunk_references = w->references;
@@ -497,6 +497,7 @@ static int rec_begin(rec_writer_t *w, uint64_t captured_ns) {
         size_t room = bulk ? REC_CHUNK_BYTES : REC_CHUNK_OBJECTS * 2 * VARINT_MOST_BYTES;
         if (rec_buffer_map(w, &w->columns[i], room)) return w->status;
     }
+    w->chunk_objects = REC_CHUNK_OBJECTS;
     rec_chunk_begin(w);
 
     rec_file_header_t header = {.major = REC_MAJOR, .minor = REC_MINOR, .captured_ns = captured_ns};

@@ -115,15 +115,16 @@ struct rec_writer {
     uint64_t objects;    /* begun, in all */
     uint64_t references; /* not NULL, in all */
     uint32_t frontier;
-    uint32_t chunk;       /* number of the chunk being filled, from 1 */
-    uint32_t count;       /* objects in it, the current one among them */
-    uint32_t count_most;  /* 0: the chunk is full of references or values */
-    uint32_t shape;       /* of the current object */
-    uint32_t fixed;       /* of that shape */
-    uint64_t edges;       /* given for the current object */
-    uint8_t has_repeat;   /* of that shape */
-    uint8_t expect_class; /* the next edge is labelled CLASS */
-    uint8_t drop_edges;   /* the current object has more than a section holds */
+    uint32_t chunk;         /* number of the chunk being filled, from 1 */
+    uint32_t count;         /* objects in it, the current one among them */
+    uint32_t chunk_objects; /* a chunk has at most; tests make it smaller */
+    uint32_t count_most;    /* 0: the chunk is full of references or values */
+    uint32_t shape;         /* of the current object */
+    uint32_t fixed;         /* of that shape */
+    uint64_t edges;         /* given for the current object */
+    uint8_t has_repeat;     /* of that shape */
+    uint8_t expect_class;   /* the next edge is labelled CLASS */
+    uint8_t drop_edges;     /* the current object has more than a section holds */
     rec_shape_states_t shapes;
 
     uint32_t chunk_first, chunk_frontier;

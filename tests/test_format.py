@@ -1,0 +1,83 @@
+"""The recording format: golden files, and a second decoder held against the reader in C.
+
+Golden files of a version that was released stay as they are; tools/make_golden.c made them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tide_decoder
+
+GOLDEN = Path(__file__).resolve().parent / "golden"
+REPOSITORY = GOLDEN.parent.parent
+PRINTER = Path(os.environ.get("LOWTIDE_REC_PRINT", REPOSITORY / "build/bin/rec_print"))
+EXPECTED: dict[str, dict[str, str]] = json.loads((GOLDEN / "expected.json").read_text())
+RECORDINGS = sorted(path.name for path in GOLDEN.glob("*.tide"))
+WHOLE = [name for name in RECORDINGS if name not in EXPECTED]
+
+
+def read_in_c(path: Path) -> list[dict[str, Any]]:
+    """Run beside the file, so that messages name it alone."""
+    run = subprocess.run([PRINTER, path.name], cwd=path.parent, capture_output=True, text=True, encoding="utf-8")
+    assert run.stderr == ""
+    lines = [json.loads(line) for line in run.stdout.splitlines()]
+    assert run.returncode == (1 if "error" in lines[-1] else 0)
+    return lines
+
+
+def read_in_python(path: Path) -> list[dict[str, Any]]:
+    return list(tide_decoder.decode(path.read_bytes()))
+
+
+def assert_same(in_c: list[dict[str, Any]], in_python: list[dict[str, Any]]) -> None:
+    in_c[0]["cut"] = in_c[0]["cut"] is not None
+    for c, python in zip(in_c, in_python):
+        assert c == python
+    assert len(in_c) == len(in_python)
+
+
+def test_golden_files_are_there() -> None:
+    assert len(WHOLE) >= 3
+    assert set(EXPECTED) < set(RECORDINGS)
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_both_decoders_read_the_same_object_by_object(name: str) -> None:
+    in_c = read_in_c(GOLDEN / name)
+    assert in_c[0]["cut"] is None
+    assert_same(in_c, read_in_python(GOLDEN / name))
+
+
+def test_a_golden_file_reads_as_when_it_was_made() -> None:
+    lines = (GOLDEN / "v1.0-small.jsonl").read_text(encoding="utf-8").splitlines()
+    assert read_in_c(GOLDEN / "v1.0-small.tide") == [json.loads(line) for line in lines]
+
+
+@pytest.mark.parametrize("name", sorted(EXPECTED))
+def test_broken_input_gives_this_very_line(name: str) -> None:
+    lines = read_in_c(GOLDEN / name)
+    said = {"error": lines[-1]["error"]} if "error" in lines[-1] else {"cut": lines[0]["cut"]}
+    assert said == EXPECTED[name]
+
+
+# The second decoder refuses an END that counts otherwise; the reader takes what stands before it.
+@pytest.mark.parametrize("name", [n for n in EXPECTED if "cut" in EXPECTED[n] and n != "broken-end.tide"])
+def test_both_decoders_read_a_cut_recording_up_to_the_same_object(name: str) -> None:
+    assert_same(read_in_c(GOLDEN / name), read_in_python(GOLDEN / name))
+
+
+@pytest.mark.parametrize("at", range(600, 17000, 1361))
+def test_both_decoders_agree_wherever_the_chain_is_cut(tmp_path: Path, at: int) -> None:
+    cut = tmp_path / "cut.tide"
+    cut.write_bytes((GOLDEN / "v1.0-chain.tide").read_bytes()[:at])
+    in_c = read_in_c(cut)
+    if "error" in in_c[0]:
+        assert not [line for line in read_in_python(cut) if "id" in line]
+    else:
+        assert_same(in_c, read_in_python(cut))

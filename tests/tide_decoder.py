@@ -1,0 +1,299 @@
+"""A second, small decoder of recordings, written from docs/format.md alone.
+
+It is there to keep the document honest: what it reads must be what the reader in C reads. So it is
+plain rather than fast, believes the file, and says what it finds with a ValueError at the first
+thing that the document does not allow.
+
+    for line in decode(Path("app.tide").read_bytes()): ...     as tests/unit/rec_print.c prints them
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+
+    unfold = zstd.decompress
+else:
+    import zstandard
+
+    def unfold(frame: bytes) -> bytes:
+        return zstandard.ZstdDecompressor().decompress(frame)
+
+
+MAGIC = b"\x8cTIDE\r\n\x1a"
+META, STRINGS, SHAPES, OBJECTS, END = range(1, 6)
+CLASS, REFERENCE, ROOT = 1, 11, 12
+STR, BYTES, INT, BIG_INT, FLOAT, NAME, BOOL = range(1, 8)
+Line = dict[str, Any]
+
+
+def need(condition: bool, what: str) -> None:
+    if not condition:
+        raise ValueError(what)
+
+
+def unzigzag(x: int) -> int:
+    return (x >> 1) ^ -(x & 1)
+
+
+@dataclass
+class Bytes:
+    """A payload or column, read from front to back."""
+
+    data: bytes
+    at: int = 0
+
+    def __bool__(self) -> bool:
+        return self.at < len(self.data)
+
+    def take(self, n: int) -> bytes:
+        need(self.at + n <= len(self.data), "bytes end too early")
+        self.at += n
+        return self.data[self.at - n : self.at]
+
+    def varint(self) -> int:
+        value = 0
+        for shift in range(0, 70, 7):
+            byte = self.take(1)[0]
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                need(value < 1 << 64, "a varint beyond 64 bits")
+                return value
+        raise ValueError("a varint of more than 10 bytes")
+
+    def text(self) -> str:
+        return self.take(self.varint()).decode()
+
+
+@dataclass
+class Shape:
+    type: int | None
+    kind: int
+    flags: int
+    name: str
+    module: str | None
+    fixed: list[list[Any]]
+    repeat: list[list[Any]]
+
+    @property
+    def hides_class(self) -> bool:
+        return self.type is not None and bool(self.fixed) and self.fixed[0][0] == CLASS
+
+
+@dataclass
+class Recording:
+    captured_ns: int
+    meta: dict[str, str] = field(default_factory=dict)
+    strings: list[str] = field(default_factory=list)
+    shapes: list[Shape] = field(default_factory=list)
+    objects: list[Line] = field(default_factory=list)
+    references: int = 0
+    reached: int | None = None  # None: cut, no END was found
+    skipped: int = 0
+
+    def read_label(self, b: Bytes) -> list[Any]:
+        head = b.varint()
+        name = self.strings[b.varint()] if head & 64 else None
+        kind = head & 31
+        return [kind if 1 <= kind <= ROOT else REFERENCE, head >> 5 & 1, name]
+
+    def read_shape(self, b: Bytes) -> Shape:
+        type, kind, flags = b.varint(), b.varint(), b.varint()
+        name = self.strings[b.varint()]
+        module = b.varint()
+        fixed = [self.read_label(b) for _ in range(b.varint())]
+        repeat = [self.read_label(b) for _ in range(b.varint())]
+        return Shape(
+            type - 1 if type else None,
+            min(kind, 5),
+            flags,
+            name,
+            self.strings[module - 1] if module else None,
+            fixed,
+            repeat,
+        )
+
+    def read_objects(self, payload: bytes) -> None:
+        b = Bytes(payload)
+        first, n, frontier, references = b.varint(), b.varint(), b.varint(), b.varint()
+        need(first == len(self.objects), "ids do not follow")
+        sizes = [(b.varint(), b.varint()) for _ in range(b.varint())]
+        columns = []
+        for raw, stored in sizes:
+            column = b.take(stored)
+            if stored < raw:
+                column = unfold(column)
+            need(len(column) == raw, "a column's size")
+            columns.append(Bytes(column))
+        shapes, addresses, sizes_, held, flags, repeats, edges, buffers, values = columns[:9]
+
+        lines: list[Line] = []
+        before: dict[int, int] = {}
+        count = 0
+        for id in range(first, first + n):
+            number = shapes.varint()
+            shape = self.shapes[number]
+            before[number] = before.get(number, 0) + unzigzag(addresses.varint()) * 8
+            line: Line = {
+                "id": id,
+                "shape": number,
+                "address": before[number],
+                "size": sizes_.varint(),
+                "refcount": held.varint(),
+                "flags": flags.varint(),
+                "buffers": 0,
+                "edges": [],
+                "value": None,
+            }
+            left = len(shape.fixed) + (repeats.varint() if shape.repeat else 0)
+            frontier = max(frontier, id + 1)
+            if shape.hides_class:
+                line["edges"].append(shape.type)
+                frontier = max(frontier, shape.type + 1)
+                left -= 1
+            for _ in range(left):
+                c = edges.varint()
+                target: int | None
+                if c == 0:
+                    target = None
+                elif c == 1:
+                    target = frontier
+                elif (c - 2) & 1:
+                    target = (c - 2) >> 1
+                else:
+                    target = frontier - 1 - ((c - 2) >> 1)
+                if target is not None:
+                    frontier = max(frontier, target + 1)
+                line["edges"].append(target)
+            count += sum(target is not None for target in line["edges"])
+            lines.append(line)
+        need(count == references, "a chunk's references do not add up")
+        self.references += count
+
+        place = 0
+        while buffers:
+            place += buffers.varint()
+            lines[place]["buffers"] = buffers.varint()
+        place = 0
+        while values:
+            place += values.varint()
+            lines[place]["value"] = read_value(values)
+        need(not any(columns[:9]), "a column has bytes left")
+        self.objects += lines
+
+    def read_section(self, kind: int, payload: bytes) -> None:
+        b = Bytes(payload)
+        if kind == META:
+            while b:
+                key = b.text()
+                self.meta[key] = b.text()
+        elif kind == STRINGS:
+            while b:
+                self.strings.append(b.text())
+        elif kind == SHAPES:
+            while b:
+                self.shapes.append(self.read_shape(b))
+        elif kind == OBJECTS:
+            self.read_objects(payload)
+        elif kind == END:
+            objects, references, reached, self.skipped = (b.varint() for _ in range(4))
+            need(objects == len(self.objects), "END counts other objects")
+            need(references == self.references, "END counts other references")
+            self.reached = reached
+
+    def forget_lost(self) -> None:
+        """Of a cut recording: references and types that never came to be written."""
+        n = len(self.objects)
+        for line in self.objects:
+            line["edges"] = [None if e is None or e >= n else e for e in line["edges"]]
+        for shape in self.shapes:
+            shape.type = None if shape.type is None or shape.type >= n else shape.type
+        self.references = sum(e is not None for line in self.objects for e in line["edges"])
+
+    def lines(self) -> Iterator[Line]:
+        n = len(self.objects)
+        yield {
+            "objects": n,
+            "references": self.references,
+            "reached": n if self.reached is None else self.reached,
+            "captured_ns": self.captured_ns,
+            "cut": self.reached is None,
+        }
+        for key, value in self.meta.items():
+            yield {"key": key, "value": value}
+        for number, shape in enumerate(self.shapes):
+            yield {
+                "shape": number,
+                "kind": shape.kind,
+                "flags": shape.flags,
+                "type": shape.type,
+                "name": shape.name,
+                "module": shape.module,
+                "fixed": shape.fixed,
+                "repeat": shape.repeat,
+            }
+        yield from self.objects
+
+
+def read_value(b: Bytes) -> list[Any] | None:
+    kind = b.varint()
+    if kind == STR:
+        return [kind, b.varint(), b.text()]
+    if kind == BYTES:
+        return [kind, b.varint(), b.take(b.varint()).hex()]
+    if kind == INT:
+        return [kind, unzigzag(b.varint())]
+    if kind in (BIG_INT, BOOL):
+        return [kind, b.varint()]
+    if kind == FLOAT:
+        return [kind, struct.unpack("<Q", b.take(8))[0]]
+    if kind == NAME:
+        return [kind, b.text()]
+    need(kind > BOOL, "a value of kind 0")
+    b.take(b.varint())
+    return None
+
+
+def read_recording(data: bytes) -> Recording:
+    need(data[:8] == MAGIC, "not a recording")
+    need(len(data) >= 32, "cut within the header")
+    major, _minor, _zero, captured_ns, checksum = struct.unpack_from("<HHIQQ", data, 8)
+    need(xxhash.xxh3_64_intdigest(data[:24]) == checksum, "the header is damaged")
+    need(major == 1, f"format {major}")
+    rec = Recording(captured_ns)
+    at, sequence = 32, 0
+    while rec.reached is None and at + 32 <= len(data):
+        magic, kind, flags, number, raw, stored, _zero, checksum = struct.unpack_from("<4sHHIIIIQ", data, at)
+        payload = data[at + 32 : at + 32 + stored]
+        if magic != b"SECT" or number != sequence or len(payload) != stored:
+            break
+        if xxhash.xxh3_64_intdigest(data[at : at + 24] + payload) != checksum:
+            break
+        if flags & 1:
+            payload = unfold(payload)
+        need(len(payload) == raw, "a section's size")
+        rec.read_section(kind, payload)
+        at += 32 + stored
+        sequence += 1
+    if rec.reached is None:
+        rec.forget_lost()
+    return rec
+
+
+def decode(data: bytes) -> Iterator[Line]:
+    return read_recording(data).lines()
+
+
+if __name__ == "__main__":
+    for line in decode(Path(sys.argv[1]).read_bytes()):
+        print(json.dumps(line, ensure_ascii=False))
