@@ -157,7 +157,7 @@ class Recording:
             }
             left = len(shape.fixed) + (repeats.varint() if shape.repeat else 0)
             frontier = max(frontier, id + 1)
-            if shape.hides_class:
+            if shape.hides_class and shape.type is not None:
                 line["edges"].append(shape.type)
                 frontier = max(frontier, shape.type + 1)
                 left -= 1
