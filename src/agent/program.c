@@ -1,6 +1,16 @@
+/* `lowtide run`: the agent preloaded into a program, to capture its heap when it ends.
+ *
+ *     lowtide run                          the program
+ *     LD_PRELOAD, $LOWTIDE_RUN ──────────▶ constructor: not Python? then nothing, and a child may be one.
+ *                                          Python: takes both out of the environment, adds an audit hook
+ *              ◀── HELLO program begins ── at cpython.run_…: registers with atexit
+ *              ◀── HELLO program ends ──── atexit, in the main thread with the GIL, before anything is torn down
+ *     CAPTURE + descriptor ──────────────▶ captures; the program goes on to end
+ *
+ * So it is also captured after sys.exit and an unhandled exception, and not after os._exit, exec or a signal that kills.
+ * Children that the program forks or starts are left alone. Nothing stays open in between.
+ */
 #define _GNU_SOURCE
-#include "agent/program.h"
-
 #include "agent/capture.h"
 
 #include <dlfcn.h>
@@ -140,11 +150,11 @@ static void clean_environment(const char *agent) {
         else if (!preload[n])
             unsetenv("LD_PRELOAD");
     }
-    unsetenv(PROGRAM_VARIABLE);
+    unsetenv(CTL_RUN_VARIABLE);
 }
 
 __attribute__((constructor)) static void program_begin(void) {
-    const char *v = getenv(PROGRAM_VARIABLE), *agent;
+    const char *v = getenv(CTL_RUN_VARIABLE), *agent;
     err_t e;
     if (!v || !dlsym(RTLD_DEFAULT, "PySys_AddAuditHook") || !(agent = read_variable(v))) return;
     clean_environment(agent);

@@ -24,9 +24,10 @@ static const field_t hello_fields[] = {F(FIELD_32, ctl_hello_t, pid),
                                        F(FIELD_32, ctl_hello_t, what),
                                        F(FIELD_TEXT, ctl_hello_t, key),
                                        {0}};
-static const field_t capture_fields[] = {
-    F(FIELD_32, ctl_capture_t, flags), F(FIELD_32, ctl_capture_t, timeout_ms),
-                                         F(FIELD_32, ctl_capture_t, pid), {0}};
+static const field_t capture_fields[] = {F(FIELD_32, ctl_capture_t, flags),
+                                         F(FIELD_32, ctl_capture_t, timeout_ms),
+                                         F(FIELD_32, ctl_capture_t, pid),
+                                         {0}};
 static const field_t progress_fields[] = {F(FIELD_32, ctl_progress_t, phase),
                                           F(FIELD_64, ctl_progress_t, objects),
                                           F(FIELD_64, ctl_progress_t, references),

@@ -34,6 +34,10 @@
 
 #include <stdint.h>
 
+/* `lowtide run` tells the program in the environment where to call: "key:name:agent" is the key to say, the name of an
+ * abstract socket, and the agent's path as it stands first in LD_PRELOAD. */
+#define CTL_RUN_VARIABLE "LOWTIDE_RUN"
+
 enum { CTL_VERSION = 1 };
 
 enum ctl_type {
