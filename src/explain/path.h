@@ -30,6 +30,9 @@ enum path_style {
 int path_say(const model_t *m, const uint32_t *nodes, size_t count, int style, strbuf_t *out,
              bool *expression, err_t *e);
 
+/* A way within the heap: "Node.children[…].parent". The first node is said by its type. */
+int path_say_from(const model_t *m, const uint32_t *nodes, size_t count, strbuf_t *out, err_t *e);
+
 /* "function app.handler", "module app", "app.User": one object in a word or two. */
 int path_describe(const model_t *m, uint32_t id, strbuf_t *out, err_t *e);
 
@@ -39,5 +42,9 @@ int path_finish(const model_t *m, const path_ids_t *nodes, model_path_t *out, er
 /* The text of an object's best path, in an arena. */
 int path_text(const model_t *m, uint32_t id, int style, arena_t *arena, char **text,
               bool *expression, err_t *e);
+
+/* For each object who refers to it on a short path from object 0 that passes nothing avoided, or LOWTIDE_NONE; to be
+ * given back by mem_unmap. */
+int path_tree_avoiding(const model_t *m, const model_avoid_t *avoid, uint32_t **via, err_t *e);
 
 #endif

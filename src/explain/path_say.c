@@ -324,3 +324,13 @@ int path_say(const model_t *m, const uint32_t *nodes, size_t count, int style, s
     *expression = s.expression;
     return status;
 }
+
+int path_say_from(const model_t *m, const uint32_t *nodes, size_t count, strbuf_t *out, err_t *e) {
+    say_t s = {.m = m, .out = out, .style = PATH_SHAPE, .state = SAY_VALUE, .e = e};
+    int status = 0;
+    strbuf_puts(out, model_type_name(m, nodes[0]));
+    for (size_t i = 1; i < count && !status; i++)
+        status = say_reference(&s, nodes[i - 1], nodes[i]);
+    if (!status && out->failed) status = err_set(e, -ENOMEM, "no memory for a path");
+    return status;
+}

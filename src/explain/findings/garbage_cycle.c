@@ -1,0 +1,41 @@
+/* garbage-cycle: objects that nothing holds, waiting for the collector because they refer to each other. */
+#include "explain/findings/findings.h"
+
+#include <string.h>
+
+enum { GARBAGE_KINDS_MAX = 16, GARBAGE_MIN_BYTES = 2 << 20 };
+
+static int garbage_report(findings_t *f, const model_cycle_t *c) {
+    char number[32], size[32];
+    model_finding_t *x = findings_add(f, "garbage-cycle");
+    if (!x) return findings_no_memory(f);
+    x->bytes = c->bytes;
+    x->objects = c->objects;
+    x->type = (char *)c->from_type;
+    x->confidence = "high";
+    x->path = findings_text(f, "%s", c->text);
+    const char *edge = c->edge[0] ? c->edge : c->from_type;
+    x->title = findings_text(f, "%s cycle%s closed by %s wait%s for the collector: %s",
+                             findings_count(c->count, number), c->count == 1 ? "" : "s", edge,
+                             c->count == 1 ? "s" : "", findings_bytes(c->bytes, size));
+    x->fix = findings_text(f,
+                           "make %s a weakref.ref (or weakref.proxy), or set it to None when the "
+                           "object is done with, in "
+                           "close() say: then they are freed at once; gc.collect() frees them now",
+                           edge);
+    return x->path && x->title && x->fix ? 0 : findings_no_memory(f);
+}
+
+int finding_garbage_cycle(findings_t *f) {
+    model_cycles_t cycles;
+    if (f->m->totals.unreachable_bytes < GARBAGE_MIN_BYTES) return 0;
+    int status = model_cycles(f->m, GARBAGE_KINDS_MAX, &cycles, f->e);
+    if (status) return status;
+    for (uint32_t i = 0; i < cycles.count && !status; i++) {
+        if (cycles.cycles[i].bytes >= GARBAGE_MIN_BYTES)
+            status = garbage_report(f, &cycles.cycles[i]);
+    }
+    /* The texts were copied, but types' names belong to the model. */
+    model_cycles_free(&cycles);
+    return status;
+}
