@@ -1,6 +1,7 @@
 # Each target sets up what it needs (tools/setup.sh: packages and .venv; a second when they are there).
 # build/        the tree that tests run from: build/bin/lowtide, build/bin/lowtide-agent.so
-# build/clang   the same code by clang under ASan and UBSan, with libFuzzer's targets
+# build/clang   the same code by clang under ASan and UBSan
+# build/fuzz    libFuzzer's targets alone: the reader there does not insist on checksums
 
 JOBS ?= 2
 PYTHON := .venv/bin/python
@@ -19,8 +20,8 @@ build: setup
 setup:
 	@tools/setup.sh
 
-# lint has built build/clang, which the tests run too. The last line printed is the sum over all of them.
-test: build lint sid
+# lint builds build/clang, which the tests run too. The last line printed is the sum over all of them.
+test: build lint build/fuzz sid
 	@$(PYTHON) tools/run_tests.py
 
 # The Pythons that this machine lacks, for tests alone: it goes on without them, aloud.
@@ -30,7 +31,7 @@ sid: setup
 demo: build
 	@examples/demo.sh $(CURDIR)/$(PYTHON) $(CURDIR)/.venv/bin/lowtide
 
-lint: setup build/clang
+lint: build/clang
 	.venv/bin/clang-format --dry-run --Werror $(C_FILES)
 	$(PYTHON) tools/lint_rooms.py
 	$(RUFF) check .
@@ -38,22 +39,28 @@ lint: setup build/clang
 	$(PYTHON) -m mypy
 	shellcheck $(SHELL_FILES)
 
-sanitize: setup build/clang
+sanitize: build/clang
 	@ctest --test-dir build/clang --output-on-failure --parallel $(JOBS)
 
 .PHONY: build/clang
 build/clang: setup
 	@cmake -S . -B $@ -G Ninja --log-level=NOTICE -DCMAKE_C_COMPILER=clang -DPython_EXECUTABLE=$(CURDIR)/$(PYTHON) \
-	    -DLOWTIDE_SANITIZE=address,undefined -DLOWTIDE_FUZZ=ON
+	    -DLOWTIDE_SANITIZE=address,undefined
 	@cmake --build $@ --parallel $(JOBS)
+
+.PHONY: build/fuzz
+build/fuzz: setup
+	@cmake -S . -B $@ -G Ninja --log-level=NOTICE -DCMAKE_C_COMPILER=clang -DPython_EXECUTABLE=$(CURDIR)/$(PYTHON) \
+	    -DLOWTIDE_SANITIZE=address,undefined -DLOWTIDE_FUZZ=ON
+	@cmake --build $@ --parallel $(JOBS) --target fuzzers
 
 bench: build
 	$(PYTHON) -m pip install --quiet -r bench/requirements.txt
 	$(PYTHON) bench/run.py --lowtide .venv/bin/lowtide $(BENCH_ARGS)
 
 # New inputs stay in build/corpus; the kept corpus, in the repository, is only read.
-fuzz: setup build/clang
-	@set -e; for target in build/clang/bin/fuzz_*; do name=$${target##*/fuzz_}; mkdir -p build/corpus/$$name; \
+fuzz: build/fuzz
+	@set -e; for target in build/fuzz/bin/fuzz_*; do name=$${target##*/fuzz_}; mkdir -p build/corpus/$$name; \
 	    $$target -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=4096 -artifact_prefix=build/corpus/ \
 	        build/corpus/$$name tests/fuzz/corpus/$$name; done
 
