@@ -3,6 +3,7 @@
 #include "agent/heap/attributes.h"
 #include "agent/heap/ndarray.h"
 #include "agent/heap/py_text.h"
+#include "agent/heap/special.h"
 #include "agent/heap/values.h"
 
 enum { WORD = sizeof(rt_addr_t) };
@@ -11,17 +12,20 @@ void edges_fixed(walk_t *k, const kind_t *t) {
     rt_addr_t o = k->address, dict, values;
     walk_edge(k, t->type);
     for (uint32_t i = 0; i < t->field_count; i++) {
-        rt_addr_t v = rt_ptr(o, t->fields[i].offset);
-        if (t->fields[i].namespace)
+        const kind_field_t *f = t->fields + i;
+        rt_addr_t v = f->guard && !rt_u8(o, f->guard) ? 0 : rt_ptr(o, f->offset);
+        if (f->namespace)
             walk_edge_namespace(k, v);
         else
             walk_edge(k, v);
     }
-    if (t->dict == DICT_NONE) return;
-    attributes_find(k, t, o, &dict, &values);
-    walk_edge_namespace(k, dict);
-    for (uint32_t i = 0; i < t->inline_count; i++)
-        walk_edge(k, values ? rt_ptr(values, (int32_t)i * WORD) : 0);
+    if (t->dict != DICT_NONE) {
+        attributes_find(k, t, o, &dict, &values);
+        walk_edge_namespace(k, dict);
+        for (uint32_t i = 0; i < t->inline_count; i++)
+            walk_edge(k, values ? rt_ptr(values, (int32_t)i * WORD) : 0);
+    }
+    if (t->has_order) walk_edge_id(k, special_order(k, o));
 }
 
 static edges_form_t edges_form(walk_t *k, kind_t *t, unsigned variant, unsigned flags,

@@ -19,6 +19,8 @@ edges_form_t edges_dict(walk_t *k, kind_t *t, unsigned tag);
 edges_form_t edges_type(walk_t *k, kind_t *t);
 edges_form_t edges_code(walk_t *k, kind_t *t);
 edges_form_t edges_traverse(walk_t *k, kind_t *t);
+/* What the tp_traverse of a metaclass made in C tells of a type beyond the edges gathered. */
+void edges_metatype(walk_t *k, kind_t *t);
 edges_form_t edges_generator(walk_t *k, kind_t *t);
 edges_form_t edges_frame_object(walk_t *k, kind_t *t);
 /* CLASS, fields, __dict__ and inline attributes. */

@@ -137,8 +137,9 @@ edges_form_t edges_generator(walk_t *k, kind_t *t) {
                 rt_ptr(o, l->gen_qualname));
     edges_label(k, &n, walk_label(k, LOWTIDE_FIELD, "exception", false),
                 rt_ptr(o, l->gen_exc_value));
+    /* Never set in a plain generator. */
     edges_label(k, &n, walk_label(k, LOWTIDE_FIELD, "origin or finalizer", false),
-                rt_ptr(o, l->gen_origin_or_finalizer));
+                t->type == k->rt->types.generator ? 0 : rt_ptr(o, l->gen_origin_or_finalizer));
     /* 3.11 keeps the code object beside the frame's. */
     edges_label(k, &n, walk_label(k, LOWTIDE_FIELD, "gi_code", false),
                 rt_has(l->gen_code) ? rt_ptr(o, l->gen_code) : 0);

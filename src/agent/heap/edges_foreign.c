@@ -1,5 +1,7 @@
 #include "agent/heap/edges.h"
 
+#include "agent/heap/special.h"
+
 #include <errno.h>
 
 /* How many references the targets that tp_traverse tells are compared with. */
@@ -39,17 +41,29 @@ static void known_collect(walk_t *k, const kind_t *t, known_t *known) {
         known_add(known, k->edges.at[i]);
 }
 
+static void edges_told(walk_t *k, kind_t *t, known_t *known) {
+    k->visited.count = 0;
+    t->traverse((void *)k->address, edges_visit, k);
+    if (t->has_links) special_links(k, k->address);
+    for (size_t i = 0; i < k->visited.count; i++) {
+        uint32_t id = walk_mention(k, k->visited.at[i]);
+        if (id != REC_NULL && !known_take(known, id)) walk_edge_id(k, id);
+    }
+}
+
+void edges_metatype(walk_t *k, kind_t *t) {
+    known_t known = {.count = 0};
+    for (size_t i = 0; i < k->edges.count; i++)
+        known_add(&known, k->edges.at[i]);
+    edges_told(k, t, &known);
+}
+
 /* What tp_traverse tells, less what the fixed labels have told: each owned reference once. */
 edges_form_t edges_traverse(walk_t *k, kind_t *t) {
     if (t->traverse) {
         known_t known = {.count = 0};
         known_collect(k, t, &known);
-        k->visited.count = 0;
-        t->traverse((void *)k->address, edges_visit, k);
-        for (size_t i = 0; i < k->visited.count; i++) {
-            uint32_t id = walk_mention(k, k->visited.at[i]);
-            if (id != REC_NULL && !known_take(&known, id)) walk_edge_id(k, id);
-        }
+        edges_told(k, t, &known);
     }
     uint32_t shape = t->shape[0];
     if (shape == LOWTIDE_NONE) {

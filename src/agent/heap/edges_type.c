@@ -29,7 +29,9 @@ static uint32_t edges_type_shape(walk_t *k, kind_t *t, unsigned variant, const t
                      .fixed = k->labels,
                      .fixed_count = count,
                      .repeat_count = 1,
-                     .repeat = {walk_label(k, LOWTIDE_FIELD, "cached key", false)}};
+                     .repeat = {t->c_base == k->rt->types.type
+                                    ? walk_label(k, LOWTIDE_FIELD, "cached key", false)
+                                    : walk_label(k, LOWTIDE_REFERENCE, NULL, false)}};
     return t->shape[variant] = rec_shape_add(k->w, &s);
 }
 
@@ -64,6 +66,7 @@ edges_form_t edges_type(walk_t *k, kind_t *t) {
         for (size_t i = 0; i < table.count; i++)
             walk_edge(k, py_table_key(&table, i));
     }
+    if (heap && t->c_base != k->rt->types.type && t->traverse) edges_metatype(k, t);
     unsigned variant = heap ? TYPE_HEAP_OBJECT : TYPE_STATIC_OBJECT;
     uint32_t shape = t->shape[variant];
     if (shape == LOWTIDE_NONE) shape = edges_type_shape(k, t, variant, fields, n);

@@ -4,6 +4,7 @@
 #include "agent/heap/ndarray.h"
 #include "agent/heap/py_text.h"
 #include "agent/heap/sizes.h"
+#include "agent/heap/special.h"
 
 #include <errno.h>
 
@@ -54,7 +55,7 @@ static bool kind_has_field(const kind_t *t, int32_t offset) {
 
 void kind_add_field(kind_t *t, int32_t offset, rec_label_t label) {
     if (t->field_count == KIND_FIELDS_MAX || kind_has_field(t, offset)) return;
-    t->fields[t->field_count++] = (kind_field_t){offset, false, label};
+    t->fields[t->field_count++] = (kind_field_t){.offset = offset, .label = label};
 }
 
 static void kind_add_members(walk_t *k, kind_t *t, rt_addr_t type) {
@@ -164,10 +165,11 @@ static void kind_read_layout(walk_t *k, kind_t *t) {
         if (!kind_is_class_statement(k, b)) break;
         chain[n++] = b;
     }
-    t->is_exact = t->c_base == t->type;
     t->family = kind_family_of(k, t);
     for (rt_addr_t b = t->c_base; b && t->family != FAMILY_TYPE; b = kind_base(k, b))
         if (!base_find(k->rt, b)) kind_add_members(k, t, b);
+    for (rt_addr_t b = t->c_base; b; b = kind_base(k, b))
+        special_add(k, t, b);
     t->base_field_count = t->field_count;
     t->base_has_dict = rt_i64(t->c_base, l->type_dictoffset) != 0 ||
                        rt_type_flags(k->rt, t->c_base) & RT_TPFLAGS_MANAGED_DICT;
@@ -197,7 +199,7 @@ static kind_t *kind_new(walk_t *k, rt_addr_t type) {
     t->fields = arena_alloc(&k->arena, (t->field_count + 1) * sizeof *fields);
     if (!t->fields) return NULL;
     memcpy(t->fields, fields, t->field_count * sizeof *fields);
-    t->fixed_count = 1 + t->field_count + (t->dict != DICT_NONE) + t->inline_count;
+    t->fixed_count = 1 + t->field_count + (t->dict != DICT_NONE) + t->inline_count + t->has_order;
     if (t->fixed_count > WALK_LABELS_MAX) return NULL;
     t->hidden_items = kind_hidden_items(k, t);
     t->value_rule = kind_value_rule(k, t);
@@ -232,15 +234,15 @@ static uint32_t kind_labels(walk_t *k, const kind_t *t, rec_label_t *to) {
     for (uint32_t i = 0; i < t->field_count; i++)
         to[n++] = t->fields[i].label;
     if (t->dict != DICT_NONE) to[n++] = walk_label(k, LOWTIDE_ATTRIBUTE, "__dict__", false);
-    if (!t->inline_count) return n;
     py_table_t keys;
-    py_keys_open(k->rt, t->keys, &keys);
+    if (t->inline_count) py_keys_open(k->rt, t->keys, &keys);
     for (uint32_t i = 0; i < t->inline_count; i++) {
         char text[256];
         rt_addr_t key = py_table_key(&keys, i);
         size_t bytes = py_is_str(k->rt, key) ? py_str_utf8(k->rt, key, text, sizeof text) : 0;
         to[n++] = (rec_label_t){LOWTIDE_ATTRIBUTE, 0, rec_string(k->w, text, bytes)};
     }
+    if (t->has_order) to[n++] = walk_label(k, LOWTIDE_FIELD, "order", false);
     return n;
 }
 

@@ -75,7 +75,9 @@ typedef struct kind {
     kind_size_t size_rule;
     kind_value_t value_rule;
     kind_dict_t dict;
-    bool heap, has_gc, is_exact; /* exact: the type is its own C base */
+    bool heap, has_gc;
+    bool has_links;              /* functools.lru_cache */
+    bool has_order;              /* OrderedDict: its nodes are the last fixed label */
     bool asks_gc;                /* tp_is_gc says which instances have a GC head */
     uint32_t hidden_items;       /* a structseq's fields beyond its length */
     uint32_t pre_header;         /* bytes in front, but for type objects' GC head */

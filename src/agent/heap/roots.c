@@ -18,6 +18,9 @@ static void roots_collect(void *arg, const char *name, int64_t index, rt_addr_t 
     /* The main interpreter's static types are walked as types, and tell these themselves. */
     bool of_static_type = index >= 0 && strncmp(name, "static type ", 12) == 0;
     if (of_static_type && (borrowed || k->address == k->main_interp)) return;
+    /* Looked up once and kept without a reference: builtins and object own them. */
+    if (strcmp(name, "objreduce") == 0 || (k->rt->minor >= 14 && strcmp(name, "common constant") == 0))
+        borrowed = true;
     root_t root = {name, object, index >= 0, borrowed};
     if (root_vec_push(&k->roots, root)) walk_fail(k, -ENOMEM);
 }

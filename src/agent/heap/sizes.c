@@ -100,7 +100,7 @@ static uint64_t size_set(const walk_t *k, const kind_t *t, rt_addr_t set) {
     return size;
 }
 
-static uint64_t size_str(const walk_t *k, const kind_t *t, rt_addr_t str) {
+static uint64_t size_str(const walk_t *k, rt_addr_t str) {
     const layout_t *l = k->lay;
     uint64_t n = (uint64_t)rt_i64(str, l->str_length), width = py_str_width(k->rt, str), size;
     bool ascii = rt_bits(str, l->str_ascii);
@@ -116,16 +116,13 @@ static uint64_t size_str(const walk_t *k, const kind_t *t, rt_addr_t str) {
         if (utf8 && (rt_bits(str, l->str_compact) || utf8 != rt_ptr(str, l->str_data)))
             size += (uint64_t)rt_i64(str, l->str_utf8_length) + 1;
     }
-    return size + (t->is_exact ? 0 : (uint64_t)(t->basicsize - l->str_size));
+    return size;
 }
 
-static uint64_t size_int(const walk_t *k, const kind_t *t, rt_addr_t number) {
+static uint64_t size_int(const walk_t *k, rt_addr_t number) {
     bool negative;
     uint64_t n = py_int_digits(k->rt, number, &negative);
-    /* 3.12 and later count one digit even for 0. */
-    if (n == 0 && k->rt->minor >= 12) n = 1;
-    (void)t;
-    return (uint64_t)k->lay->int_digits + 4 * n;
+    return (uint64_t)k->lay->int_digits + 4 * (n ? n : 1); /* one digit even for 0 */
 }
 
 static uint64_t size_type(const walk_t *k, rt_addr_t type) {
@@ -173,10 +170,10 @@ uint64_t size_measure(walk_t *k, const kind_t *t, rt_addr_t object) {
         size = size_set(k, t, object);
         break;
     case SIZE_STR:
-        size = size_str(k, t, object);
+        size = size_str(k, object);
         break;
     case SIZE_INT:
-        size = size_int(k, t, object);
+        size = size_int(k, object);
         break;
     case SIZE_TYPE:
         size = size_type(k, object);
@@ -188,5 +185,7 @@ uint64_t size_measure(walk_t *k, const kind_t *t, rt_addr_t object) {
         size = ndarray_size(k, t, object);
         break;
     }
-    return size + t->pre_header + size_inline(k, t, object);
+    /* Since 3.13 getsizeof adds no GC head for the static types, which have none. */
+    bool headless = t->asks_gc && k->rt->minor >= 13 && !rt_has_gc_head(k->rt, object, t->type);
+    return size + (headless ? 0 : t->pre_header) + size_inline(k, t, object);
 }

@@ -54,6 +54,7 @@ enum { WALK_REGIONS = 1024, WALK_KIND_CACHE = 1024, WALK_LABELS_MAX = 4096, KIND
 typedef struct kind_field {
     int32_t offset;
     bool namespace; /* what is there is a namespace dict */
+    int32_t guard;  /* offset of a byte without which there is nothing there; 0: always */
     rec_label_t label;
 } kind_field_t;
 
