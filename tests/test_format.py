@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,15 @@ def test_both_decoders_read_the_same_object_by_object(name: str) -> None:
 def test_a_golden_file_reads_as_when_it_was_made() -> None:
     lines = (GOLDEN / "v1.0-small.jsonl").read_text(encoding="utf-8").splitlines()
     assert read_in_c(GOLDEN / "v1.0-small.tide") == [json.loads(line) for line in lines]
+
+
+def test_the_worked_example_of_the_document_is_the_golden_file() -> None:
+    """Each line of the example begins with its bytes in hex, two spaces or more before the words."""
+    section = (REPOSITORY / "docs/format.md").read_text(encoding="utf-8").split("## A worked")[1]
+    example = section.split("```")[1]
+    found = [re.match(r"\s*((?:[0-9a-f]{2} {1,2})*[0-9a-f]{2})(?=\s|$)", s) for s in example.splitlines()]
+    data = bytes.fromhex("".join(match[1] for match in found if match))
+    assert data == (GOLDEN / "v1.0-worked.tide").read_bytes()
 
 
 @pytest.mark.parametrize("name", sorted(EXPECTED))

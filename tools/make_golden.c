@@ -59,6 +59,30 @@ static int golden_write_chain(int fd, err_t *e) {
     return rec_close(w, 3000, 0, e);
 }
 
+/* The worked example of docs/format.md: the runtime, a class A that it names x, and A's class. */
+static int golden_write_worked(int fd, err_t *e) {
+    rec_writer_t *w;
+    int status = rec_open(&w, fd, 0, REC_SAMPLE_CAPTURED_NS, e);
+    if (status) return status;
+    rec_meta(w, "pid", "7");
+    rec_label_t root = {LOWTIDE_ROOT, 0, sample_string(w, "x")};
+    rec_label_t class = {LOWTIDE_CLASS, 1, LOWTIDE_NONE},
+                rest = {LOWTIDE_REFERENCE, 0, LOWTIDE_NONE};
+    uint32_t runtime = sample_shape(w, LOWTIDE_SHAPE_RUNTIME, 0, "runtime", &root, 1, NULL, 0);
+    uint32_t type =
+        sample_shape(w, LOWTIDE_SHAPE_OBJECT, LOWTIDE_SHAPE_HAS_GC | LOWTIDE_SHAPE_IS_TYPE, "type",
+                     &class, 1, &rest, 1);
+    rec_object(w, runtime, 0, 0, 0, 0);
+    SAMPLE_EDGES(w, 1);
+    rec_object(w, type, 0x1000, 1064, 2, LOWTIDE_TRACKED);
+    SAMPLE_EDGES(w, 2, 1);
+    sample_text(w, LOWTIDE_VALUE_NAME, "A");
+    rec_object(w, type, 0x1800, 408, 0, LOWTIDE_TRACKED);
+    SAMPLE_EDGES(w, 2);
+    sample_text(w, LOWTIDE_VALUE_NAME, "type");
+    return rec_close(w, 3, 0, e);
+}
+
 static void golden_make(golden_t *g, int (*write_to)(int, err_t *)) {
     err_t e;
     int fd = memfd_create("golden", MFD_CLOEXEC);
@@ -244,7 +268,7 @@ static void golden_newer_minor(void) {
 }
 
 int main(int argc, char **argv) {
-    static golden_t small, chain;
+    static golden_t small, chain, worked;
     if (argc != 2) {
         fputs("usage: make_golden DIRECTORY\n", stderr);
         return 2;
@@ -254,6 +278,8 @@ int main(int argc, char **argv) {
     golden_save(&small, "v1.0-small");
     golden_make(&chain, golden_write_chain);
     golden_save(&chain, "v1.0-chain");
+    golden_make(&worked, golden_write_worked);
+    golden_save(&worked, "v1.0-worked");
     golden_newer_minor();
     golden_break_plainly(&small);
     golden_break_slyly(&small);

@@ -74,7 +74,7 @@ uint64_t rec_checksum(const void *bytes, size_t n);
 
 /* A fuzzer sets it, since it would never find a matching checksum. */
 #ifdef LOWTIDE_FUZZING
-extern int rec_checksums_ignored;
+extern int rec_checksums_ignored; /* in builds for fuzzing */
 #else
 enum { rec_checksums_ignored = 0 };
 #endif
