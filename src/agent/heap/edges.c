@@ -48,9 +48,8 @@ edges_form_t edges_dict(walk_t *k, kind_t *t, unsigned tag) {
     py_table_t table;
     py_dict_open(k->rt, k->address, &table);
     unsigned variant = (table.values ? DICT_SPLIT : 0) | (table.embedded ? DICT_EMBEDDED : 0) |
-                       (tag == WALK_NAMESPACE ? DICT_IS_NAMESPACE : 0);
-    /* The interned strings do not count the references of the dict that holds them. */
-    if (k->address == k->interned) variant |= DICT_SPLIT | DICT_EMBEDDED;
+                       (tag == WALK_NAMESPACE ? DICT_IS_NAMESPACE : 0) |
+                       (tag == WALK_INTERNED ? DICT_SPLIT | DICT_EMBEDDED : 0);
     for (size_t i = 0; i < table.count; i++) {
         rt_addr_t value = py_table_value(&table, i);
         if (!value) continue;

@@ -12,7 +12,7 @@ typedef struct edges_form {
     uint32_t repeat; /* 0, 1 or 2 */
 } edges_form_t;
 
-/* Of the object at hand (k->address). `tag`: WALK_OBJECT or WALK_NAMESPACE. */
+/* Of the object at hand (k->address). `tag`: what is known of it beside. */
 edges_form_t edges_gather(walk_t *k, kind_t *t, unsigned tag);
 
 edges_form_t edges_dict(walk_t *k, kind_t *t, unsigned tag);

@@ -48,6 +48,12 @@ static uint32_t roots_holder(walk_t *k, const char *name, bool borrowed) {
     return walk_queue_push(k, (k->holders.count - 1) * 8 | WALK_HOLDER);
 }
 
+static unsigned roots_tag(const char *name) {
+    if (strcmp(name, RT_ROOT_INTERNED) == 0) return WALK_INTERNED;
+    bool namespace = strcmp(name, "sysdict") == 0 || strcmp(name, "builtins") == 0;
+    return namespace ? WALK_NAMESPACE : WALK_OBJECT;
+}
+
 /* Edges and labels for what has been collected; `n` labels are in k->labels already. */
 static uint32_t roots_edges(walk_t *k, uint32_t n) {
     for (size_t i = 0; i < k->roots.count && n < WALK_LABELS_MAX; i++) {
@@ -57,10 +63,8 @@ static uint32_t roots_edges(walk_t *k, uint32_t n) {
             k->labels[n++] = walk_label(k, LOWTIDE_ROOT, r.name, false);
             walk_edge_id(k, roots_holder(k, r.name, r.borrowed));
         } else {
-            bool namespace = strcmp(r.name, "sysdict") == 0 || strcmp(r.name, "builtins") == 0;
             k->labels[n++] = walk_label(k, LOWTIDE_ROOT, r.name, r.borrowed);
-            walk_edge_id(k, namespace ? walk_mention_namespace(k, r.object)
-                                      : walk_mention(k, r.object));
+            walk_edge_id(k, walk_mention_dict(k, r.object, roots_tag(r.name)));
         }
     }
     k->roots.count = 0;
@@ -225,8 +229,6 @@ void roots_prepare(walk_t *k) {
         if (!k->main_interp || rt_interp_id(k->rt, i) == 0) k->main_interp = i;
     if (!k->main_interp) return;
     k->subtype_traverse = roots_subtype_traverse(k);
-    if (rt_has(k->lay->interp_interned))
-        k->interned = rt_ptr(k->main_interp, k->lay->interp_interned);
     for (rt_addr_t i = rt_interp_first(k->rt); i; i = rt_interp_next(k->rt, i))
         roots_read_frozen(k, i);
 }

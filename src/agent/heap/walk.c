@@ -36,10 +36,10 @@ uint32_t walk_mention_new(walk_t *k, uint32_t *entry, uint64_t address, unsigned
     return id;
 }
 
-uint32_t walk_mention_namespace(walk_t *k, rt_addr_t dict) {
+uint32_t walk_mention_dict(walk_t *k, rt_addr_t dict, unsigned tag) {
     uint32_t id = walk_mention(k, dict);
     if (id == REC_NULL || id <= k->id) return id;
-    if ((k->queue.at[id] & WALK_TAG_MASK) == WALK_OBJECT) k->queue.at[id] |= WALK_NAMESPACE;
+    if ((k->queue.at[id] & WALK_TAG_MASK) == WALK_OBJECT) k->queue.at[id] |= tag;
     return id;
 }
 
@@ -156,7 +156,7 @@ static void walk_one(walk_t *k) {
     k->edges.count = 0;
     k->buffer = 0;
     k->kind = NULL;
-    if (tag <= WALK_NAMESPACE && k->id)
+    if (tag <= WALK_INTERNED && k->id)
         walk_write_object(k, tag);
     else
         roots_write(k, tag);

@@ -18,6 +18,7 @@
 enum walk_tag {
     WALK_OBJECT,
     WALK_NAMESPACE,   /* an object: a dict that is the namespace of a module, type or instance */
+    WALK_INTERNED,    /* an object: the dict of interned strings, which do not count its references */
     WALK_INTERPRETER, /* PyInterpreterState */
     WALK_THREAD,      /* PyThreadState */
     WALK_FRAME,       /* _PyInterpreterFrame on a thread's stack */
@@ -76,7 +77,6 @@ typedef struct walk {
     map_t frozen;      /* addresses on the permanent generation's list */
     holder_vec_t holders;
     rt_addr_t subtype_traverse; /* tp_traverse of every class made by a class statement */
-    rt_addr_t interned;         /* the interned strings' dict of the main interpreter, or 0 */
     rt_addr_t main_interp;
     root_vec_t roots;
     uint32_t reached;
@@ -121,8 +121,8 @@ static inline uint32_t walk_mention(walk_t *k, rt_addr_t object) {
     return walk_mention_new(k, entry, object, WALK_OBJECT);
 }
 
-/* As walk_mention, for a dict known to be somebody's namespace. */
-uint32_t walk_mention_namespace(walk_t *k, rt_addr_t dict);
+/* As walk_mention, for a dict of which more is known: WALK_NAMESPACE or WALK_INTERNED. */
+uint32_t walk_mention_dict(walk_t *k, rt_addr_t dict, unsigned tag);
 
 static inline void walk_edge_id(walk_t *k, uint32_t id) {
     if (__builtin_expect(u32_vec_push(&k->edges, id), 0)) walk_fail(k, -12);
@@ -131,7 +131,7 @@ static inline void walk_edge(walk_t *k, rt_addr_t object) {
     walk_edge_id(k, walk_mention(k, object));
 }
 static inline void walk_edge_namespace(walk_t *k, rt_addr_t dict) {
-    walk_edge_id(k, walk_mention_namespace(k, dict));
+    walk_edge_id(k, walk_mention_dict(k, dict, WALK_NAMESPACE));
 }
 
 /* Writes the object at hand with the edges gathered: `fixed` of them must be there, the rest a multiple of `repeat`. */
