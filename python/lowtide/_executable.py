@@ -14,13 +14,13 @@ def executable() -> str:
 
     Raises FileNotFoundError where there is none.
     """
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).parent
     candidates = [
         os.environ.get("LOWTIDE_EXE"),
         Path(sysconfig.get_path("scripts")) / "lowtide",
         Path(sys.prefix) / "bin" / "lowtide",
-        package.parents[3] / "bin" / "lowtide",  # PREFIX/lib/python3.x/site-packages/lowtide
-        package.parent / "bin" / "lowtide",  # pip install --target
+        package / "../../../../bin/lowtide",  # PREFIX/lib/python3.x/site-packages/lowtide
+        package / "../bin/lowtide",  # pip install --target
         shutil.which("lowtide"),
     ]
     for candidate in candidates:

@@ -43,17 +43,21 @@ def snapshot(path: str | os.PathLike[str], values: bool = True) -> Snapshot:
     is none that lowtide knows.
     """
     name = os.fspath(path)
-    part = f"{name}.{os.getpid()}.part"
+    direct = os.path.exists(name) and not os.path.isfile(name)  # a device or a pipe, or a directory, which is refused
+    part = name if direct else f"{name}.{os.getpid()}.part"
+    flags = os.O_WRONLY | os.O_CLOEXEC | (0 if direct else os.O_CREAT | os.O_TRUNC)
     try:
-        fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+        fd = os.open(part, flags, 0o666)
         try:
             figures = _capture(fd, values)
         finally:
             os.close(fd)
-        os.rename(part, name)
+        if not direct:
+            os.rename(part, name)
     except BaseException as error:
-        with contextlib.suppress(OSError):
-            os.unlink(part)
+        if not direct:
+            with contextlib.suppress(OSError):
+                os.unlink(part)
         if isinstance(error, OSError):
             raise OSError(error.errno, os.strerror(error.errno or 0), name) from None
         raise
