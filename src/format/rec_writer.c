@@ -293,9 +293,10 @@ static int rec_buffer_grow(rec_writer_t *w, rec_buffer_t *buffer, size_t n) {
 int rec_edge_room(rec_writer_t *w) {
     rec_buffer_t *out = &w->columns[REC_COL_REFERENCES];
     if (w->drop_edges) return 1;
-    if ((size_t)(out->at - out->base) >= REC_REFERENCES_MOST) {
+    if ((size_t)(out->at - out->base) >= w->references_most) {
         w->columns[REC_COL_FLAGS].at[-1] |= LOWTIDE_SKIPPED;
         w->drop_edges = 1;
+        w->count_most = 0;
         return 1;
     }
     if (rec_buffer_grow(w, out, 1)) w->drop_edges = 1;
@@ -327,11 +328,8 @@ void rec_object_mend(rec_writer_t *w) {
     }
     if (w->expect_class && !w->edges) {
         rec_shape_state_t *s = w->shapes.at + w->shape;
-        if (s->type != LOWTIDE_NONE) {
-            rec_edge(w, s->type);
-        } else {
-            s->class_stored = 1;
-        }
+        if (s->type == LOWTIDE_NONE) s->class_stored = 1;
+        if (rec_edge_class(w, s->type)) w->edges++;
     }
     size_t missing = w->fixed - w->edges;
     rec_buffer_t *out = &w->columns[REC_COL_REFERENCES];
@@ -498,6 +496,7 @@ static int rec_begin(rec_writer_t *w, uint64_t captured_ns) {
         if (rec_buffer_map(w, &w->columns[i], room)) return w->status;
     }
     w->chunk_objects = REC_CHUNK_OBJECTS;
+    w->references_most = REC_REFERENCES_MOST;
     rec_chunk_begin(w);
 
     rec_file_header_t header = {.major = REC_MAJOR, .minor = REC_MINOR, .captured_ns = captured_ns};

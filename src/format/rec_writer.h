@@ -118,6 +118,7 @@ struct rec_writer {
     uint32_t chunk;         /* number of the chunk being filled, from 1 */
     uint32_t count;         /* objects in it, the current one among them */
     uint32_t chunk_objects; /* a chunk has at most; tests make it smaller */
+    size_t references_most; /* bytes of them that a chunk holds; tests make it smaller */
     uint32_t count_most;    /* 0: the chunk is full of references or values */
     uint32_t shape;         /* of the current object */
     uint32_t fixed;         /* of that shape */

@@ -379,6 +379,31 @@ static void an_object_of_millions_of_references_stays_in_one_piece(void **state)
     lowtide_close(rec);
 }
 
+/* What does not fit into a section is left out and said: 16 MiB is where the writer looks first. */
+static void an_object_beyond_all_measure_is_cut_and_marked(void **state) {
+    (void)state;
+    enum { MANY = 20 << 20 };
+    int fd;
+    rec_writer_t *w = begin(&fd);
+    w->references_most = 1 << 20;
+    uint32_t shape = list_shape(w);
+    for (uint32_t i = 0; i < 2; i++) {
+        rec_object(w, shape, 0, 0, 0, LOWTIDE_TRACKED);
+        rec_edge(w, 0);
+        for (uint32_t k = 0; k < (i ? 3 : MANY); k++) rec_edge(w, 0);
+    }
+    lowtide_recording *rec = read_back(w, fd);
+    lowtide_object o;
+    lowtide_error error;
+    assert_int_equal(lowtide_object_at(rec, 0, &o, &error), 0);
+    assert_int_equal(o.flags, LOWTIDE_TRACKED | LOWTIDE_SKIPPED);
+    assert_in_range(o.edge_count, 16 << 20 >> 1, MANY - 1);
+    assert_int_equal(lowtide_object_at(rec, 1, &o, &error), 0);
+    assert_int_equal(o.flags, LOWTIDE_TRACKED);
+    assert_int_equal(o.edge_count, 4);
+    lowtide_close(rec);
+}
+
 static void long_text_is_cut_and_its_true_length_kept(void **state) {
     (void)state;
     int fd;
@@ -409,6 +434,7 @@ int main(void) {
         cmocka_unit_test(what_breaks_the_contract_is_an_error_and_no_recording),
         cmocka_unit_test(a_type_may_come_late_or_never),
         cmocka_unit_test(an_object_of_millions_of_references_stays_in_one_piece),
+        cmocka_unit_test(an_object_beyond_all_measure_is_cut_and_marked),
         cmocka_unit_test(long_text_is_cut_and_its_true_length_kept),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
