@@ -29,7 +29,7 @@ static int groups_add(groups_t *g, const char *name, size_t bytes, uint32_t id) 
         uint32_t room = g->room ? g->room * 2 : 64;
         model_group_t *groups = arena_alloc(&g->out->memory, room * sizeof *groups);
         if (!groups) return groups_no_memory(g);
-        memcpy(groups, g->out->groups, g->out->count * sizeof *groups);
+        if (g->out->count) memcpy(groups, g->out->groups, g->out->count * sizeof *groups);
         g->out->groups = groups;
         g->room = room;
     }

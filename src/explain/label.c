@@ -7,10 +7,20 @@ static uint8_t label_cost_of_attribute(const char *name) {
     return name[0] == '_' && name[1] == '_' ? 4 : 2;
 }
 
+/* Modules first, then threads; what an interpreter holds beside them (its own dict of builtins, caches) only where nothing
+ * else leads there. */
+static uint8_t label_cost_of_root(const lowtide_shape *shape, const char *name) {
+    if (shape->kind == LOWTIDE_SHAPE_THREAD) return strcmp(name, "frame") == 0 ? 1 : 8;
+    if (shape->kind != LOWTIDE_SHAPE_INTERPRETER)
+        return shape->kind == LOWTIDE_SHAPE_RUNTIME ? 1 : 12;
+    return strcmp(name, "modules") == 0 ? 1 : strcmp(name, "thread") == 0 ? 4 : 12;
+}
+
 static uint8_t label_cost_of(const lowtide_recording *rec, const lowtide_shape *shape,
                              const lowtide_label *label) {
     const char *name = lowtide_string(rec, label->name);
     if (label->borrowed) return 0;
+    if (shape->kind == LOWTIDE_SHAPE_OTHER) return 12;
     switch (label->kind) {
     case LOWTIDE_CLASS:
         return 6;
@@ -34,8 +44,7 @@ static uint8_t label_cost_of(const lowtide_recording *rec, const lowtide_shape *
         if (strcmp(name, "__dict__") == 0 || strcmp(name, "tp_dict") == 0) return 1;
         return shape->kind == LOWTIDE_SHAPE_OBJECT ? 4 : 8;
     case LOWTIDE_ROOT:
-        if (shape->kind == LOWTIDE_SHAPE_INTERPRETER) return strcmp(name, "modules") == 0 ? 1 : 4;
-        return 1;
+        return label_cost_of_root(shape, name);
     default:
         return 5;
     }

@@ -6,21 +6,25 @@
 #include <errno.h>
 #include <string.h>
 
-/* The first interpreter of the runtime is the main one; its sys.modules is a root of it. */
+/* The main interpreter is named so, or the only one; its sys.modules is a root of it. */
 static int names_find_roots(model_t *m, uint32_t *modules, err_t *e) {
     lowtide_object o;
+    uint32_t index;
     *modules = LOWTIDE_NONE;
     m->names->interpreter = LOWTIDE_NONE;
     if (m->g.n == 0) return 0;
     int status = model_read(m, 0, &o, e);
     if (status) return status;
     for (uint32_t k = 0; k < o.edge_count; k++) {
-        if (o.edges[k] == LOWTIDE_NONE) continue;
-        if (model_shape_of(m, o.edges[k])->kind != LOWTIDE_SHAPE_INTERPRETER) continue;
-        m->names->interpreter = o.edges[k];
-        return names_field(m, o.edges[k], "modules", 7, modules, e);
+        if (o.edges[k] == LOWTIDE_NONE ||
+            model_shape_of(m, o.edges[k])->kind != LOWTIDE_SHAPE_INTERPRETER)
+            continue;
+        lowtide_label label = lowtide_label_at(lowtide_shape_at(m->rec, o.shape), k, &index);
+        bool main = strcmp(lowtide_string(m->rec, label.name), "main interpreter") == 0;
+        if (main || m->names->interpreter == LOWTIDE_NONE) m->names->interpreter = o.edges[k];
     }
-    return 0;
+    if (m->names->interpreter == LOWTIDE_NONE) return 0;
+    return names_field(m, m->names->interpreter, "modules", 7, modules, e);
 }
 
 int names_build(model_t *m, err_t *e) {

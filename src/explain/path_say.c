@@ -100,12 +100,19 @@ static void say_module_attribute(say_t *s, const char *name, size_t bytes) {
 }
 
 /* The namespace dict itself turns out to be on the path. */
-static void say_dict_itself(say_t *s) {
-    if (model_shape_of(s->m, s->owner)->flags & LOWTIDE_SHAPE_IS_TYPE)
-        say_step(s, "__dict__");
-    else
-        strbuf_puts(s->out, ".__dict__");
+static int say_dict_itself(say_t *s) {
+    const lowtide_shape *shape = model_shape_of(s->m, s->owner);
+    uint32_t shown = LOWTIDE_NONE;
     s->state = SAY_VALUE;
+    if (shape->flags & LOWTIDE_SHAPE_IS_TYPE) {
+        say_step(s, "__dict__");
+        return 0;
+    }
+    /* Some classes made in C have a dict and do not show it. */
+    int status = names_in_class(s->m, shape->type, "__dict__", 8, &shown, s->e);
+    if (shown == LOWTIDE_NONE) s->expression = false;
+    strbuf_puts(s->out, ".__dict__");
+    return status;
 }
 
 /* From a namespace dict to a value: an attribute of its owner. Returns 1 when that cannot be said. */
@@ -150,6 +157,15 @@ static int say_item(say_t *s, uint32_t id, const path_edge_t *edge) {
     return status;
 }
 
+static int say_class(say_t *s, uint32_t id) {
+    bool shadowed;
+    int status =
+        names_shadowed(s->m, model_shape_of(s->m, id)->type, "__class__", 9, &shadowed, s->e);
+    if (shadowed) s->expression = false;
+    say_dot(s, "__class__", 9);
+    return status;
+}
+
 static int say_closure(say_t *s, uint32_t function) {
     lowtide_object o;
     say_step(s, "closure of ");
@@ -174,9 +190,12 @@ static int say_from_value(say_t *s, uint32_t from, uint32_t to, const path_edge_
         if (edge->label.kind == LOWTIDE_FIELD) break;
         if (!s->expression && s->style == PATH_EXACT && strcmp(name, "__closure__") == 0)
             return say_closure(s, from);
+        /* Until somebody asks, a function's annotations are a tuple that no attribute hands out. */
+        if (strcmp(name, "__annotations__") == 0 && strcmp(model_type_name(s->m, to), "tuple") == 0)
+            s->expression = false;
         return say_attribute(s, from, name, strlen(name));
     case LOWTIDE_CLASS:
-        return say_attribute(s, from, "__class__", 9);
+        return say_class(s, from);
     case LOWTIDE_INDEX:
     case LOWTIDE_VALUE:
         return say_item(s, from, edge);
@@ -274,7 +293,7 @@ static int say_reference(say_t *s, uint32_t from, uint32_t to) {
         status = say_namespace_value(s, to, edge.key);
         if (status != 1) return status;
     }
-    if (s->state == SAY_NAMESPACE) say_dict_itself(s);
+    if (s->state == SAY_NAMESPACE && (status = say_dict_itself(s))) return status;
     if (s->state == SAY_MODULES) {
         if (edge.label.kind == LOWTIDE_VALUE) return say_module(s, edge.key);
         strbuf_puts(s->out, "sys.modules");
@@ -286,7 +305,7 @@ static int say_reference(say_t *s, uint32_t from, uint32_t to) {
 }
 
 static int say_end(say_t *s, uint32_t last) {
-    if (s->state == SAY_NAMESPACE) say_dict_itself(s);
+    if (s->state == SAY_NAMESPACE) return say_dict_itself(s);
     if (s->state == SAY_MODULES) strbuf_puts(s->out, "sys.modules");
     if (s->out->count == 0) return say_describe(s, last);
     if (s->state == SAY_ROOT) s->expression = false;
@@ -311,7 +330,7 @@ int path_say(const model_t *m, const uint32_t *nodes, size_t count, int style, s
     }
     for (; i < count && !status; i++) {
         if (count > SAY_STEPS_MAX && i == SAY_HEAD) {
-            if (s.state == SAY_NAMESPACE) say_dict_itself(&s);
+            if (s.state == SAY_NAMESPACE && (status = say_dict_itself(&s))) break;
             strbuf_printf(out, " … %zu more …", count - SAY_TAIL - i);
             s.expression = false;
             s.state = SAY_VALUE;

@@ -25,6 +25,7 @@ typedef struct top_line {
     bool open; /* still to be opened */
     bool shown;
     bool ground_above; /* what dominates it is no holder itself */
+    bool scattered;    /* a group whose members have nothing in common but their type */
 } top_line_t;
 VEC_DEFINE(top_vec, top_line_t);
 
@@ -106,6 +107,11 @@ static int top_put(top_t *t, uint32_t line, uint32_t place) {
     return path_ids_push(&l->members, place);
 }
 
+/* Called once its members are known, which is before its children's. */
+static void top_judge(top_t *t, top_line_t *l) {
+    l->scattered = l->members.count > 1 && (l->ground_above || t->lines.at[l->parent].scattered);
+}
+
 /* Makes lines of the children: the big ones singly, the rest by type. */
 static int top_divide(top_t *t, uint32_t parent, uint32_t depth, uint64_t big) {
     const model_t *m = t->m;
@@ -144,6 +150,7 @@ static int top_open(top_t *t, uint32_t index) {
     uint64_t retained = line->retained, biggest = 0;
     uint32_t depth = line->depth, parent = line->parent;
     line->open = false;
+    top_judge(t, line);
     if (top_gather(t, line)) return -ENOMEM;
     for (size_t i = 0; i < t->children.count; i++) {
         uint64_t r = top_retained(t->m, t->children.at[i]);
@@ -204,6 +211,22 @@ static int top_holders(top_t *t, uint32_t id, model_dominators_t *out, model_dom
     return status;
 }
 
+/* The types from the root down stand for the paths, which are many: "(many holders) > function > code". */
+static int top_say_scattered(top_t *t, const top_line_t *l, model_dominators_t *out,
+                             model_dominator_t *line) {
+    uint32_t types[TOP_DEPTH_MAX + 2], count = 0;
+    strbuf_t text = {0};
+    for (;; l = &t->lines.at[l->parent]) {
+        types[count++] = l->type;
+        if (l->ground_above || count == TOP_DEPTH_MAX + 2) break;
+    }
+    strbuf_puts(&text, "(many holders)");
+    while (count > 0) strbuf_printf(&text, " > %s", t->m->types[types[--count]].name);
+    line->path = text.failed ? NULL : arena_text(&out->memory, strbuf_text(&text), text.count);
+    strbuf_free(&text);
+    return line->path ? 0 : top_no_memory(t);
+}
+
 static int top_say(top_t *t, const top_line_t *l, uint32_t *searches, model_dominators_t *out,
                    model_dominator_t *line) {
     const model_t *m = t->m;
@@ -217,6 +240,7 @@ static int top_say(top_t *t, const top_line_t *l, uint32_t *searches, model_domi
                                 .shallow_bytes = l->shallow,
                                 .retained_bytes = l->retained,
                                 .retained_objects = l->objects};
+    if (l->scattered) return top_say_scattered(t, l, out, line);
     int status = path_text(m, id, single ? PATH_EXACT : PATH_SHAPE, &out->memory, &line->path,
                            &line->expression, t->e);
     if (status || !single || !l->ground_above || *searches == 0) return status;
