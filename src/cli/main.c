@@ -1,8 +1,11 @@
 #define _GNU_SOURCE
 #include "cli/command.h"
 #include "cli/output.h"
+#include "cli/progress.h"
+#include "view/screen.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <locale.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -25,6 +28,7 @@ static volatile sig_atomic_t deferred, came;
 static void on_signal(int signal) {
     came = signal;
     if (deferred) return;
+    progress_interrupted();
     output_interrupted();
     _exit(128 + signal);
 }
@@ -50,23 +54,32 @@ int interrupt_status(void) {
     return 128 + came;
 }
 
+/* One line, whatever a file's name holds. */
+static void say(const char *fmt, va_list ap) {
+    screen_t s;
+    char *text;
+    if (vasprintf(&text, fmt, ap) < 0) return;
+    screen_init(&s, stderr, STDERR_FILENO);
+    fputs("lowtide: ", stderr);
+    screen_text(&s, text, strlen(text), INT_MAX);
+    free(text);
+}
+
 int command_fail(const char *fmt, ...) {
     va_list ap;
     va_start(ap, fmt);
-    fputs("lowtide: ", stderr);
-    vfprintf(stderr, fmt, ap);
-    fputc('\n', stderr);
+    say(fmt, ap);
     va_end(ap);
+    fputc('\n', stderr);
     return EXIT_FAILED;
 }
 
 int command_usage(const command_t *c, const char *fmt, ...) {
     va_list ap;
     va_start(ap, fmt);
-    fputs("lowtide: ", stderr);
-    vfprintf(stderr, fmt, ap);
-    fprintf(stderr, "; see `lowtide %s --help`\n", c->name);
+    say(fmt, ap);
     va_end(ap);
+    fprintf(stderr, "; see `lowtide %s --help`\n", c->name);
     return EXIT_USAGE;
 }
 
@@ -74,8 +87,9 @@ int command_usage(const command_t *c, const char *fmt, ...) {
 static int stdout_close(int status) {
     errno = 0;
     if (fflush(stdout) == 0 && !ferror(stdout)) return status;
-    if (errno == EPIPE || status != EXIT_DONE) return status;
-    return command_fail("cannot write standard output: %s", strerror(errno ? errno : EIO));
+    if (errno == EPIPE) return status;
+    command_fail("cannot write standard output: %s", strerror(errno ? errno : EIO));
+    return status == EXIT_DONE ? EXIT_FAILED : status;
 }
 
 int command_help(const command_t *c) {

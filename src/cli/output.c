@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -37,21 +38,40 @@ int output_open(output_t *o, const char *path, err_t *e) {
     return err_sys(e, code, "cannot write %s", path);
 }
 
-FILE *output_file(output_t *o) {
-    if (!o->file) o->file = o->fd == STDOUT_FILENO ? stdout : fdopen(o->fd, "w");
-    return o->file;
+/* stdio forgets which error it was by the time that anybody asks. */
+static ssize_t output_write(void *cookie, const char *bytes, size_t n) {
+    output_t *o = cookie;
+    size_t done = 0;
+    while (done < n && !o->error) {
+        ssize_t got = write(o->fd, bytes + done, n - done);
+        if (got > 0) done += (size_t)got;
+        if (got >= 0 || errno == EINTR) continue;
+        /* Somebody who shares the pipe may have made it non-blocking. */
+        if (errno != EAGAIN || poll(&(struct pollfd){o->fd, POLLOUT, 0}, 1, -1) < 0)
+            o->error = errno;
+    }
+    return o->error ? 0 : (ssize_t)n;
+}
+
+FILE *output_file(output_t *o, err_t *e) {
+    if (!o->file) o->file = fopencookie(o, "w", (cookie_io_functions_t){.write = output_write});
+    if (o->file) return o->file;
+    output_abandon(o);
+    err_set(e, -ENOMEM, "no memory to write a file; free some and try again");
+    return NULL;
+}
+
+static void output_close(output_t *o) {
+    if (o->file) fclose(o->file);
+    o->file = NULL;
+    if (o->fd >= 0 && o->fd != STDOUT_FILENO && close(o->fd) != 0 && !o->error) o->error = errno;
+    o->fd = -1;
 }
 
 int output_commit(output_t *o, err_t *e) {
-    int code = 0;
     const char *name = o->path[0] ? o->path : "standard output";
-    errno = 0;
-    if (o->file && (fflush(o->file) != 0 || ferror(o->file))) code = errno ? -errno : -EIO;
-    if (o->fd != STDOUT_FILENO) {
-        if ((o->file ? fclose(o->file) : close(o->fd)) != 0 && !code) code = -errno;
-        o->fd = -1;
-        o->file = NULL;
-    }
+    output_close(o);
+    int code = -o->error;
     if (!code && o->part[0] && rename(o->part, o->path) != 0) code = -errno;
     if (code && o->part[0]) unlink(o->part);
     pending[0] = 0;
@@ -61,15 +81,10 @@ int output_commit(output_t *o, err_t *e) {
 }
 
 void output_abandon(output_t *o) {
-    if (o->fd >= 0 && o->fd != STDOUT_FILENO) {
-        if (o->file)
-            fclose(o->file);
-        else
-            close(o->fd);
-    }
+    output_close(o);
     if (o->part[0]) unlink(o->part);
+    o->part[0] = 0;
     pending[0] = 0;
-    *o = (output_t){.fd = -1};
 }
 
 int output_finish(output_t *o) {

@@ -16,13 +16,15 @@
 typedef struct output {
     int fd;     /* write here; the caller's for reading only, closed by commit and abandon */
     FILE *file; /* output_file: the same place, buffered */
+    int error;  /* of the first write to `file` that failed: an errno */
     char path[4096], part[4096]; /* part: "" when written directly */
 } output_t;
 
 /* path NULL or "-": standard output. */
 int output_open(output_t *o, const char *path, err_t *e);
-/* A stream over o->fd, made at the first call; NULL with errno set. */
-FILE *output_file(output_t *o);
+/* A stream over o->fd, made at the first call; NULL and a line in `e` when there is no memory. `o` stays where it is
+ * from here on. */
+FILE *output_file(output_t *o, err_t *e);
 /* Flushes and puts the file under its name. -EPIPE: the reader went away; say nothing and return
  * EXIT_DONE. On any failure the half file is gone. */
 int output_commit(output_t *o, err_t *e);

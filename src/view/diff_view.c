@@ -11,6 +11,11 @@
 
 enum { BYTES_CELLS = 10, COUNT_CELLS = 11, GROWN_CELLS = 11, GAP = 2, NARROW = 72, TREND_MAX = 12 };
 
+/* Frames, threads and the like are no types to anybody. */
+static bool is_told(const model_growth_t *g) {
+    return g->path || !g->type || g->type[0] != '<';
+}
+
 static uint32_t recordings(const diff_view_t *d) {
     return d->diff->recordings;
 }
@@ -30,7 +35,9 @@ static void recordings_text(const diff_view_t *d, const screen_t *s) {
     int rest = s->width - BYTES_CELLS - COUNT_CELLS - GAP;
     for (uint32_t i = 0; i < recordings(d); i++) {
         const model_totals_t *t = model_totals(d->models[i]);
-        const char *when = lowtide_meta(model_recording(d->models[i]), "captured");
+        const char *iso = lowtide_meta(model_recording(d->models[i]), "captured");
+        char time[UNITS_BYTES];
+        const char *when = iso ? units_time(time, iso) : NULL;
         fprintf(s->file, "%*s", BYTES_CELLS, units_size(size, t->shallow_bytes));
         fprintf(s->file, "%*s", COUNT_CELLS, units_count(count, t->objects));
         screen_gap(s, GAP);
@@ -100,7 +107,7 @@ static void growth_list(const diff_view_t *d, const screen_t *s, const char *tit
     if (!count) return;
     bool narrow = s->width < NARROW;
     line_end(s);
-    heading_text(s, title, NULL);
+    view_heading(s, title, NULL);
     screen_style(s, STYLE_DIM);
     fprintf(s->file, "%*s%*s", GROWN_CELLS, "growth", COUNT_CELLS, "count");
     if (!narrow) {
@@ -111,13 +118,21 @@ static void growth_list(const diff_view_t *d, const screen_t *s, const char *tit
     fprintf(s->file, "  %s", name);
     screen_style(s, STYLE_PLAIN);
     line_end(s);
-    for (uint32_t i = 0; i < count && i < d->top; i++) growth_line(d, s, &list[i]);
-    if (count > d->top) {
-        char more[UNITS_BYTES];
+    uint32_t shown = 0, more = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        if (!is_told(&list[i])) continue;
+        if (shown < d->top) {
+            growth_line(d, s, &list[i]);
+            shown++;
+        } else {
+            more++;
+        }
+    }
+    if (more) {
+        char left[UNITS_BYTES];
         screen_gap(s, GROWN_CELLS + COUNT_CELLS + (narrow ? 0 : BYTES_CELLS + 1) + GAP);
         screen_style(s, STYLE_DIM);
-        fprintf(s->file, "%s %s more", screen_symbol(s, "…", "..."),
-                units_count(more, count - d->top));
+        fprintf(s->file, "%s %s more", screen_symbol(s, "…", "..."), units_count(left, more));
         screen_style(s, STYLE_PLAIN);
         line_end(s);
     }
@@ -129,10 +144,10 @@ void diff_text(const diff_view_t *d, const screen_t *s) {
     const model_totals_t *last = model_totals(d->models[recordings(d) - 1]);
     int64_t grown = (int64_t)(last->shallow_bytes - first->shallow_bytes);
     if (diff->findings.count) {
-        findings_text(&diff->findings, s);
+        view_findings_text(&diff->findings, s);
     } else {
         char size[UNITS_BYTES], count[UNITS_BYTES], line[200];
-        snprintf(line, sizeof line, "No container grew steadily. The heap: %s, %s objects.",
+        snprintf(line, sizeof line, "No finding. The heap: %s, %s objects.",
                  units_growth(size, grown),
                  units_count_growth(count, (int64_t)(last->objects - first->objects)));
         screen_wrapped(s, line, 0, s->width);
@@ -145,9 +160,9 @@ void diff_text(const diff_view_t *d, const screen_t *s) {
 
 /* ---- JSON ---- */
 
-static void growth_json(const diff_view_t *d, json_t *j, const model_growth_t *g, bool by_path) {
+static void growth_json(const diff_view_t *d, json_t *j, const model_growth_t *g) {
     json_open(j, NULL, '{');
-    if (by_path) json_text(j, "path", g->path);
+    if (g->path) json_text(j, "path", g->path);
     json_text(j, "type", g->type);
     json_int(j, "grown_bytes", g->grown_bytes);
     json_int(j, "grown_count", g->grown_count);
@@ -158,6 +173,18 @@ static void growth_json(const diff_view_t *d, json_t *j, const model_growth_t *g
     json_open(j, "count", '[');
     for (uint32_t i = 0; i < recordings(d); i++) json_uint(j, NULL, g->count[i]);
     json_close(j);
+    json_close(j);
+}
+
+static void growths_json(const diff_view_t *d, json_t *j, const char *key,
+                         const model_growth_t *list, uint32_t count) {
+    uint32_t shown = 0;
+    json_open(j, key, '[');
+    for (uint32_t i = 0; i < count && shown < d->top; i++) {
+        if (!is_told(&list[i])) continue;
+        growth_json(d, j, &list[i]);
+        shown++;
+    }
     json_close(j);
 }
 
@@ -192,14 +219,8 @@ void diff_json(const diff_view_t *d, FILE *file) {
     json_uint(&j, "schema", 1);
     json_text(&j, "lowtide", LOWTIDE_VERSION);
     recordings_json(d, &j);
-    json_open(&j, "types", '[');
-    for (uint32_t i = 0; i < d->diff->type_count && i < d->top; i++)
-        growth_json(d, &j, &d->diff->types[i], false);
-    json_close(&j);
-    json_open(&j, "paths", '[');
-    for (uint32_t i = 0; i < d->diff->path_count && i < d->top; i++)
-        growth_json(d, &j, &d->diff->paths[i], true);
-    json_close(&j);
-    findings_json(&d->diff->findings, &j);
+    growths_json(d, &j, "types", d->diff->types, d->diff->type_count);
+    growths_json(d, &j, "paths", d->diff->paths, d->diff->path_count);
+    view_findings_json(&d->diff->findings, &j);
     json_close(&j);
 }

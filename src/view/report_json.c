@@ -92,7 +92,10 @@ static void heap_json(const report_t *r, json_t *j) {
     uint32_t count;
     const model_type_t *types = model_types(r->model, &count);
     json_open(j, "types", '[');
-    for (uint32_t i = 0; i < count && i < r->options.top; i++) {
+    uint32_t shown = 0;
+    for (uint32_t i = 0; i < count && shown < r->options.top; i++) {
+        if (types[i].type_id == LOWTIDE_NONE) continue;
+        shown++;
         json_open(j, NULL, '{');
         json_text(j, "type", types[i].name);
         json_uint(j, "count", types[i].count);
@@ -135,7 +138,7 @@ static void heap_json(const report_t *r, json_t *j) {
     json_close(j);
 }
 
-void findings_json(const model_findings_t *f, json_t *j) {
+void view_findings_json(const model_findings_t *f, json_t *j) {
     json_open(j, "findings", '[');
     for (uint32_t i = 0; i < f->count; i++) {
         const model_finding_t *one = &f->findings[i];
@@ -182,6 +185,6 @@ void report_json(const report_t *r, FILE *file) {
     json_close(&j);
     json_open(&j, "resources", '[');
     json_close(&j);
-    findings_json(&r->findings, &j);
+    view_findings_json(&r->findings, &j);
     json_close(&j);
 }

@@ -3,6 +3,7 @@
 #include "view/units.h"
 
 #include <inttypes.h>
+#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -18,7 +19,7 @@ static void line_end(const screen_t *s) {
     fputc('\n', s->file);
 }
 
-void heading_text(const screen_t *s, const char *title, const char *note) {
+void view_heading(const screen_t *s, const char *title, const char *note) {
     screen_style(s, STYLE_BOLD);
     fputs(title, s->file);
     screen_style(s, STYLE_PLAIN);
@@ -40,7 +41,16 @@ static void column_names(const screen_t *s, const char *const *names, const int 
     line_end(s);
 }
 
-void findings_text(const model_findings_t *f, const screen_t *s) {
+/* Begins with a capital, unless it begins with a name. */
+static void sentence(const screen_t *s, const char *text, int indent, int cells) {
+    size_t word = strspn(text, "abcdefghijklmnopqrstuvwxyz");
+    char *copy = word && text[word] == ' ' ? strdup(text) : NULL;
+    if (copy) copy[0] = (char)(copy[0] - 'a' + 'A');
+    screen_wrapped(s, copy ? copy : text, indent, cells);
+    free(copy);
+}
+
+void view_findings_text(const model_findings_t *f, const screen_t *s) {
     char size[UNITS_BYTES];
     int indent = BYTES_CELLS + GAP, cells = s->width - indent;
     for (uint32_t i = 0; i < f->count; i++) {
@@ -51,22 +61,25 @@ void findings_text(const model_findings_t *f, const screen_t *s) {
         screen_style(s, STYLE_PLAIN);
         screen_gap(s, GAP);
         screen_style(s, STYLE_BOLD);
-        screen_wrapped(s, one->fix, indent, cells);
+        sentence(s, one->fix, indent, cells);
         screen_style(s, STYLE_PLAIN);
         screen_gap(s, indent);
         screen_wrapped(s, one->title, indent, cells);
-        if (one->path) {
-            screen_gap(s, indent);
-            screen_style(s, STYLE_ACCENT);
-            screen_text(s, one->path, strlen(one->path), cells);
-            screen_style(s, STYLE_PLAIN);
-            line_end(s);
-        }
-        screen_gap(s, indent);
-        screen_style(s, STYLE_DIM);
         char tail[128];
         int n = snprintf(tail, sizeof tail, "%s, %s confidence", one->kind, one->confidence);
-        screen_text(s, tail, (size_t)n, cells);
+        int used = 0;
+        screen_gap(s, indent);
+        if (one->path) {
+            screen_style(s, STYLE_ACCENT);
+            used = screen_text(s, one->path, strlen(one->path), cells) + GAP;
+            screen_style(s, STYLE_PLAIN);
+            bool fits = used + n <= cells;
+            if (!fits) line_end(s);
+            screen_gap(s, fits ? GAP : indent);
+            used = fits ? used : 0;
+        }
+        screen_style(s, STYLE_DIM);
+        screen_text(s, tail, (size_t)n, cells - used);
         screen_style(s, STYLE_PLAIN);
         line_end(s);
     }
@@ -80,51 +93,67 @@ static void nothing_found(const report_t *r, const screen_t *s) {
     screen_wrapped(s, line, 0, s->width);
 }
 
-static void process_text(const report_t *r, const screen_t *s) {
+/* Facts stand side by side with dots between them; one that no longer fits begins a line. */
+static void fact(const screen_t *s, int *used, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
+static void fact(const screen_t *s, int *used, const char *fmt, ...) {
     const char *dot = screen_symbol(s, " · ", " | ");
-    const char *command = lowtide_meta(r->rec, "command");
-    const char *python = lowtide_meta(r->rec, "python"), *when = lowtide_meta(r->rec, "captured");
-    char line[512], span[UNITS_BYTES];
-    int n = 0;
-    if (command && *command) {
-        size_t bytes = strlen(command);
-        char *words = strdup(command);
-        for (char *c = words; c && *c; c++)
-            if (*c == '\x1f') *c = ' ';
-        screen_style(s, STYLE_BOLD);
-        screen_text(s, words ? words : command, bytes, s->width);
-        screen_style(s, STYLE_PLAIN);
+    char text[256];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof text, fmt, ap);
+    va_end(ap);
+    int cells = screen_cells(s, text, strlen(text));
+    if (*used && *used + 3 + cells > s->width) {
         line_end(s);
-        free(words);
+        *used = 0;
     }
-#define ADD(...)                                                                                   \
-    do {                                                                                           \
-        n += snprintf(line + n, sizeof line - (size_t)n, "%s", n ? dot : "");                      \
-        n += snprintf(line + n, sizeof line - (size_t)n, __VA_ARGS__);                             \
-    } while (0)
-    if (r->has_pid) ADD("pid %" PRId64, r->pid);
-    if (python) ADD("Python %.40s", python);
-    if (r->has_duration) ADD("up %s", units_span(span, r->duration_s));
-    if (r->has_exit) ADD("exit status %" PRId64, r->exit_status);
-    if (when) ADD("captured %.40s", when);
-    if (r->has_pause) ADD("paused %s", units_span(span, r->pause_ms / 1e3));
-#undef ADD
-    if (n) screen_wrapped(s, line, 0, s->width);
+    if (*used) fputs(dot, s->file);
+    *used += (*used ? 3 : 0) + screen_text(s, text, strlen(text), s->width);
 }
 
-static void bar(const screen_t *s, uint64_t part, uint64_t whole, int cells) {
+static void command_text(const report_t *r, const screen_t *s) {
+    const char *command = lowtide_meta(r->rec, "command");
+    if (!command || !*command) return;
+    char *words = strdup(command);
+    for (char *c = words; c && *c; c++)
+        if (*c == '\x1f') *c = ' ';
+    if (words) {
+        screen_style(s, STYLE_BOLD);
+        screen_text(s, words, strlen(words), s->width);
+        screen_style(s, STYLE_PLAIN);
+        line_end(s);
+    }
+    free(words);
+}
+
+static void process_text(const report_t *r, const screen_t *s) {
+    const char *python = lowtide_meta(r->rec, "python"), *when = lowtide_meta(r->rec, "captured");
+    char span[UNITS_BYTES], time[UNITS_BYTES];
+    int used = 0;
+    command_text(r, s);
+    if (r->has_pid) fact(s, &used, "pid %" PRId64, r->pid);
+    if (python) fact(s, &used, "Python %s", python);
+    if (r->has_duration) fact(s, &used, "up %s", units_span(span, r->duration_s));
+    if (r->has_exit) fact(s, &used, "exit status %" PRId64, r->exit_status);
+    if (when) fact(s, &used, "captured %s", units_time(time, when));
+    if (r->has_pause) fact(s, &used, "paused %s", units_span(span, r->pause_ms / 1e3));
+    if (used) line_end(s);
+}
+
+static void bar(const screen_t *s, uint64_t part, uint64_t whole, int gap, int cells) {
     static const char *const eighth[] = {"", "▏", "▎", "▍", "▌", "▋", "▊", "▉"};
-    if (cells < 4 || !whole) return;
-    int n = (int)((double)part * cells * 8 / (double)whole + 0.5);
-    screen_gap(s, GAP);
+    if (part > whole) part = whole;
+    int n = whole ? (int)((double)part * cells * 8 / (double)whole + 0.5) : 0;
+    if (n < (s->utf8 ? 1 : 8)) return;
+    screen_gap(s, gap);
     screen_style(s, STYLE_ACCENT);
     for (int i = 0; i < n / 8; i++) fputs(screen_symbol(s, "█", "#"), s->file);
     if (s->utf8) fputs(eighth[n % 8], s->file);
     screen_style(s, STYLE_PLAIN);
 }
 
-static void memory_line(const screen_t *s, uint64_t bytes, uint64_t whole, const char *name,
-                        bool with_bar) {
+static void memory_line(const screen_t *s, uint64_t bytes, uint64_t whole, const char *name) {
     char size[UNITS_BYTES], share[UNITS_BYTES];
     enum { SHARE_CELLS = 7, NAME_CELLS = 26 };
     figure(s, units_size(size, bytes), BYTES_CELLS);
@@ -133,12 +162,8 @@ static void memory_line(const screen_t *s, uint64_t bytes, uint64_t whole, const
     int rest = s->width - BYTES_CELLS - SHARE_CELLS - GAP;
     int cells = rest - NAME_CELLS - GAP;
     if (cells > 40) cells = 40;
-    if (with_bar && cells >= 8) {
-        screen_padded(s, name, NAME_CELLS);
-        bar(s, bytes, whole, cells);
-    } else {
-        screen_text(s, name, strlen(name), rest);
-    }
+    int used = screen_text(s, name, strlen(name), cells >= 8 ? NAME_CELLS : rest);
+    if (cells >= 8) bar(s, bytes, whole, NAME_CELLS - used + GAP, cells);
     line_end(s);
 }
 
@@ -151,13 +176,13 @@ static void memory_text(const report_t *r, const screen_t *s) {
                  r->has_peak ? ", " : "", r->has_peak ? units_size(peak, r->peak_rss_bytes) : "",
                  r->has_peak ? " at the peak" : "");
     line_end(s);
-    heading_text(s, "MEMORY", note[0] ? note : NULL);
+    view_heading(s, "MEMORY", note[0] ? note : NULL);
     uint64_t whole = r->has_rss ? r->rss_bytes : t->shallow_bytes;
     snprintf(note, sizeof note, "%s Python objects", units_count(count, t->objects));
-    memory_line(s, t->shallow_bytes, whole, note, true);
-    if (t->unreachable_objects) memory_line(s, t->unreachable_bytes, whole, "  garbage", true);
-    if (t->native_objects) memory_line(s, t->native_bytes, whole, "  held by C code alone", true);
-    if (r->ledger_count == 2) memory_line(s, r->ledger[1].bytes, whole, "not Python objects", true);
+    memory_line(s, t->shallow_bytes, whole, note);
+    if (t->unreachable_objects) memory_line(s, t->unreachable_bytes, whole, "  garbage");
+    if (t->native_objects) memory_line(s, t->native_bytes, whole, "  held by C code alone");
+    if (r->ledger_count == 2) memory_line(s, r->ledger[1].bytes, whole, "not Python objects");
 }
 
 static void more_line(const screen_t *s, int indent, uint64_t more, const char *what) {
@@ -181,9 +206,16 @@ static void types_text(const report_t *r, const screen_t *s) {
     int figures = BYTES_CELLS + COUNT_CELLS + (narrow ? 0 : BYTES_CELLS + 1) + GAP;
     char text[UNITS_BYTES];
     line_end(s);
-    heading_text(s, "TYPES", NULL);
+    view_heading(s, "TYPES", NULL);
     column_names(s, names, cells, narrow ? 2 : 3, "type");
-    for (uint32_t i = 0; i < count && i < r->options.top; i++) {
+    uint32_t shown = 0, more = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        if (types[i].type_id == LOWTIDE_NONE) continue; /* frames, threads … */
+        if (shown == r->options.top) {
+            more++;
+            continue;
+        }
+        shown++;
         figure(s, units_size(text, types[i].retained_bytes), BYTES_CELLS);
         figure(s, units_count(text, types[i].count), COUNT_CELLS);
         if (!narrow) figure(s, units_size(text, types[i].shallow_bytes), BYTES_CELLS + 1);
@@ -191,7 +223,7 @@ static void types_text(const report_t *r, const screen_t *s) {
         screen_text(s, types[i].name, strlen(types[i].name), s->width - figures);
         line_end(s);
     }
-    if (count > r->options.top) more_line(s, figures, count - r->options.top, "types");
+    if (more) more_line(s, figures, more, more == 1 ? "type" : "types");
 }
 
 /* ---- The tree of dominators ---- */
@@ -202,29 +234,44 @@ typedef struct tree {
     bool last[DEPTH_MAX]; /* of the line's ancestors: nothing follows at that depth */
 } tree_t;
 
+static int tree_figures(const screen_t *s) {
+    return BYTES_CELLS + (s->width < NARROW ? 0 : COUNT_CELLS) + GAP;
+}
+
+/* The lines that lead from a line's ancestors to it; `corner`: to it, else past it. Returns the cells left. */
+static int branch(const tree_t *t, int depth, bool corner) {
+    const screen_t *s = t->s;
+    int rest = s->width - tree_figures(s);
+    screen_style(s, STYLE_DIM);
+    for (int i = 1; i <= depth && rest > 20; i++, rest -= 3) {
+        bool last = t->last[i];
+        if (i < depth || !corner)
+            fputs(last ? "   " : screen_symbol(s, "│  ", "|  "), s->file);
+        else
+            fputs(last ? screen_symbol(s, "└─ ", "`- ") : screen_symbol(s, "├─ ", "|- "), s->file);
+    }
+    screen_style(s, STYLE_PLAIN);
+    return rest;
+}
+
+/* What the line above said already is not said again. */
+static const char *path_below(const char *path, const char *above) {
+    size_t common = above ? strlen(above) : 0;
+    if (!common || strncmp(path, above, common) != 0) return path;
+    if (!path[common] || !strchr(".[ ", path[common])) return path;
+    path += common;
+    return path + strspn(path, " ");
+}
+
 static void dominator_line(const tree_t *t, const model_dominator_t *d, int depth,
                            const char *above) {
     const screen_t *s = t->s;
     char text[UNITS_BYTES], kind[256];
     figure(s, units_size(text, d->retained_bytes), BYTES_CELLS);
-    figure(s, units_count(text, d->retained_objects), COUNT_CELLS);
+    if (s->width >= NARROW) figure(s, units_count(text, d->retained_objects), COUNT_CELLS);
     screen_gap(s, GAP);
-    int rest = s->width - BYTES_CELLS - COUNT_CELLS - GAP;
-    screen_style(s, STYLE_DIM);
-    for (int i = 1; i < depth && rest > 20; i++, rest -= 3)
-        fputs(t->last[i] ? "   " : screen_symbol(s, "│  ", "|  "), s->file);
-    if (depth && rest > 20) {
-        fputs(t->last[depth] ? screen_symbol(s, "└─ ", "`- ") : screen_symbol(s, "├─ ", "|- "),
-              s->file);
-        rest -= 3;
-    }
-    screen_style(s, STYLE_PLAIN);
-    /* What the line above said already is not said again. */
-    const char *path = d->path ? d->path : "";
-    size_t common = above ? strlen(above) : 0;
-    if (common && strncmp(path, above, common) == 0 && strchr(".[ ", path[common]) && path[common])
-        path += common;
-    while (*path == ' ') path++;
+    int rest = branch(t, depth, true);
+    const char *path = path_below(d->path ? d->path : "", above);
     if (d->members > 1)
         snprintf(kind, sizeof kind, "%s %s %.200s", units_count(text, d->members),
                  screen_symbol(s, "×", "x"), d->type);
@@ -232,11 +279,10 @@ static void dominator_line(const tree_t *t, const model_dominator_t *d, int dept
         snprintf(kind, sizeof kind, "%.200s", d->type);
     int kind_cells = screen_cells(s, kind, strlen(kind));
     int path_cells = screen_cells(s, path, strlen(path));
-    if (path_cells + GAP + kind_cells > rest) {
-        int least = rest * 2 / 5;
-        if (kind_cells > least)
-            kind_cells = path_cells + GAP + least > rest ? least : rest - path_cells - GAP;
-    }
+    /* Where both do not fit, the type may keep two fifths, and what the path leaves. */
+    int left = rest - GAP - path_cells, least = rest * 2 / 5;
+    if (kind_cells > left)
+        kind_cells = left > least ? left : kind_cells < least ? kind_cells : least;
     screen_text(s, path, strlen(path), rest - GAP - kind_cells);
     screen_gap(s, GAP);
     screen_style(s, STYLE_DIM);
@@ -245,16 +291,16 @@ static void dominator_line(const tree_t *t, const model_dominator_t *d, int dept
     line_end(s);
 }
 
-static void holders_line(const tree_t *t, const model_dominator_t *d, int depth) {
-    if (!d->holders_count) return;
+static void holders_lines(const tree_t *t, const model_dominator_t *d, int depth) {
+    static const char lead[] = "held by ";
     const screen_t *s = t->s;
-    int indent = BYTES_CELLS + COUNT_CELLS + GAP + depth * 3 + 2;
-    if (indent > s->width - 24) indent = s->width - 24;
     for (uint32_t i = 0; i < d->holders_count; i++) {
-        screen_gap(s, indent);
+        screen_gap(s, tree_figures(s));
+        int rest = branch(t, depth, false) - GAP - (int)sizeof lead + 1;
+        screen_gap(s, GAP);
         screen_style(s, STYLE_DIM);
-        fputs(i ? "        " : "held by ", s->file);
-        screen_text(s, d->holders[i], strlen(d->holders[i]), s->width - indent - 8);
+        screen_padded(s, i ? "" : lead, (int)sizeof lead - 1);
+        screen_text(s, d->holders[i], strlen(d->holders[i]), rest);
         screen_style(s, STYLE_PLAIN);
         line_end(s);
     }
@@ -270,7 +316,7 @@ static void subtree(tree_t *t, uint32_t parent, int depth) {
         if (list->lines[i].parent != parent) continue;
         t->last[depth] = i == last;
         dominator_line(t, &list->lines[i], depth, above);
-        holders_line(t, &list->lines[i], depth);
+        holders_lines(t, &list->lines[i], depth);
         if (depth + 1 < DEPTH_MAX) subtree(t, i, depth + 1);
     }
 }
@@ -280,8 +326,8 @@ static void dominators_text(const report_t *r, const screen_t *s) {
     static const char *const names[] = {"retained", "objects"};
     static const int cells[] = {BYTES_CELLS, COUNT_CELLS};
     line_end(s);
-    heading_text(s, "HOLDERS", "what would go if the object went");
-    column_names(s, names, cells, 2, "path and type");
+    view_heading(s, "HOLDERS", "what would go if the object went");
+    column_names(s, names, cells, s->width < NARROW ? 1 : 2, "path and type");
     tree_t t = {.r = r, .s = s};
     subtree(&t, UINT32_MAX, 0);
 }
@@ -293,7 +339,7 @@ static void garbage_text(const report_t *r, const screen_t *s) {
     snprintf(note, sizeof note, "%s in %s objects that nothing holds; gc.collect() would free them",
              units_size(size, t->unreachable_bytes), units_count(count, t->unreachable_objects));
     line_end(s);
-    heading_text(s, "GARBAGE", note);
+    view_heading(s, "GARBAGE", note);
     if (!r->cycles.count) return;
     static const char *const names[] = {"bytes", "cycles"};
     static const int cells[] = {BYTES_CELLS, COUNT_CELLS};
@@ -324,7 +370,7 @@ static void groups_text(const report_t *r, const screen_t *s) {
     for (char *c = title; *c; c++)
         if (*c >= 'a' && *c <= 'z') *c = (char)(*c - 'a' + 'A');
     line_end(s);
-    heading_text(s, title, NULL);
+    view_heading(s, title, NULL);
     column_names(s, names, cells, 2, r->options.by_name);
     int figures = BYTES_CELLS + COUNT_CELLS + GAP;
     for (uint32_t i = 0; i < r->groups.count && i < r->options.top; i++) {
@@ -336,7 +382,7 @@ static void groups_text(const report_t *r, const screen_t *s) {
         line_end(s);
     }
     if (r->groups.count > r->options.top)
-        more_line(s, figures, r->groups.count - r->options.top, "");
+        more_line(s, figures, r->groups.count - r->options.top, r->options.by_name);
 }
 
 void report_text(const report_t *r, const screen_t *s) {
@@ -348,7 +394,7 @@ void report_text(const report_t *r, const screen_t *s) {
         line_end(s);
     }
     if (r->findings.count)
-        findings_text(&r->findings, s);
+        view_findings_text(&r->findings, s);
     else
         nothing_found(r, s);
     line_end(s);

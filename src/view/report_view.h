@@ -53,9 +53,9 @@ void report_text(const report_t *r, const screen_t *s);
 void report_json(const report_t *r, FILE *file);
 
 /* Shared with diff and why. */
-void findings_text(const model_findings_t *f, const screen_t *s);
-void findings_json(const model_findings_t *f, json_t *j);
+void view_findings_text(const model_findings_t *f, const screen_t *s);
+void view_findings_json(const model_findings_t *f, json_t *j);
 /* The bold line above a list, and what stands behind it on the same line (or NULL). */
-void heading_text(const screen_t *s, const char *title, const char *note);
+void view_heading(const screen_t *s, const char *title, const char *note);
 
 #endif

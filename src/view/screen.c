@@ -11,7 +11,7 @@
 #include <unistd.h>
 #include <wchar.h>
 
-static int terminal_width(FILE *file) {
+static int terminal_width(int fd) {
     const char *columns = getenv("COLUMNS");
     if (columns && *columns) {
         char *end;
@@ -19,16 +19,16 @@ static int terminal_width(FILE *file) {
         if (!*end && n > 0 && n < 100000) return (int)n;
     }
     struct winsize w;
-    if (ioctl(fileno(file), TIOCGWINSZ, &w) == 0 && w.ws_col > 0) return w.ws_col;
+    if (ioctl(fd, TIOCGWINSZ, &w) == 0 && w.ws_col > 0) return w.ws_col;
     return SCREEN_WIDTH_UNKNOWN;
 }
 
-void screen_init(screen_t *s, FILE *file) {
-    int width = terminal_width(file);
+void screen_init(screen_t *s, FILE *file, int fd) {
+    int width = terminal_width(fd);
     if (width < SCREEN_WIDTH_MIN) width = SCREEN_WIDTH_MIN;
     if (width > SCREEN_WIDTH_MAX) width = SCREEN_WIDTH_MAX;
     const char *no_color = getenv("NO_COLOR"), *term = getenv("TERM");
-    bool terminal = isatty(fileno(file)) == 1;
+    bool terminal = isatty(fd) == 1;
     *s = (screen_t){
         .file = file,
         .width = width,
@@ -62,7 +62,10 @@ static bool invisible(uint32_t c) {
 
 static void glyph_escaped(glyph_t *g, uint32_t c) {
     const char *letter = c == '\n' ? "n" : c == '\t' ? "t" : c == '\r' ? "r" : NULL;
-    if (letter)
+    /* lowtide's own, in a terminal that has ASCII alone */
+    if (c == 0x2026 || c == 0xd7)
+        g->bytes = snprintf(g->text, sizeof g->text, "%s", c == 0xd7 ? "x" : "...");
+    else if (letter)
         g->bytes = snprintf(g->text, sizeof g->text, "\\%s", letter);
     else if (c < 0x100)
         g->bytes = snprintf(g->text, sizeof g->text, "\\x%02x", (unsigned)c);

@@ -24,10 +24,10 @@ typedef struct screen {
     bool color;    /* SGR sequences */
 } screen_t;
 
-/* Fits the stream: width from COLUMNS, else the terminal's, else 100; UTF-8 when the locale's
+/* Fits the descriptor behind the stream: width from COLUMNS, else the terminal's, else 100; UTF-8 when the locale's
  * character set is; colour only on a terminal, when NO_COLOR is unset or empty and TERM is not
  * "dumb". */
-void screen_init(screen_t *s, FILE *file);
+void screen_init(screen_t *s, FILE *file, int fd);
 
 enum screen_style { STYLE_PLAIN, STYLE_BOLD, STYLE_DIM, STYLE_GOOD, STYLE_WARN, STYLE_ACCENT };
 void screen_style(const screen_t *s, enum screen_style style); /* STYLE_PLAIN ends another */

@@ -325,7 +325,8 @@ static void reference_value(const sql_row_t *row, int column, sqlite3_context *c
 }
 
 static void type_value(const sql_row_t *row, int column, sqlite3_context *ctx) {
-    const model_type_t *t = &model_types(row->model, NULL)[row->id];
+    uint32_t count;
+    const model_type_t *t = &model_types(row->model, &count)[row->id];
     switch (column) {
     case TYPE_NAME:
         sqlite3_result_text(ctx, t->name, -1, SQLITE_TRANSIENT);

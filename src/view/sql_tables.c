@@ -5,6 +5,7 @@
 #include "base/strbuf.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -152,7 +153,8 @@ static int next_reference(cursor_t *c) {
             uint32_t label = c->edge_at++, target = c->edges[label];
             if (target == LOWTIDE_NONE) continue;
             if (c->plan == PLAN_TARGET && target != c->target) continue;
-            if (lowtide_label_at(shape, label, NULL).borrowed) continue;
+            uint32_t position;
+            if (lowtide_label_at(shape, label, &position).borrowed) continue;
             c->row.label = label;
             c->row.target = target;
             return SQLITE_OK;
@@ -452,6 +454,13 @@ int sql_tables_create(sqlite3 *db, const model_t *m, err_t *e) {
         int status =
             sqlite3_create_module_v2(db, sql_tables[i].name, &module, s, i ? NULL : source_free);
         if (status) return err_set(e, -ENOMEM, "cannot make the tables: %s", sqlite3_errmsg(db));
+    }
+    /* SQLite connects a table at its first use, which an authorizer that only lets read would refuse. */
+    for (int i = 0; i < sql_tables_count; i++) {
+        char query[64];
+        snprintf(query, sizeof query, "SELECT 0 FROM %s LIMIT 0", sql_tables[i].name);
+        if (sqlite3_exec(db, query, NULL, NULL, NULL) != SQLITE_OK)
+            return err_set(e, -ENOMEM, "cannot make the tables: %s", sqlite3_errmsg(db));
     }
     return 0;
 }

@@ -341,7 +341,7 @@ void sql_schema(int format, const screen_t *s) {
         const sql_table_t *t = &sql_tables[i];
         if (format == SQL_TEXT) {
             if (i) fputc('\n', s->file);
-            heading_text(s, t->name, t->meaning);
+            view_heading(s, t->name, t->meaning);
         }
         for (int k = 0; k < SQL_COLUMNS_MAX && t->columns[k].name; k++) {
             const sql_column_t *c = &t->columns[k];

@@ -67,6 +67,17 @@ const char *units_span(char out[UNITS_BYTES], double seconds) {
     return out;
 }
 
+const char *units_time(char out[UNITS_BYTES], const char *iso) {
+    char day[11], clock[9];
+    int n = 0;
+    if (sscanf(iso, "%10[0-9-]T%8[0-9:]%n", day, clock, &n) == 2 && n == 19 &&
+        strpbrk(iso + n, "Z+") && (iso[n] == 'Z' || !strcmp(iso + n, "+00:00")))
+        snprintf(out, UNITS_BYTES, "%s %s UTC", day, clock);
+    else
+        snprintf(out, UNITS_BYTES, "%.39s", iso);
+    return out;
+}
+
 const char *units_share(char out[UNITS_BYTES], uint64_t part, uint64_t whole) {
     out[0] = 0;
     if (!whole) return out;

@@ -17,6 +17,8 @@ const char *units_count(char out[UNITS_BYTES], uint64_t n);
 const char *units_count_growth(char out[UNITS_BYTES], int64_t n);
 /* "12.3 ms", "4.2 s", "2 min 5 s", "3 h 12 min", "4 d 7 h". */
 const char *units_span(char out[UNITS_BYTES], double seconds);
+/* ISO 8601 in UTC as people write it: "2026-11-21 09:51:53 UTC"; any other text as it is. */
+const char *units_time(char out[UNITS_BYTES], const char *iso);
 /* Part of whole: "61 %", "<1 %", "100 %" only for all; "" where whole is 0. */
 const char *units_share(char out[UNITS_BYTES], uint64_t part, uint64_t whole);
 

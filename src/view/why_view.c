@@ -40,17 +40,31 @@ static void dim(const screen_t *s, const char *text, int cells) {
     screen_style(s, STYLE_PLAIN);
 }
 
+/* The runtime and its interpreters stand first on every path and say nothing. */
+static bool is_told(const why_t *w, uint32_t id) {
+    if (id >= model_objects(w->model)) return true;
+    lowtide_recording *rec = model_recording(w->model);
+    int kind = lowtide_shape_at(rec, model_shape(w->model, id))->kind;
+    return kind != LOWTIDE_SHAPE_RUNTIME && kind != LOWTIDE_SHAPE_INTERPRETER;
+}
+
 static void step_text(const why_t *w, const screen_t *s, uint32_t id) {
-    char size[UNITS_BYTES], place[32];
-    fprintf(s->file, "%*s", BYTES_CELLS, units_size(size, model_retained(w->model, id)));
-    screen_gap(s, GAP);
+    enum { PLACE_CELLS = 16, WIDE = 60 };
+    char size[UNITS_BYTES], place[32] = "";
     const char *type = model_type_name(w->model, id);
     uint64_t address = address_of(w, id);
     int rest = s->width - BYTES_CELLS - GAP;
-    int n = address ? snprintf(place, sizeof place, "  0x%" PRIx64, address) : 0;
-    if (n + 12 > rest) n = 0;
-    screen_text(s, type, strlen(type), rest - n);
-    if (n) dim(s, place, n);
+    if (!is_told(w, id)) return;
+    fprintf(s->file, "%*s", BYTES_CELLS, units_size(size, model_retained(w->model, id)));
+    if (s->width >= WIDE) {
+        if (address) snprintf(place, sizeof place, "0x%" PRIx64, address);
+        screen_style(s, STYLE_DIM);
+        fprintf(s->file, "%*s", PLACE_CELLS, place);
+        screen_style(s, STYLE_PLAIN);
+        rest -= PLACE_CELLS;
+    }
+    screen_gap(s, GAP);
+    screen_text(s, type, strlen(type), rest);
     line_end(s);
 }
 
@@ -117,7 +131,8 @@ static void object_text(const why_t *w, const screen_t *s) {
 }
 
 static void routes_headline(const why_t *w, const screen_t *s) {
-    const model_type_t *type = &model_types(w->model, NULL)[w->found.type];
+    uint32_t types;
+    const model_type_t *type = &model_types(w->model, &types)[w->found.type];
     char count[UNITS_BYTES], size[UNITS_BYTES], line[600];
     snprintf(line, sizeof line, "%.200s: %s object%s keep%s %s alive", type->name,
              units_count(count, w->found.count), w->found.count == 1 ? "" : "s",
@@ -218,7 +233,8 @@ static void object_json(const why_t *w, json_t *j, const char *object) {
 }
 
 static void type_json(const why_t *w, json_t *j) {
-    const model_type_t *type = &model_types(w->model, NULL)[w->found.type];
+    uint32_t types;
+    const model_type_t *type = &model_types(w->model, &types)[w->found.type];
     json_null(j, "object");
     json_text(j, "type", type->name);
     json_uint(j, "count", w->found.count);

@@ -1,0 +1,66 @@
+#define _GNU_SOURCE
+#include "cli/load.h"
+
+#include "cli/progress.h"
+
+#include <errno.h>
+#include <glob.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+static bool newer(const struct timespec *a, const struct timespec *b) {
+    return a->tv_sec != b->tv_sec ? a->tv_sec > b->tv_sec : a->tv_nsec > b->tv_nsec;
+}
+
+int load_newest(char *path, size_t room, err_t *e) {
+    glob_t found;
+    int status = -ENOENT;
+    struct timespec best = {0};
+    if (glob("lowtide-*.tide", 0, NULL, &found) == 0) {
+        for (size_t i = 0; i < found.gl_pathc; i++) {
+            struct stat st;
+            if (stat(found.gl_pathv[i], &st) != 0 || !S_ISREG(st.st_mode)) continue;
+            if (strlen(found.gl_pathv[i]) >= room) continue;
+            if (status == 0 && !newer(&st.st_mtim, &best)) continue;
+            strcpy(path, found.gl_pathv[i]);
+            best = st.st_mtim;
+            status = 0;
+        }
+        globfree(&found);
+    }
+    if (!status) return 0;
+    return err_set(e, status,
+                   "no lowtide-*.tide in this directory; name a recording, or make one "
+                   "with `lowtide dump PID`");
+}
+
+int load_open(const char *path, load_t *out, err_t *e) {
+    char newest[4096], what[96];
+    *out = (load_t){0};
+    if (!path) {
+        int status = load_newest(newest, sizeof newest, e);
+        if (status) return status;
+        path = newest;
+    }
+    snprintf(what, sizeof what, "reading %.80s", path);
+    progress_begin(what);
+    lowtide_error error;
+    int status = lowtide_open(path, &out->rec, &error);
+    if (status) {
+        err_set(e, status, "%s", error.text);
+    } else {
+        snprintf(what, sizeof what, "explaining %u objects", lowtide_objects(out->rec));
+        progress_say(what);
+        status = model_build(out->rec, &out->model, e);
+    }
+    progress_end();
+    if (status) load_close(out);
+    return status;
+}
+
+void load_close(load_t *l) {
+    model_free(l->model);
+    lowtide_close(l->rec);
+    *l = (load_t){0};
+}
