@@ -1,5 +1,6 @@
 /* The runtime room, to be called by ctypes in a Python that it looks at (test_runtime.py,
  * runtime_target.py). */
+#include "agent/runtime/opcode_tables.h"
 #include "agent/runtime/runtime_internal.h"
 
 #include <stdarg.h>
@@ -105,12 +106,49 @@ EXPORT const char *probe_frames(int64_t interp, uint64_t ident) {
     return answer();
 }
 
+/* A frame that said how high its stack is, against what the bytecode says: the instruction that
+ * calls has taken its operands, and will put one value. */
+static void say_height(const rt_frame_t *f) {
+    const opcode_table_t *ops = opcode_tables;
+    while (ops->minor != rt.minor) ops++;
+    const uint8_t *code = (const uint8_t *)f->code + rt.layout->code_adaptive;
+    rt_addr_t at = rt_ptr(f->address, rt.layout->iframe_instruction);
+    int64_t unit = (int64_t)(at - (rt_addr_t)code) / 2;
+    int32_t height = rt_stack_height(&rt, f->code, unit);
+    while (unit > 0 && ops->base[code[2 * unit]] == 0) unit--; /* out of the caches */
+    int op = ops->base[code[2 * unit]], argument = code[2 * unit + 1];
+    if (unit > 0 && ops->base[code[2 * unit - 2]] == ops->extended_arg) return;
+    if (rt.minor == 11 && op == ops->call) height -= argument;
+    int effect = rt.PyCompile_OpcodeStackEffectWithJump(op, argument, 0);
+    say("%d %d op %d line %d\n", f->stack_count, height + effect - 1, op, rt_frame_line(&rt, f));
+}
+
+EXPORT const char *probe_heights(uint64_t ident) {
+    rt_thread_t t;
+    rt_frame_t f;
+    begin();
+    for (rt_thread_first(&rt, rt_interp_first(&rt), &t); t.address; rt_thread_next(&rt, &t))
+        if (t.ident == ident)
+            for (rt_frame_read(&rt, t.frame, &f); f.address; rt_frame_next(&rt, &f))
+                if (!f.stack_derived) say_height(&f);
+    return answer();
+}
+
 EXPORT const char *probe_generator(uintptr_t generator) {
     rt_frame_t f;
     begin();
     if (rt_generator_frame(&rt, generator, &f)) {
         say("running %d\n", rt_generator_running(&rt, generator));
         if (rt_frame_generator(&rt, &f) == generator) say_frame(&f);
+    }
+    return answer();
+}
+
+EXPORT const char *probe_generator_height(uintptr_t generator) {
+    rt_frame_t f;
+    begin();
+    if (rt_generator_frame(&rt, generator, &f)) {
+        say_height(&f);
     }
     return answer();
 }

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import pytest
 from conftest import Python
-from heap import FRAME, FROZEN, INTERPRETER, LOCAL, ROOT, RUNTIME, STACK, THREAD, Heap, Walk, walk
+from heap import FRAME, FROZEN, INTERPRETER, LOCAL, ROOT, RUNTIME, STACK, THREAD, Walk, walk
 
 __all__ = ["walk"]
 

@@ -231,4 +231,5 @@ void roots_prepare(walk_t *k) {
     k->subtype_traverse = roots_subtype_traverse(k);
     for (rt_addr_t i = rt_interp_first(k->rt); i; i = rt_interp_next(k->rt, i))
         roots_read_frozen(k, i);
+    if (!k->options->values) value_find_names(k);
 }

@@ -1,6 +1,9 @@
 #include "agent/heap/values.h"
 
+#include "agent/heap/attributes.h"
 #include "agent/heap/py_text.h"
+
+#include <errno.h>
 
 enum { VALUE_PREFIX_BYTES = 64, VALUE_NAME_BYTES = 256, VALUE_TEXT_BYTES = 768 };
 
@@ -19,8 +22,48 @@ static bool value_is_name(const walk_t *k) {
     return at < k->names.count && k->names.at[at] >> k->id % 64 & 1;
 }
 
+static void value_find_keys(walk_t *k, rt_addr_t dict) {
+    py_table_t table;
+    int fresh;
+    if (!dict) return;
+    py_dict_open(k->rt, dict, &table);
+    for (size_t i = 0; i < table.count; i++)
+        if (py_table_key(&table, i) && !map_put(&k->name_keys, py_table_key(&table, i), &fresh))
+            walk_fail(k, -ENOMEM);
+}
+
+static void value_find_in_type(void *arg, const char *name, int64_t index, rt_addr_t type,
+                               bool borrowed) {
+    (void)name, (void)index, (void)borrowed;
+    value_find_keys(arg, kind_type_dict(arg, type));
+}
+
+static void value_find_in(walk_t *k, rt_addr_t object) {
+    kind_t *t = kind_of(k, rt_type(k->rt, object));
+    rt_addr_t dict = 0, values;
+    if (!t) return;
+    if (t->family == FAMILY_TYPE)
+        dict = kind_type_dict(k, object);
+    else if (t->c_base == k->rt->types.module)
+        dict = rt_ptr(object, k->lay->module_dict);
+    else
+        attributes_find(k, t, object, &dict, &values);
+    value_find_keys(k, dict);
+}
+
+void value_find_names(walk_t *k) {
+    const rt_t *rt = k->rt;
+    rt_static_types(rt, k->main_interp, value_find_in_type, k);
+    for (rt_addr_t i = rt_interp_first(rt); i; i = rt_interp_next(rt, i))
+        for (int n = 0; n < RT_GC_LISTS; n++) {
+            rt_addr_t head = rt_gc_list(rt, i, n);
+            for (rt_addr_t g = rt_gc_next(rt, head); g && g != head; g = rt_gc_next(rt, g))
+                value_find_in(k, rt_from_gc(rt, g));
+        }
+}
+
 static void value_str(walk_t *k, rt_addr_t str) {
-    bool name = value_is_name(k);
+    bool name = value_is_name(k) || (k->name_keys.count && map_get(&k->name_keys, str));
     if (!name && !k->options->values) return;
     char text[VALUE_NAME_BYTES];
     size_t n = py_str_utf8(k->rt, str, text, name ? VALUE_NAME_BYTES : VALUE_PREFIX_BYTES);

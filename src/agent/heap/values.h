@@ -8,6 +8,8 @@
 void value_write(walk_t *k, const kind_t *t, rt_addr_t object);
 /* Marks the keys of a namespace: they are written in full, and with values off they alone are. */
 void value_mark_name(walk_t *k, uint32_t id);
+/* With values off, before the walk: a key may be written long before the namespace that shows it to be a name. */
+void value_find_names(walk_t *k);
 /* Text of a frame or code object: qualname␟file␟line. */
 size_t value_code_text(const walk_t *k, rt_addr_t code, int32_t line, char *to, size_t room);
 

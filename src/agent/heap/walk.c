@@ -193,17 +193,18 @@ static void walk_lists(walk_t *k) {
 
 static void walk_run(walk_t *k, fault_t *f) {
     if (fault_mark(f) && !k->status) {
-        /* A fault between two objects is of a list itself: the rest of it is lost. */
+        /* A fault between two objects is of one of the collector's lists: the rest of it is lost. */
         if (k->id < k->queue.count)
             walk_recover(k);
         else
             k->list++, k->list_at = 0;
     }
     if (!k->reached) {
-        if (!k->queue.count) {
+        if (!k->prepared) {
+            k->prepared = true;
             roots_prepare(k);
-            walk_queue_push(k, 0);
         }
+        if (!k->queue.count) walk_queue_push(k, 0);
         walk_drain(k);
         k->reached = (uint32_t)k->queue.count;
         k->list_interp = rt_interp_first(k->rt);
@@ -230,6 +231,7 @@ static void walk_close(walk_t *k) {
     map_free(&k->kind_map);
     map_free(&k->code_shapes);
     map_free(&k->frozen);
+    map_free(&k->name_keys);
     arena_free(&k->arena);
     mem_unmap(k, sizeof *k);
 }

@@ -79,6 +79,7 @@ typedef struct walk {
     rt_addr_t subtype_traverse; /* tp_traverse of every class made by a class statement */
     rt_addr_t main_interp;
     root_vec_t roots;
+    bool prepared;
     uint32_t reached;
     rt_addr_t list_interp, list_at; /* where on the collector's lists */
     int list;
@@ -94,6 +95,7 @@ typedef struct walk {
     u32_vec_t edges;
     u64_vec_t visited; /* what tp_traverse told */
     u64_vec_t names;   /* a bit for each id that is a key of a namespace */
+    map_t name_keys;   /* with values off: addresses of all such keys, found before the walk */
 
     uint32_t unreadable_shape;
     uint64_t references, skipped_count, nonsense, shallow_bytes, buffer_bytes;
