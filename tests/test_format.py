@@ -27,7 +27,7 @@ def read_in_c(path: Path) -> list[dict[str, Any]]:
     """Run beside the file, so that messages name it alone."""
     run = subprocess.run([PRINTER, path.name], cwd=path.parent, capture_output=True, text=True, encoding="utf-8")
     assert run.stderr == ""
-    lines = [json.loads(line) for line in run.stdout.splitlines()]
+    lines = [json.loads(line) for line in run.stdout.split("\n") if line]
     assert run.returncode == (1 if "error" in lines[-1] else 0)
     return lines
 
@@ -91,3 +91,24 @@ def test_both_decoders_agree_wherever_the_chain_is_cut(tmp_path: Path, at: int) 
         assert not [line for line in read_in_python(cut) if "id" in line]
     else:
         assert_same(in_c, read_in_python(cut))
+
+
+# Text beyond ASCII and cut, bytes, numbers of all sizes, an object that owns a buffer, a cycle.
+PROGRAM = """
+class Node: pass
+node = Node(); node.self = node
+things = ["größe \\u2028 \\U0001f30a" * 40, "\\ud800", b"\\0\\xff" * 300, 1 << 200, -(1 << 63), 0.1, True, array("d", range(9))]
+held = {i: (str(i), {i}) for i in range(300)}
+"""
+
+
+def test_both_decoders_read_a_living_process_the_same(
+    spawn: Any, lowtide: Any, tmp_path: Path, local_python: Any
+) -> None:
+    target = spawn(local_python, "from array import array\n" + PROGRAM)
+    path = tmp_path / "living.tide"
+    assert lowtide("dump", target.pid, "-o", path).status == 0
+    in_c = read_in_c(path)
+    assert in_c[0]["objects"] > 5000
+    assert in_c[0]["cut"] is None
+    assert_same(in_c, read_in_python(path))

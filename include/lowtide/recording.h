@@ -6,7 +6,7 @@
  * below lowtide_shapes(), strings below the number of strings.
  *
  * Threads: one recording may be read by several threads once it is open, each with its own chunk
- * buffer; lowtide_object() uses a cache of its own and belongs to one thread at a time. Errors: 0
+ * buffer; lowtide_object_at() uses a cache of its own and belongs to one thread at a time. Errors: 0
  * or a negative errno; -EBADMSG: not a recording, or damaged; -ENOTSUP: newer than this reader;
  * `error` then holds one line.
  */
