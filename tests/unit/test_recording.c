@@ -4,6 +4,7 @@
 #include "rec_sample.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdint.h>
@@ -272,6 +273,40 @@ static void a_mapped_file_reads_again_after_its_pages_were_released(void **state
     close(fd);
 }
 
+static void *sum_references(void *arg) {
+    const lowtide_recording *rec = arg;
+    lowtide_chunk *chunk = NULL;
+    lowtide_error error;
+    uintptr_t sum = 0;
+    for (int round = 0; round < 50; round++) {
+        for (uint32_t i = 0; i < lowtide_chunks(rec); i++) {
+            if (lowtide_chunk_load(rec, i, LOWTIDE_COL_ALL, &chunk, &error)) return NULL;
+            for (uint32_t k = 0; k < chunk->edge_begin[chunk->count]; k++) {
+                sum += chunk->edges[k] != LOWTIDE_NONE;
+            }
+        }
+    }
+    lowtide_chunk_free(chunk);
+    return (void *)sum;
+}
+
+static void several_threads_read_one_recording(void **state) {
+    (void)state;
+    bytes_t b;
+    lowtide_recording *rec = open_sample(&b);
+    pthread_t threads[4];
+    for (int i = 0; i < 4; i++) {
+        assert_int_equal(pthread_create(&threads[i], NULL, sum_references, rec), 0);
+    }
+    for (int i = 0; i < 4; i++) {
+        void *sum;
+        pthread_join(threads[i], &sum);
+        assert_int_equal((uintptr_t)sum, 50 * REC_SAMPLE_REFERENCES);
+    }
+    lowtide_close(rec);
+    free(b.at);
+}
+
 static void each_allocation_that_fails_while_reading_is_told(void **state) {
     (void)state;
     bytes_t b = sample_bytes();
@@ -305,6 +340,7 @@ int main(void) {
         cmocka_unit_test(a_changed_byte_with_a_right_checksum_never_leads_astray),
         cmocka_unit_test(what_is_no_file_is_refused_in_one_line),
         cmocka_unit_test(a_mapped_file_reads_again_after_its_pages_were_released),
+        cmocka_unit_test(several_threads_read_one_recording),
         cmocka_unit_test(each_allocation_that_fails_while_reading_is_told),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
