@@ -44,9 +44,7 @@ class Heap:
     said: list[str]
 
     def __post_init__(self) -> None:
-        self.at = {
-            o["address"]: o for o in self.rec.objects if self.rec.shapes[o["shape"]].kind == OBJECT
-        }
+        self.at = {o["address"]: o for o in self.rec.objects if self.rec.shapes[o["shape"]].kind == OBJECT}
 
     def name(self, o: dict[str, Any]) -> str:
         return self.rec.shapes[o["shape"]].name
@@ -117,11 +115,7 @@ class Heap:
         return [o for o in self.rec.objects if self.name(o) == name and self.kind(o) == OBJECT]
 
     def frame(self, function: str) -> dict[str, Any]:
-        (found,) = (
-            o
-            for o in self.rec.objects
-            if self.kind(o) == FRAME and o["value"][1].split("\x1f")[0] == function
-        )
+        (found,) = (o for o in self.rec.objects if self.kind(o) == FRAME and o["value"][1].split("\x1f")[0] == function)
         return found
 
 

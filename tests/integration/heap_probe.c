@@ -46,7 +46,8 @@ static void probe_walk(int fd, int flags) {
     rec_meta(w, "python", rt.version_text);
     shared->status = heap_capture(&rt, &options, w, &shared->stats, &shared->error);
     err_t e;
-    int status = rec_close(w, shared->stats.reached, shared->stats.skipped, shared->status ? &e : &shared->error);
+    int status = rec_close(w, shared->stats.reached, shared->stats.skipped,
+                           shared->status ? &e : &shared->error);
     if (!shared->status) shared->status = status;
     /* The walk has given its own memory back: what is dirty now is the target's. */
     shared->dirty_after = probe_dirty(1);
@@ -56,7 +57,8 @@ static void probe_walk(int fd, int flags) {
 __attribute__((visibility("default"))) const char *probe_heap(const char *path, int flags) {
     err_t e = {0};
     if (!shared)
-        shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+        shared =
+            mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (rt_find(&rt, &e) || rt_prove(&rt, &e) || rt_refresh(&rt, &e)) {
         snprintf(text, sizeof text, "%s", e.text);
         return text;
@@ -89,8 +91,10 @@ __attribute__((visibility("default"))) const char *probe_heap(const char *path, 
 __attribute__((visibility("default"))) const char *probe_figures(void) {
     const heap_stats_t *s = &shared->stats;
     snprintf(text, sizeof text,
-             "{\"objects\": %llu, \"references\": %llu, \"reached\": %u, \"skipped\": %llu, \"nonsense\": %llu, "
-             "\"shallow\": %llu, \"buffers\": %llu, \"types\": %u, \"walk_ms\": %u, \"dirty_before\": %ld, "
+             "{\"objects\": %llu, \"references\": %llu, \"reached\": %u, \"skipped\": %llu, "
+             "\"nonsense\": %llu, "
+             "\"shallow\": %llu, \"buffers\": %llu, \"types\": %u, \"walk_ms\": %u, "
+             "\"dirty_before\": %ld, "
              "\"dirty_after\": %ld}",
              (unsigned long long)s->objects, (unsigned long long)s->references, s->reached,
              (unsigned long long)s->skipped, (unsigned long long)s->nonsense,

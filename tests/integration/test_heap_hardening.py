@@ -36,9 +36,7 @@ def sound(heap: Heap) -> None:
     assert heap.figures["objects"] == len(heap.rec.objects) > 5000
 
 
-def test_a_reference_to_memory_that_is_not_there_is_marked_and_passed_over(
-    walk: Walk, target_python: Python
-) -> None:
+def test_a_reference_to_memory_that_is_not_there_is_marked_and_passed_over(walk: Walk, target_python: Python) -> None:
     heap = walk(
         target_python,
         POKE
@@ -50,14 +48,14 @@ with poked((items(broken) + WORD, UNMAPPED)):
     )
     sound(heap)
     before, gone, after = heap.items(heap.main("broken"))
-    assert before["value"][2] == "before" and after["value"][2] == "after"
-    assert gone["flags"] & SKIPPED and heap.name(gone) == "unreadable memory"
+    assert before["value"][2] == "before"
+    assert after["value"][2] == "after"
+    assert gone["flags"] & SKIPPED
+    assert heap.name(gone) == "unreadable memory"
     assert heap.figures["skipped"] == heap.rec.skipped == 1
 
 
-def test_words_that_cannot_be_addresses_are_counted_and_left_out(
-    walk: Walk, target_python: Python
-) -> None:
+def test_words_that_cannot_be_addresses_are_counted_and_left_out(walk: Walk, target_python: Python) -> None:
     heap = walk(
         target_python,
         POKE
@@ -71,12 +69,11 @@ with poked((at, 17), (at + WORD, 2**63 + 16), (at + 2 * WORD, id(broken) + 3)):
     sound(heap)
     (last,) = heap.items(heap.main("broken"))
     assert last["value"][2] == "last"
-    assert heap.figures["nonsense"] == 3 and heap.figures["skipped"] == 0
+    assert heap.figures["nonsense"] == 3
+    assert heap.figures["skipped"] == 0
 
 
-def test_an_object_without_a_type_is_marked_and_passed_over(
-    walk: Walk, target_python: Python
-) -> None:
+def test_an_object_without_a_type_is_marked_and_passed_over(walk: Walk, target_python: Python) -> None:
     heap = walk(
         target_python,
         POKE
@@ -93,9 +90,7 @@ with poked((id(objects[0]) + WORD, UNMAPPED), (id(objects[1]) + WORD, 0), (id(ob
     assert heap.figures["skipped"] == 3
 
 
-def test_a_traverse_that_crashes_costs_only_its_own_objects(
-    walk: Walk, target_python: Python
-) -> None:
+def test_a_traverse_that_crashes_costs_only_its_own_objects(walk: Walk, target_python: Python) -> None:
     heap = walk(
         target_python,
         POKE
@@ -116,9 +111,7 @@ with poked((id(collections.deque) + TRAVERSE, UNMAPPED)):
     assert len(heap.of_type("Sound")) >= 5
 
 
-def test_in_place_the_heap_is_the_same_and_handlers_are_put_back(
-    walk: Walk, target_python: Python
-) -> None:
+def test_in_place_the_heap_is_the_same_and_handlers_are_put_back(walk: Walk, target_python: Python) -> None:
     heap = walk(
         target_python,
         POKE
@@ -163,9 +156,7 @@ walk({NO_VALUES})
     assert {o["value"][0] for o in heap.rec.objects if o["value"]} <= {1, 6}
 
 
-def test_the_walk_leaves_the_target_and_its_memory_as_they_were(
-    walk: Walk, target_python: Python
-) -> None:
+def test_the_walk_leaves_the_target_and_its_memory_as_they_were(walk: Walk, target_python: Python) -> None:
     heap = walk(
         target_python,
         """

@@ -51,13 +51,12 @@ def test_every_thread_hangs_from_its_interpreter_with_its_name_and_its_frames(
             assert heap.items(heap.follow(own, "inner"))[0] is heap.follow(own, "own")
 
 
-def test_locals_are_named_and_cells_stand_between_a_frame_and_what_it_shares(
-    walk: Walk, target_python: Python
-) -> None:
+def test_locals_are_named_and_cells_stand_between_a_frame_and_what_it_shares(walk: Walk, target_python: Python) -> None:
     heap = walk(target_python, THREADS)
     outer = heap.frame("outer")
     file, line = outer["value"][1].split("\x1f")[1:]
-    assert file == "<string>" and int(line) > 10
+    assert file == "<string>"
+    assert int(line) > 10
     types = {name: heap.name(t) for name, t in heap.named(outer, LOCAL).items() if t}
     assert types == {"given": "list", "kept": "cell", "nested": "function"}
     kept = heap.follow(outer, "kept", "")
@@ -65,9 +64,7 @@ def test_locals_are_named_and_cells_stand_between_a_frame_and_what_it_shares(
     assert heap.get(kept, "given") is heap.follow(outer, "given")
 
 
-def test_what_only_the_evaluation_stack_holds_is_found_there(
-    walk: Walk, target_python: Python
-) -> None:
+def test_what_only_the_evaluation_stack_holds_is_found_there(walk: Walk, target_python: Python) -> None:
     heap = walk(
         target_python,
         """
@@ -94,9 +91,7 @@ loop()
     assert not [o for o in held if o["id"] in surplus]
 
 
-def test_suspended_generators_and_coroutines_show_their_locals(
-    walk: Walk, target_python: Python
-) -> None:
+def test_suspended_generators_and_coroutines_show_their_locals(walk: Walk, target_python: Python) -> None:
     heap = walk(
         target_python,
         """
@@ -139,7 +134,8 @@ asyncio.run(main())
     surplus = heap.surplus()
     watched = heap.of_type("coroutine") + heap.of_type("async_generator") + [generator, heap.follow(generator, "held")]
     assert not [heap.name(o) for o in watched if surplus.get(o["id"], 0) < 0]
-    assert not surplus.get(generator["id"]) and not surplus.get(agen["id"])
+    assert not surplus.get(generator["id"])
+    assert not surplus.get(agen["id"])
 
 
 def test_a_running_generator_is_told_once_on_its_thread(walk: Walk, target_python: Python) -> None:
@@ -159,7 +155,8 @@ drive(running())
     (kept,) = heap.of_type("Kept")
     assert heap.follow(frame, "mine") is kept
     generator = heap.follow(frame, "generator")
-    assert heap.name(generator) == "generator" and not heap.named(generator, LOCAL)
+    assert heap.name(generator) == "generator"
+    assert not heap.named(generator, LOCAL)
     assert kept["id"] not in heap.surplus()
 
 
@@ -208,7 +205,8 @@ walk()
     )
     nodes = heap.of_type("Node")
     lost = [o for o in nodes if o["id"] >= heap.rec.reached]
-    assert len(nodes) == 101 and len(lost) == 100
+    assert len(nodes) == 101
+    assert len(lost) == 100
     assert len(heap.reach(lost[0]) & {o["id"] for o in lost}) == 100
     surplus = heap.surplus()
     assert not [o for o in lost if o["id"] in surplus]
@@ -235,7 +233,8 @@ def test_objects_of_other_interpreters_are_found(walk: Walk, target_python: Pyth
     interpreters = [t for _, t in heap.edges(runtime) if t and heap.kind(t) == INTERPRETER]
     assert len(interpreters) == 2
     there = heap.of_type("There")
-    assert len(there) == 5 and all(o["id"] < heap.rec.reached for o in there)
+    assert len(there) == 5
+    assert all(o["id"] < heap.rec.reached for o in there)
     other = heap.follow(runtime, "interpreter")
     assert {o["id"] for o in there} <= heap.reach(heap.follow(other, "modules"))
     negative = {heap.name(heap.rec.objects[i]) for i, n in heap.surplus().items() if n < 0}
@@ -261,7 +260,8 @@ contextvars.copy_context().run(inside)
     assert {"modules", "sysdict", "builtins", "thread"} <= names
     assert any(name.startswith("atexit") for name in names)
     held = heap.of_type("Held")
-    assert len(held) == 2 and all(o["id"] < heap.rec.reached for o in held)
+    assert len(held) == 2
+    assert all(o["id"] < heap.rec.reached for o in held)
     (thread,) = (t for t in heap.items(interpreter) if heap.kind(t) == THREAD)
     in_context = heap.reach(heap.follow(thread, "context")) & {o["id"] for o in held}
     assert len(in_context) == 1

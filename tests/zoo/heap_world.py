@@ -149,7 +149,7 @@ def bounded(n):
     return [n]
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def unbounded(n):
     return [n]
 
@@ -192,7 +192,7 @@ def deep(n):
     raise Error("deep", {"n": n})
 
 
-variable = contextvars.ContextVar("variable", default=[1])
+variable = contextvars.ContextVar("variable", default=(1,))
 
 
 def make(n=30):
@@ -237,9 +237,9 @@ def make(n=30):
     mixed[1] = 2
     world["dicts"].append(mixed)
     world["dict views"] = [mixed.keys(), mixed.items(), mixed.values(), iter(mixed)]
-    world["dict kinds"] = [
-        collections.OrderedDict((i, [i]) for i in range(m)) for m in range(n)
-    ] + [collections.defaultdict(list, {i: [i] for i in range(m)}) for m in range(n)]
+    world["dict kinds"] = [collections.OrderedDict((i, [i]) for i in range(m)) for m in range(n)] + [
+        collections.defaultdict(list, {i: [i] for i in range(m)}) for m in range(n)
+    ]
     world["dict kinds"] += [collections.Counter("hello"), collections.ChainMap({}, mixed)]
     world["dict kinds"].append(types.MappingProxyType(mixed))
     world["sets"] = [set(range(i)) for i in range(n)] + [frozenset(range(i)) for i in range(n)]
@@ -259,7 +259,7 @@ def make(n=30):
     world["async generators"] = [async_generator(i) for i in range(n)]
     world["described"] = [Described() for i in range(n)]
     for d in world["described"]:
-        d.lazy
+        assert d.lazy
     world["errors"] = [Error(f"e{i}", [i]) for i in range(n)] + [caught() for i in range(n)]
     world["errors"] += [OSError(2, "none", "file"), KeyError([1]), UnicodeDecodeError("utf-8", b"x", 0, 1, "why")]
     world["errors"] += [ExceptionGroup("group", [ValueError(i) for i in range(n)]), StopIteration([1])]
@@ -273,13 +273,13 @@ def make(n=30):
     world["iterators"] = [iter([1, 2]), iter((1,)), iter("x"), iter({1}), enumerate([1]), zip([1], [2])]
     world["iterators"] += [reversed([1]), map(str, [1]), filter(None, [1]), itertools.chain([1], [2]), iter(range(3))]
     world["iterators"] += [itertools.count(2**70), itertools.cycle([1, 2]), *itertools.tee([1, 2, 3])]
-    world["dates"] = [datetime.datetime(2020, 1, 1 + i % 28, tzinfo=datetime.timezone.utc) for i in range(n)]
+    world["dates"] = [datetime.datetime(2020, 1, 1 + i % 28, tzinfo=datetime.UTC) for i in range(n)]
     world["dates"] += [datetime.timedelta(i) for i in range(n)] + [datetime.date(2020, 1, 1)]
     world["decimals"] = [decimal.Decimal(10) ** i for i in range(n)]
     world["arrays"] = [array.array("d", range(i)) for i in range(n)]
     world["views"] = [memoryview(bytes(i + 1)) for i in range(n)] + [memoryview(array.array("i", [1, 2]))[1:]]
     world["files"] = [io.BytesIO(b"x" * i) for i in range(n)] + [io.StringIO("x" * i) for i in range(n)]
-    world["files"] += [open("/dev/null", "rb"), open("/dev/null")]
+    world["files"] += [io.BufferedReader(io.FileIO("/dev/null"))]
     world["patterns"] = [re.compile(f"a{i}(b)(?P<n>c)") for i in range(n)] + [re.match("(a)(b)", "ab")]
     world["operators"] = [operator.itemgetter(1, "x"), operator.attrgetter("a.b"), operator.methodcaller("f", 1, k=2)]
     world["structs"] = [struct.Struct("iihd"), mmap.mmap(-1, 8192)]

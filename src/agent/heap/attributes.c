@@ -40,7 +40,8 @@ void attributes_find(const walk_t *k, const kind_t *t, rt_addr_t o, rt_addr_t *d
         *dict = rt_ptr(o, k->lay->managed_dict_slot);
         if (!t->keys) return;
         v = o + (rt_addr_t)t->basicsize;
-        if (rt_u8(v, k->lay->dict_values_valid)) *values = v + (rt_addr_t)k->lay->dict_values_values;
+        if (rt_u8(v, k->lay->dict_values_valid))
+            *values = v + (rt_addr_t)k->lay->dict_values_values;
         return;
     }
 }

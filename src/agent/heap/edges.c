@@ -31,8 +31,7 @@ void edges_fixed(walk_t *k, const kind_t *t) {
 static edges_form_t edges_form(walk_t *k, kind_t *t, unsigned variant, unsigned flags,
                                unsigned repeat_count, const rec_label_t *repeat) {
     uint32_t shape = t->shape[variant];
-    if (shape == LOWTIDE_NONE)
-        shape = kind_shape_make(k, t, variant, flags, repeat_count, repeat);
+    if (shape == LOWTIDE_NONE) shape = kind_shape_make(k, t, variant, flags, repeat_count, repeat);
     return (edges_form_t){shape, t->fixed_count, repeat_count};
 }
 
@@ -61,23 +60,21 @@ edges_form_t edges_dict(walk_t *k, kind_t *t, unsigned tag) {
     /* Keys of a split table belong to the type's shared keys, embedded values to the instance. */
     rec_label_t repeat[2] = {{LOWTIDE_KEY, variant & DICT_SPLIT, LOWTIDE_NONE},
                              {LOWTIDE_VALUE, (variant & DICT_EMBEDDED) != 0, LOWTIDE_NONE}};
-    return edges_form(k, t, variant,
-                      variant & DICT_IS_NAMESPACE ? LOWTIDE_SHAPE_IS_NAMESPACE : 0, 2, repeat);
+    return edges_form(k, t, variant, variant & DICT_IS_NAMESPACE ? LOWTIDE_SHAPE_IS_NAMESPACE : 0,
+                      2, repeat);
 }
 
 static edges_form_t edges_list(walk_t *k, kind_t *t) {
     int64_t n = rt_i64(k->address, k->lay->var_size);
     rt_addr_t items = rt_ptr(k->address, k->lay->list_items);
-    for (int64_t i = 0; items && i < n; i++)
-        walk_edge(k, rt_ptr(items + (rt_addr_t)i * WORD, 0));
+    for (int64_t i = 0; items && i < n; i++) walk_edge(k, rt_ptr(items + (rt_addr_t)i * WORD, 0));
     return edges_form_of(k, t, LOWTIDE_INDEX);
 }
 
 static edges_form_t edges_tuple(walk_t *k, kind_t *t) {
     int64_t n = rt_i64(k->address, k->lay->var_size) + t->hidden_items;
     rt_addr_t items = k->address + (rt_addr_t)k->lay->tuple_items;
-    for (int64_t i = 0; i < n; i++)
-        walk_edge(k, rt_ptr(items + (rt_addr_t)i * WORD, 0));
+    for (int64_t i = 0; i < n; i++) walk_edge(k, rt_ptr(items + (rt_addr_t)i * WORD, 0));
     return edges_form_of(k, t, LOWTIDE_INDEX);
 }
 

@@ -63,8 +63,8 @@ static uint32_t edges_frame_shape(walk_t *k, const rt_frame_t *f, const edges_fr
                      .repeat_count = 1,
                      .repeat = {{LOWTIDE_STACK, how->borrowed, LOWTIDE_NONE}}};
     for (int32_t i = 0; i < f->nlocalsplus && s.fixed_count < WALK_LABELS_MAX; i++)
-        k->labels[s.fixed_count++] = edges_local_label(
-            k, f->code, i, how->borrowed || rt_frame_slot(k->rt, f, i).borrowed);
+        k->labels[s.fixed_count++] =
+            edges_local_label(k, f->code, i, how->borrowed || rt_frame_slot(k->rt, f, i).borrowed);
     return *shape = rec_shape_add(k->w, &s);
 }
 

@@ -37,8 +37,7 @@ static void known_collect(walk_t *k, const kind_t *t, known_t *known) {
     for (uint32_t i = 0; i < t->base_field_count; i++)
         if (!t->fields[i].label.borrowed) known_add(known, k->edges.at[1 + i]);
     if (!t->base_has_dict) return;
-    for (uint32_t i = 1 + t->field_count; i < t->fixed_count; i++)
-        known_add(known, k->edges.at[i]);
+    for (uint32_t i = 1 + t->field_count; i < t->fixed_count; i++) known_add(known, k->edges.at[i]);
 }
 
 static void edges_told(walk_t *k, kind_t *t, known_t *known) {
@@ -53,8 +52,7 @@ static void edges_told(walk_t *k, kind_t *t, known_t *known) {
 
 void edges_metatype(walk_t *k, kind_t *t) {
     known_t known = {.count = 0};
-    for (size_t i = 0; i < k->edges.count; i++)
-        known_add(&known, k->edges.at[i]);
+    for (size_t i = 0; i < k->edges.count; i++) known_add(&known, k->edges.at[i]);
     edges_told(k, t, &known);
 }
 

@@ -18,8 +18,7 @@ static uint32_t edges_type_shape(walk_t *k, kind_t *t, unsigned variant, const t
     k->labels[count++] = walk_label(k, LOWTIDE_CLASS, NULL, !t->heap);
     for (uint32_t i = 0; i < n; i++)
         k->labels[count++] = walk_label(k, fields[i].kind, fields[i].name, fields[i].borrowed);
-    for (uint32_t i = 0; i < added; i++)
-        k->labels[count++] = t->fields[i].label;
+    for (uint32_t i = 0; i < added; i++) k->labels[count++] = t->fields[i].label;
     rec_shape_t s = {.kind = LOWTIDE_SHAPE_OBJECT,
                      .flags = LOWTIDE_SHAPE_IS_TYPE | LOWTIDE_SHAPE_HAS_GC |
                               (t->heap ? LOWTIDE_SHAPE_HEAP_TYPE : 0),
@@ -46,8 +45,7 @@ edges_form_t edges_type(walk_t *k, kind_t *t) {
         {LOWTIDE_ATTRIBUTE, false, "__bases__", rt_ptr(o, l->type_bases)},
         {LOWTIDE_ATTRIBUTE, false, "__mro__", rt_ptr(o, l->type_mro)},
         {LOWTIDE_FIELD, false, "cache", rt_ptr(o, l->type_cache)},
-        {LOWTIDE_FIELD, false, "subclasses",
-         rt_type_subclasses(k->rt, k->main_interp, o)},
+        {LOWTIDE_FIELD, false, "subclasses", rt_type_subclasses(k->rt, k->main_interp, o)},
         {LOWTIDE_ATTRIBUTE, false, "__name__", heap ? rt_ptr(o, l->heap_type_name) : 0},
         {LOWTIDE_ATTRIBUTE, false, "__qualname__", heap ? rt_ptr(o, l->heap_type_qualname) : 0},
         {LOWTIDE_FIELD, false, "slots", heap ? rt_ptr(o, l->heap_type_slots) : 0},
@@ -55,16 +53,13 @@ edges_form_t edges_type(walk_t *k, kind_t *t) {
     uint32_t n = sizeof fields / sizeof *fields;
     walk_edge(k, t->type);
     walk_edge_namespace(k, fields[0].value);
-    for (uint32_t i = 1; i < n; i++)
-        walk_edge(k, fields[i].value);
-    for (uint32_t i = 0; i < t->field_count; i++)
-        walk_edge(k, rt_ptr(o, t->fields[i].offset));
+    for (uint32_t i = 1; i < n; i++) walk_edge(k, fields[i].value);
+    for (uint32_t i = 0; i < t->field_count; i++) walk_edge(k, rt_ptr(o, t->fields[i].offset));
     rt_addr_t keys = heap ? rt_ptr(o, l->heap_type_cached_keys) : 0;
     if (keys) {
         py_table_t table;
         py_keys_open(k->rt, keys, &table);
-        for (size_t i = 0; i < table.count; i++)
-            walk_edge(k, py_table_key(&table, i));
+        for (size_t i = 0; i < table.count; i++) walk_edge(k, py_table_key(&table, i));
     }
     if (heap && t->c_base != k->rt->types.type && t->traverse) edges_metatype(k, t);
     unsigned variant = heap ? TYPE_HEAP_OBJECT : TYPE_STATIC_OBJECT;

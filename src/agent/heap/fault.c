@@ -14,13 +14,15 @@ static fault_t *volatile fault_current;
 
 /* In place, other threads of the target run on: their faults go where they went before. */
 static void fault_pass_on(int sig, siginfo_t *info, void *context) {
-    const struct sigaction *old = sig == SIGBUS ? &fault_current->old_bus : &fault_current->old_segv;
+    const struct sigaction *old =
+        sig == SIGBUS ? &fault_current->old_bus : &fault_current->old_segv;
     if (old->sa_flags & SA_SIGINFO)
         old->sa_sigaction(sig, info, context);
     else if (old->sa_handler != SIG_DFL && old->sa_handler != SIG_IGN)
         old->sa_handler(sig);
     else
-        sigaction(sig, old, NULL); /* the instruction is run again, and the signal taken by default */
+        sigaction(sig, old,
+                  NULL); /* the instruction is run again, and the signal taken by default */
 }
 
 static void fault_handle(int sig, siginfo_t *info, void *context) {

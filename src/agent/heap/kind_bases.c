@@ -1,28 +1,31 @@
 #include "agent/heap/kind_bases.h"
 
-#define AT(name)              offsetof(layout_t, name)
-#define ATTRIBUTE(at, name)   {AT(at), LOWTIDE_ATTRIBUTE, name, false}
-#define FIELD(at, name)       {AT(at), LOWTIDE_FIELD, name, false}
-#define BORROWED(at, name)    {AT(at), LOWTIDE_FIELD, name, true}
-#define END                   {0, 0, NULL, false}
-#define TYPE(name)            offsetof(rt_t, types.name)
+#define AT(name) offsetof(layout_t, name)
+#define ATTRIBUTE(at, name)                                                                        \
+    { AT(at), LOWTIDE_ATTRIBUTE, name, false }
+#define FIELD(at, name)                                                                            \
+    { AT(at), LOWTIDE_FIELD, name, false }
+#define BORROWED(at, name)                                                                         \
+    { AT(at), LOWTIDE_FIELD, name, true }
+#define END                                                                                        \
+    { 0, 0, NULL, false }
+#define TYPE(name) offsetof(rt_t, types.name)
 
 static const base_field_t none[] = {END};
-static const base_field_t function[] = {
-    ATTRIBUTE(function_code, "__code__"),
-    ATTRIBUTE(function_globals, "__globals__"),
-    ATTRIBUTE(function_builtins, "__builtins__"),
-    ATTRIBUTE(function_name, "__name__"),
-    ATTRIBUTE(function_qualname, "__qualname__"),
-    ATTRIBUTE(function_defaults, "__defaults__"),
-    ATTRIBUTE(function_kwdefaults, "__kwdefaults__"),
-    ATTRIBUTE(function_closure, "__closure__"),
-    ATTRIBUTE(function_doc, "__doc__"),
-    ATTRIBUTE(function_module, "__module__"),
-    ATTRIBUTE(function_annotations, "__annotations__"),
-    ATTRIBUTE(function_annotate, "__annotate__"),
-    ATTRIBUTE(function_typeparams, "__type_params__"),
-    END};
+static const base_field_t function[] = {ATTRIBUTE(function_code, "__code__"),
+                                        ATTRIBUTE(function_globals, "__globals__"),
+                                        ATTRIBUTE(function_builtins, "__builtins__"),
+                                        ATTRIBUTE(function_name, "__name__"),
+                                        ATTRIBUTE(function_qualname, "__qualname__"),
+                                        ATTRIBUTE(function_defaults, "__defaults__"),
+                                        ATTRIBUTE(function_kwdefaults, "__kwdefaults__"),
+                                        ATTRIBUTE(function_closure, "__closure__"),
+                                        ATTRIBUTE(function_doc, "__doc__"),
+                                        ATTRIBUTE(function_module, "__module__"),
+                                        ATTRIBUTE(function_annotations, "__annotations__"),
+                                        ATTRIBUTE(function_annotate, "__annotate__"),
+                                        ATTRIBUTE(function_typeparams, "__type_params__"),
+                                        END};
 static const base_field_t cfunction[] = {ATTRIBUTE(cfunction_self, "__self__"),
                                          ATTRIBUTE(cfunction_module, "__module__"), END};
 static const base_field_t cmethod[] = {ATTRIBUTE(cfunction_self, "__self__"),
@@ -37,11 +40,13 @@ static const base_field_t module[] = {ATTRIBUTE(module_dict, "__dict__"),
                                       FIELD(module_name, "name"), END};
 static const base_field_t traceback[] = {ATTRIBUTE(traceback_next, "tb_next"),
                                          ATTRIBUTE(traceback_frame, "tb_frame"), END};
-static const base_field_t exception[] = {
-    ATTRIBUTE(exception_dict, "__dict__"),       ATTRIBUTE(exception_args, "args"),
-    FIELD(exception_notes, "notes"),             ATTRIBUTE(exception_traceback, "__traceback__"),
-    ATTRIBUTE(exception_context, "__context__"), ATTRIBUTE(exception_cause, "__cause__"),
-    END};
+static const base_field_t exception[] = {ATTRIBUTE(exception_dict, "__dict__"),
+                                         ATTRIBUTE(exception_args, "args"),
+                                         FIELD(exception_notes, "notes"),
+                                         ATTRIBUTE(exception_traceback, "__traceback__"),
+                                         ATTRIBUTE(exception_context, "__context__"),
+                                         ATTRIBUTE(exception_cause, "__cause__"),
+                                         END};
 static const base_field_t descriptor[] = {ATTRIBUTE(descr_type, "__objclass__"),
                                           ATTRIBUTE(descr_name, "__name__"),
                                           FIELD(descr_qualname, "qualname"), END};
@@ -50,18 +55,17 @@ static const base_field_t slice[] = {ATTRIBUTE(slice_start, "start"), ATTRIBUTE(
 static const base_field_t range[] = {ATTRIBUTE(range_start, "start"), ATTRIBUTE(range_stop, "stop"),
                                      ATTRIBUTE(range_step, "step"), FIELD(range_length, "length"),
                                      END};
-static const base_field_t code[] = {
-    ATTRIBUTE(code_consts, "co_consts"),
-    ATTRIBUTE(code_names, "co_names"),
-    ATTRIBUTE(code_exceptiontable, "co_exceptiontable"),
-    FIELD(code_localsplusnames, "localsplusnames"),
-    FIELD(code_localspluskinds, "localspluskinds"),
-    ATTRIBUTE(code_filename, "co_filename"),
-    ATTRIBUTE(code_name, "co_name"),
-    ATTRIBUTE(code_qualname, "co_qualname"),
-    ATTRIBUTE(code_linetable, "co_linetable"),
-    FIELD(code_code, "code"),
-    END};
+static const base_field_t code[] = {ATTRIBUTE(code_consts, "co_consts"),
+                                    ATTRIBUTE(code_names, "co_names"),
+                                    ATTRIBUTE(code_exceptiontable, "co_exceptiontable"),
+                                    FIELD(code_localsplusnames, "localsplusnames"),
+                                    FIELD(code_localspluskinds, "localspluskinds"),
+                                    ATTRIBUTE(code_filename, "co_filename"),
+                                    ATTRIBUTE(code_name, "co_name"),
+                                    ATTRIBUTE(code_qualname, "co_qualname"),
+                                    ATTRIBUTE(code_linetable, "co_linetable"),
+                                    FIELD(code_code, "code"),
+                                    END};
 
 static const base_row_t rows[] = {
     {TYPE(object), FAMILY_PLAIN, none},

@@ -168,13 +168,11 @@ static void kind_read_layout(walk_t *k, kind_t *t) {
     t->family = kind_family_of(k, t);
     for (rt_addr_t b = t->c_base; b && t->family != FAMILY_TYPE; b = kind_base(k, b))
         if (!base_find(k->rt, b)) kind_add_members(k, t, b);
-    for (rt_addr_t b = t->c_base; b; b = kind_base(k, b))
-        special_add(k, t, b);
+    for (rt_addr_t b = t->c_base; b; b = kind_base(k, b)) special_add(k, t, b);
     t->base_field_count = t->field_count;
     t->base_has_dict = rt_i64(t->c_base, l->type_dictoffset) != 0 ||
                        rt_type_flags(k->rt, t->c_base) & RT_TPFLAGS_MANAGED_DICT;
-    while (n-- > 0)
-        kind_add_members(k, t, chain[n]);
+    while (n-- > 0) kind_add_members(k, t, chain[n]);
     rt_addr_t traverse = rt_ptr(t->c_base, l->type_traverse);
     if (rt_type_flags(k->rt, t->c_base) & RT_TPFLAGS_HAVE_GC)
         memcpy(&t->traverse, &traverse, sizeof t->traverse);
@@ -205,8 +203,7 @@ static kind_t *kind_new(walk_t *k, rt_addr_t type) {
     t->value_rule = kind_value_rule(k, t);
     size_choose(k, t);
     kind_names(k, type, &t->module, &t->name);
-    for (int i = 0; i < KIND_VARIANTS; i++)
-        t->shape[i] = LOWTIDE_NONE;
+    for (int i = 0; i < KIND_VARIANTS; i++) t->shape[i] = LOWTIDE_NONE;
     return t;
 }
 
@@ -231,8 +228,7 @@ kind_t *kind_make(walk_t *k, rt_addr_t type) {
 static uint32_t kind_labels(walk_t *k, const kind_t *t, rec_label_t *to) {
     uint32_t n = 0;
     to[n++] = walk_label(k, LOWTIDE_CLASS, NULL, !t->heap);
-    for (uint32_t i = 0; i < t->field_count; i++)
-        to[n++] = t->fields[i].label;
+    for (uint32_t i = 0; i < t->field_count; i++) to[n++] = t->fields[i].label;
     if (t->dict != DICT_NONE) to[n++] = walk_label(k, LOWTIDE_ATTRIBUTE, "__dict__", false);
     py_table_t keys;
     if (t->inline_count) py_keys_open(k->rt, t->keys, &keys);
@@ -259,7 +255,6 @@ uint32_t kind_shape_make(walk_t *k, kind_t *t, unsigned variant, unsigned flags,
               (t->c_base == k->rt->types.module ? LOWTIDE_SHAPE_IS_MODULE : 0);
     s.fixed_count = kind_labels(k, t, k->labels);
     s.fixed = k->labels;
-    for (unsigned i = 0; i < repeat_count; i++)
-        s.repeat[i] = repeat[i];
+    for (unsigned i = 0; i < repeat_count; i++) s.repeat[i] = repeat[i];
     return t->shape[variant] = rec_shape_add(k->w, &s);
 }

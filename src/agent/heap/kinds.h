@@ -76,18 +76,18 @@ typedef struct kind {
     kind_value_t value_rule;
     kind_dict_t dict;
     bool heap, has_gc;
-    bool has_links;              /* functools.lru_cache */
-    bool has_order;              /* OrderedDict: its nodes are the last fixed label */
-    bool asks_gc;                /* tp_is_gc says which instances have a GC head */
-    uint32_t hidden_items;       /* a structseq's fields beyond its length */
-    uint32_t pre_header;         /* bytes in front, but for type objects' GC head */
-    uint32_t inline_bytes;       /* of the inline values that getsizeof leaves out or adds */
-    rt_addr_t keys;              /* shared keys of inline values, or 0 */
+    bool has_links;        /* functools.lru_cache */
+    bool has_order;        /* OrderedDict: its nodes are the last fixed label */
+    bool asks_gc;          /* tp_is_gc says which instances have a GC head */
+    uint32_t hidden_items; /* a structseq's fields beyond its length */
+    uint32_t pre_header;   /* bytes in front, but for type objects' GC head */
+    uint32_t inline_bytes; /* of the inline values that getsizeof leaves out or adds */
+    rt_addr_t keys;        /* shared keys of inline values, or 0 */
     uint32_t inline_count;
     uint32_t field_count;
     uint32_t base_field_count; /* those of the C base, which come first */
     bool base_has_dict;        /* the C base has the __dict__ already */
-    uint32_t fixed_count; /* CLASS and all that follows it */
+    uint32_t fixed_count;      /* CLASS and all that follows it */
     kind_field_t *fields;
     kind_traverse_fn traverse;
     kind_sizeof_fn size_of;

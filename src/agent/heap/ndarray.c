@@ -51,6 +51,5 @@ void ndarray_edges(walk_t *k, rt_addr_t array) {
     rt_addr_t descr = rt_ptr(array, ND_DESCR), data = rt_ptr(array, ND_DATA);
     if (!descr || !ndarray_owns(array) || rt_i32(descr, DESCR_TYPE_NUMBER) != NPY_OBJECT) return;
     uint64_t n = ndarray_bytes(array) / 8;
-    for (uint64_t i = 0; i < n; i++)
-        walk_edge(k, rt_ptr(data + i * 8, 0));
+    for (uint64_t i = 0; i < n; i++) walk_edge(k, rt_ptr(data + i * 8, 0));
 }

@@ -105,8 +105,7 @@ bool py_int_value(const rt_t *rt, rt_addr_t number, int64_t *value, uint64_t *bi
     *bits = (n - 1) * 30 + top;
     if (*bits > 63) return false;
     uint64_t v = 0;
-    for (size_t i = n; i-- > 0;)
-        v = v << 30 | digits[i];
+    for (size_t i = n; i-- > 0;) v = v << 30 | digits[i];
     *value = negative ? -(int64_t)v : (int64_t)v;
     return true;
 }

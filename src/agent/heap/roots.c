@@ -19,7 +19,8 @@ static void roots_collect(void *arg, const char *name, int64_t index, rt_addr_t 
     bool of_static_type = index >= 0 && strncmp(name, "static type ", 12) == 0;
     if (of_static_type && (borrowed || k->address == k->main_interp)) return;
     /* Looked up once and kept without a reference: builtins and object own them. */
-    if (strcmp(name, "objreduce") == 0 || (k->rt->minor >= 14 && strcmp(name, "common constant") == 0))
+    if (strcmp(name, "objreduce") == 0 ||
+        (k->rt->minor >= 14 && strcmp(name, "common constant") == 0))
         borrowed = true;
     root_t root = {name, object, index >= 0, borrowed};
     if (root_vec_push(&k->roots, root)) walk_fail(k, -ENOMEM);
@@ -87,8 +88,7 @@ static void roots_emit(walk_t *k, uint8_t kind, const char *name, uint32_t label
 static void roots_write_holder(walk_t *k) {
     const holder_t *h = k->holders.at[k->address / 8];
     k->address = 0;
-    for (size_t i = 0; i < h->count; i++)
-        walk_edge(k, h->objects[i]);
+    for (size_t i = 0; i < h->count; i++) walk_edge(k, h->objects[i]);
     rec_label_t repeat = {LOWTIDE_INDEX, h->borrowed, LOWTIDE_NONE};
     roots_emit(k, LOWTIDE_SHAPE_OTHER, h->name, 0, &repeat);
 }
@@ -96,8 +96,8 @@ static void roots_write_holder(walk_t *k) {
 static void roots_write_runtime(walk_t *k) {
     uint32_t n = 0;
     for (rt_addr_t i = rt_interp_first(k->rt); i; i = rt_interp_next(k->rt, i)) {
-        k->labels[n++] = walk_label(k, LOWTIDE_ROOT,
-                                    i == k->main_interp ? "main interpreter" : "interpreter", false);
+        k->labels[n++] = walk_label(
+            k, LOWTIDE_ROOT, i == k->main_interp ? "main interpreter" : "interpreter", false);
         walk_edge_id(k, walk_queue_push(k, i | WALK_INTERPRETER));
     }
     rt_runtime_roots(k->rt, roots_collect, k);
@@ -155,8 +155,7 @@ static size_t roots_number(uint64_t v, char *to) {
     size_t n = 0, m = 0;
     do digits[n++] = (char)('0' + v % 10);
     while (v /= 10);
-    while (n)
-        to[m++] = digits[--n];
+    while (n) to[m++] = digits[--n];
     return m;
 }
 

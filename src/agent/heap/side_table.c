@@ -46,8 +46,7 @@ uint32_t *side_leaf_make(side_table_t *t, uint64_t address) {
     uint32_t ***top = t->top + (address >> (4 + SIDE_LEAF_BITS + SIDE_MIDDLE_BITS));
     if (!*top) *top = side_take(t, sizeof(uint32_t *) << SIDE_MIDDLE_BITS);
     if (!*top) return NULL;
-    uint32_t **leaf =
-        *top + (address >> (4 + SIDE_LEAF_BITS) & ((1u << SIDE_MIDDLE_BITS) - 1));
+    uint32_t **leaf = *top + (address >> (4 + SIDE_LEAF_BITS) & ((1u << SIDE_MIDDLE_BITS) - 1));
     if (!*leaf) *leaf = side_take(t, sizeof(uint32_t) << SIDE_LEAF_BITS);
     return *leaf;
 }

@@ -106,8 +106,7 @@ static size_t value_number(int64_t v, char *to) {
     uint64_t u = v < 0 ? 0 : (uint64_t)v;
     do digits[n++] = (char)('0' + u % 10);
     while (u /= 10);
-    while (n)
-        to[m++] = digits[--n];
+    while (n) to[m++] = digits[--n];
     return m;
 }
 

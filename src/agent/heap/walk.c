@@ -46,12 +46,10 @@ uint32_t walk_mention_dict(walk_t *k, rt_addr_t dict, unsigned tag) {
 void walk_emit(walk_t *k, uint32_t shape, uint32_t fixed, uint32_t repeat, uint64_t size,
                uint64_t refcount, unsigned flags) {
     k->emitting = true;
-    while (k->edges.count < fixed)
-        walk_edge_id(k, REC_NULL);
+    while (k->edges.count < fixed) walk_edge_id(k, REC_NULL);
     if (repeat == 2 && (k->edges.count - fixed) % 2) walk_edge_id(k, REC_NULL);
     rec_object(k->w, shape, k->address, size, refcount, flags);
-    for (size_t i = 0; i < k->edges.count; i++)
-        rec_edge(k->w, k->edges.at[i]);
+    for (size_t i = 0; i < k->edges.count; i++) rec_edge(k->w, k->edges.at[i]);
     if (k->buffer) rec_buffer(k->w, k->buffer);
     k->shallow_bytes += size;
     k->buffer_bytes += k->buffer;

@@ -17,8 +17,8 @@
 
 enum walk_tag {
     WALK_OBJECT,
-    WALK_NAMESPACE,   /* an object: a dict that is the namespace of a module, type or instance */
-    WALK_INTERNED,    /* an object: the dict of interned strings, which do not count its references */
+    WALK_NAMESPACE, /* an object: a dict that is the namespace of a module, type or instance */
+    WALK_INTERNED,  /* an object: the dict of interned strings, which do not count its references */
     WALK_INTERPRETER, /* PyInterpreterState */
     WALK_THREAD,      /* PyThreadState */
     WALK_FRAME,       /* _PyInterpreterFrame on a thread's stack */
@@ -49,7 +49,13 @@ VEC_DEFINE(kind_vec, struct kind *);
 VEC_DEFINE(holder_vec, holder_t *);
 VEC_DEFINE(root_vec, root_t);
 
-enum { WALK_REGIONS = 1024, WALK_KIND_CACHE = 1024, WALK_LABELS_MAX = 4096, KIND_FIELDS_MAX = 512, KIND_BASES_MAX = 512 };
+enum {
+    WALK_REGIONS = 1024,
+    WALK_KIND_CACHE = 1024,
+    WALK_LABELS_MAX = 4096,
+    KIND_FIELDS_MAX = 512,
+    KIND_BASES_MAX = 512
+};
 
 /* A reference at a fixed offset of an object. */
 typedef struct kind_field {
@@ -89,7 +95,7 @@ typedef struct walk {
     /* The object at hand */
     uint32_t id;
     rt_addr_t address;
-    uint64_t buffer; /* bytes beyond its size */
+    uint64_t buffer;   /* bytes beyond its size */
     struct kind *kind; /* NULL until known */
     bool emitting;     /* the writer is at work on it */
     u32_vec_t edges;
