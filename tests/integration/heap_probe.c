@@ -2,6 +2,7 @@
  * by a raw clone or in place. */
 #define _GNU_SOURCE
 #include "agent/heap/heap.h"
+#include "base/mem.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -85,6 +86,49 @@ __attribute__((visibility("default"))) const char *probe_heap(const char *path, 
     close(fd);
     text[0] = 0;
     if (shared->status) snprintf(text, sizeof text, "%s", shared->error.text);
+    return text;
+}
+
+/* Makes one allocation after the other fail, each in a walk of its own, until none is left to fail. Says how many there were
+ * and how many walks ended with anything but success or a line for -ENOMEM. */
+static void probe_fail_each(void) {
+    heap_options_t options = {.values = true};
+    long wrong = 0, n = 1;
+    for (;; n++) {
+        rec_writer_t *w = NULL;
+        heap_stats_t stats = {0};
+        err_t e = {0};
+        int fd = open("/dev/null", O_WRONLY);
+        mem_fail_at(n);
+        int status = rec_open(&w, fd, 0, 1, &e);
+        if (!status) {
+            status = heap_capture(&rt, &options, w, &stats, &e);
+            int closed = rec_close(w, stats.reached, stats.skipped, status ? NULL : &e);
+            if (!status) status = closed;
+        }
+        bool failed = mem_fail_at(0) == 0;
+        close(fd);
+        if (!failed) {
+            wrong += status != 0;
+            break;
+        }
+        /* Without room to follow the bytecode a frame's stack is merely not known. */
+        wrong += status && (status != -ENOMEM || !e.text[0]);
+    }
+    shared->dirty_before = n;
+    shared->dirty_after = wrong;
+}
+
+/* "allocations wrong" */
+__attribute__((visibility("default"))) const char *probe_failures(void) {
+    int how = 0;
+    long child = syscall(SYS_clone, 0L, 0L, 0L, 0L, 0L);
+    if (child == 0) {
+        probe_fail_each();
+        _exit(0);
+    }
+    waitpid((pid_t)child, &how, __WALL);
+    snprintf(text, sizeof text, "%ld %ld %d", shared->dirty_before, shared->dirty_after, how);
     return text;
 }
 

@@ -156,6 +156,22 @@ walk({NO_VALUES})
     assert {o["value"][0] for o in heap.rec.objects if o["value"]} <= {1, 6}
 
 
+def test_an_allocation_that_fails_ends_the_walk_with_a_line_at_worst(
+    walk: Walk, target_python: Python
+) -> None:
+    heap = walk(
+        target_python,
+        """
+walk()
+probe.probe_failures.restype = ctypes.c_char_p
+print(probe.probe_failures().decode())
+""",
+    )
+    allocations, wrong, how = map(int, heap.said[0].split())
+    assert allocations > 20
+    assert wrong == how == 0
+
+
 def test_the_walk_leaves_the_target_and_its_memory_as_they_were(walk: Walk, target_python: Python) -> None:
     heap = walk(
         target_python,

@@ -11,7 +11,10 @@ void value_mark_name(walk_t *k, uint32_t id) {
     if (id == REC_NULL) return;
     size_t at = id / 64;
     if (at >= k->names.count) {
-        if (u64_vec_reserve(&k->names, at + 1 - k->names.count)) return;
+        if (u64_vec_reserve(&k->names, at + 1 - k->names.count)) {
+            walk_fail(k, -ENOMEM);
+            return;
+        }
         k->names.count = at + 1;
     }
     k->names.at[at] |= UINT64_C(1) << id % 64;
