@@ -1,5 +1,3 @@
-#define _GNU_SOURCE /* strcasestr */
-
 /* From words to objects: a path as Python writes it, the name of a type, an address. */
 #include "explain/literal.h"
 #include "explain/names.h"
@@ -10,6 +8,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 typedef struct find {
     const model_t *m;
@@ -60,6 +59,16 @@ static int find_name(find_t *f) {
     return f->id == LOWTIDE_NONE ? -ENOENT : 0;
 }
 
+static int find_cell(find_t *f, uint32_t *found) {
+    lowtide_object o;
+    int status = model_read(f->m, f->id, &o, f->e);
+    const lowtide_shape *shape = model_shape_of(f->m, f->id);
+    for (uint32_t k = 0; !status && k < shape->fixed_count; k++) {
+        if (shape->fixed[k].kind == LOWTIDE_CELL) *found = o.edges[k];
+    }
+    return status;
+}
+
 /* As attribute access goes: a field of the object, its namespace, its class. */
 static int find_attribute(find_t *f, const char *name, size_t bytes) {
     uint32_t found, dict, type = model_shape_of(f->m, f->id)->type;
@@ -72,16 +81,15 @@ static int find_attribute(find_t *f, const char *name, size_t bytes) {
         else if (!status)
             status = names_lookup(f->m, dict, name, bytes, &found, f->e);
     }
+    if (!status && found == LOWTIDE_NONE && bytes == 13 && memcmp(name, "cell_contents", 13) == 0) {
+        status = find_cell(f, &found);
+    }
     if (!status && found == LOWTIDE_NONE && is_type)
         status = names_in_class(f->m, f->id, name, bytes, &found, f->e);
     if (!status && found == LOWTIDE_NONE && bytes == 9 && memcmp(name, "__class__", 9) == 0)
         found = type;
     if (!status && found == LOWTIDE_NONE && type != LOWTIDE_NONE) {
         status = names_in_class(f->m, type, name, bytes, &found, f->e);
-    }
-    if (!status && found == LOWTIDE_NONE && bytes == 13 && memcmp(name, "cell_contents", 13) == 0) {
-        status = names_field(f->m, f->id, "", 0, &found, f->e);
-        if (found == type) found = LOWTIDE_NONE;
     }
     if (status) return status;
     f->id = found;
@@ -130,6 +138,7 @@ static int find_key(find_t *f, path_ids_t *edges, const char *wanted) {
         bool exact = true;
         strbuf_clear(&text);
         status = literal_put(f->m, edges->at[i], &text, &exact, f->e);
+        if (!status && text.failed) status = err_set(f->e, -ENOMEM, "no memory for the keys of a dict");
         if (!status && strcmp(strbuf_text(&text), wanted) == 0) found = edges->at[i + 1];
     }
     strbuf_free(&text);
@@ -261,13 +270,14 @@ static int find_one(uint32_t id, model_found_t *out, err_t *e) {
     return 0;
 }
 
-/* Says what is not there, and what comes near: a type that has the word in its name. */
+/* Says what is not there, and what comes near: a type whose name begins so. */
 static int find_nothing(const model_t *m, const char *what, err_t *e) {
     size_t bytes = strlen(what);
     const char *last = strrchr(what, '.');
     const char *word = last && last[1] ? last + 1 : what;
     for (uint32_t i = 0; i < m->type_count && bytes > 2; i++) {
-        if (!strcasestr(m->types[i].name, word)) continue;
+        const char *dot = strrchr(m->types[i].name, '.');
+        if (strncasecmp(dot ? dot + 1 : m->types[i].name, word, strlen(word)) != 0) continue;
         return err_set(e, -ENOENT,
                        "nothing is called %s in this recording; a type that comes near: %s", what,
                        m->types[i].name);

@@ -22,6 +22,7 @@ void graph_free(graph_t *g) {
     mem_unmap(g->shallow, words);
     mem_unmap(g->shape, words);
     mem_unmap(g->via, words);
+    mem_unmap(g->cost, (size_t)g->n + 1);
     mem_unmap(g->surplus, bits);
     mem_unmap(g->immortal, bits);
     graph_big_vec_free(&g->big);

@@ -21,6 +21,8 @@
 
 enum { GRAPH_ROOT, GRAPH_C, GRAPH_IMMORTAL, GRAPH_GARBAGE, GRAPH_VIRTUAL };
 
+enum { GRAPH_COST_MAX = 254, GRAPH_UNSEEN = 255 };
+
 typedef struct graph_big {
     uint32_t id;
     uint64_t bytes;
@@ -39,6 +41,7 @@ typedef struct graph {
     uint32_t *shape;     /* n */
     uint32_t *via; /* n: who refers to it on its best path from object 0; LOWTIDE_NONE where there
                       is none */
+    uint8_t *cost; /* n: what that path costs (label.h), GRAPH_UNSEEN where there is none */
     uint64_t *surplus; /* bits: C code holds references to it */
     uint64_t *immortal;
 } graph_t;

@@ -9,8 +9,6 @@
 
 enum {
     GRAPH_COST_FROM_C = 120, /* behind every path from object 0 that is worth reading */
-    GRAPH_COST_MAX = 254,
-    GRAPH_UNSEEN = 255,
     GRAPH_ROUNDS_MAX = 64
 };
 
@@ -22,7 +20,6 @@ typedef struct graph_pass {
     const lowtide_recording *rec;
     const label_costs_t *costs;
     uint32_t *refcount; /* UINT32_MAX: that or more */
-    uint8_t *cost;      /* of the best path so far; GRAPH_UNSEEN: none yet */
     uint64_t *late;     /* bits: a better path was found after its references had been followed */
     bool any_late, settling;
     uint32_t count;        /* references so far */
@@ -36,11 +33,11 @@ static int graph_no_memory(graph_pass_t *p) {
 }
 
 static inline void graph_relax(graph_pass_t *p, uint32_t u, uint32_t t, unsigned step) {
-    unsigned cost = p->cost[u] + step;
-    if (p->cost[u] == GRAPH_UNSEEN) return;
+    unsigned cost = p->g->cost[u] + step;
+    if (p->g->cost[u] == GRAPH_UNSEEN) return;
     if (cost > GRAPH_COST_MAX) cost = GRAPH_COST_MAX;
-    if (cost >= p->cost[t]) return;
-    p->cost[t] = (uint8_t)cost;
+    if (cost >= p->g->cost[t]) return;
+    p->g->cost[t] = (uint8_t)cost;
     p->g->via[t] = u;
     if (t <= u || p->settling) {
         graph_set(p->late, t);
@@ -177,8 +174,8 @@ static void graph_mark_surplus(graph_pass_t *p) {
         } else {
             continue;
         }
-        if (p->cost[id] != GRAPH_UNSEEN) continue;
-        p->cost[id] = GRAPH_COST_FROM_C;
+        if (p->g->cost[id] != GRAPH_UNSEEN) continue;
+        p->g->cost[id] = GRAPH_COST_FROM_C;
         graph_set(p->late, id);
         p->any_late = true;
     }
@@ -198,16 +195,16 @@ static int graph_allocate(graph_pass_t *p) {
     g->surplus = mem_map(bits);
     g->immortal = mem_map(bits);
     p->refcount = mem_map(words + 1);
-    p->cost = mem_map((size_t)g->n + 1);
+    p->g->cost = mem_map((size_t)g->n + 1);
     p->late = mem_map(bits);
     p->costs = label_costs_of(p->rec, &p->arena);
     if (!g->begin || !g->target || !g->owners || !g->shallow || !g->shape || !g->via ||
-        !g->surplus || !g->immortal || !p->refcount || !p->cost || !p->late || !p->costs) {
+        !g->surplus || !g->immortal || !p->refcount || !p->g->cost || !p->late || !p->costs) {
         return graph_no_memory(p);
     }
     memset(g->via, 0xFF, words);
-    memset(p->cost, GRAPH_UNSEEN, g->n);
-    if (g->n > 0) p->cost[0] = 0;
+    memset(p->g->cost, GRAPH_UNSEEN, g->n);
+    if (g->n > 0) p->g->cost[0] = 0;
     return 0;
 }
 
@@ -226,7 +223,6 @@ int graph_load(graph_t *g, const lowtide_recording *rec, err_t *e) {
     }
     lowtide_release_pages(rec);
     mem_unmap(p.refcount, (size_t)g->n * sizeof(uint32_t) + 1);
-    mem_unmap(p.cost, (size_t)g->n + 1);
     mem_unmap(p.late, graph_words(g->n) * sizeof(uint64_t));
     graph_u32_vec_free(&p.first);
     arena_free(&p.arena);

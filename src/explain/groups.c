@@ -182,8 +182,12 @@ int model_group_by(const model_t *m, int by, model_groups_t *out, err_t *e) {
         model_groups_free(out);
         return status;
     }
-    qsort(out->groups, out->count, sizeof *out->groups, groups_compare);
-    while (out->count > 0 && out->groups[out->count - 1].objects == 0) out->count--;
+    uint32_t used = 0;
+    for (uint32_t i = 0; i < out->count; i++) {
+        if (out->groups[i].objects) out->groups[used++] = out->groups[i];
+    }
+    out->count = used;
+    if (used) qsort(out->groups, used, sizeof *out->groups, groups_compare);
     return 0;
 }
 

@@ -48,9 +48,12 @@ static void growth_finish(growth_t *g, model_growth_t *x) {
         x->steady = x->steady && x->retained_bytes[k] > x->retained_bytes[k - 1];
 }
 
+/* Of those that grew alike, the one with the longer path stands inside the other and is the one to look at. */
 static int growth_compare(const void *a, const void *b) {
     const model_growth_t *x = a, *y = b;
     if (x->grown_bytes != y->grown_bytes) return x->grown_bytes < y->grown_bytes ? 1 : -1;
+    if (x->path && strlen(x->path) != strlen(y->path))
+        return strlen(x->path) < strlen(y->path) ? 1 : -1;
     return strcmp(x->path ? x->path : x->type, y->path ? y->path : y->type);
 }
 
@@ -74,6 +77,7 @@ static int growth_types(growth_t *g) {
         const model_type_t *types = model_types(g->models[k], &count);
         for (uint32_t i = 0; i < count; i++) {
             bool fresh;
+            if (types[i].type_id == LOWTIDE_NONE) continue; /* threads and the like */
             growth_line_t *line = growth_line(g, NULL, types[i].name, &fresh);
             if (!line) return growth_no_memory(g);
             line->g.retained_bytes[k] += types[i].retained_bytes;

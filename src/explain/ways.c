@@ -60,10 +60,10 @@ static bool why_chain_is_clean(why_t *w, uint32_t id) {
     return found != WHY_BLOCKED;
 }
 
-static size_t why_chain_length(const why_t *w, uint32_t id) {
-    size_t length = 0;
-    for (; id != 0; id = w->m->g.via[id]) length++;
-    return length;
+/* What the best path to a holder costs; a local of a frame is a dear last step. */
+static unsigned why_cost(const why_t *w, uint32_t id) {
+    bool frame = model_shape_of(w->m, id)->kind == LOWTIDE_SHAPE_FRAME;
+    return w->m->g.cost[id] + (frame ? 3u : 0u);
 }
 
 static int why_compose(why_t *w, uint32_t from) {
@@ -76,7 +76,7 @@ static int why_compose(why_t *w, uint32_t from) {
     return status;
 }
 
-/* Backward from the object, level by level, until some node of a level has a free best path; the shortest such is taken.
+/* Backward from the object, level by level, until some node of a level has a free best path; the cheapest such is taken.
  * -ENOENT: there is no way left. */
 static int why_search(why_t *w) {
     const model_t *m = w->m;
@@ -88,7 +88,8 @@ static int why_search(why_t *w) {
     w->next[w->id] = w->id + 1;
     if (w->id == 0) return why_compose(w, 0);
     for (size_t level = 0; level < w->seen.count;) {
-        size_t end = w->seen.count, best_length = SIZE_MAX;
+        size_t end = w->seen.count;
+        unsigned best_cost = UINT32_MAX;
         uint32_t best = LOWTIDE_NONE;
         for (; level < end; level++) {
             uint32_t at = w->seen.at[level], count;
@@ -104,9 +105,9 @@ static int why_search(why_t *w) {
                 if (path_ids_push(&w->seen, from[k]))
                     return err_set(w->e, -ENOMEM, "no memory for a search");
                 if (!why_chain_is_clean(w, from[k])) continue;
-                size_t length = why_chain_length(w, from[k]);
-                if (length >= best_length) continue;
-                best_length = length;
+                unsigned cost = why_cost(w, from[k]);
+                if (cost >= best_cost) continue;
+                best_cost = cost;
                 best = from[k];
             }
         }

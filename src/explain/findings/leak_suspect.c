@@ -48,7 +48,9 @@ static int suspect_look(suspect_t *s, uint32_t place, suspect_view_t *view) {
         for (uint32_t c = p + 1; c < end && !status; c += t->size[c]) {
             uint32_t id = t->id[c];
             uint64_t retained = suspect_retained(m, c);
-            if (id == model_node(m, MODEL_NODE_GARBAGE)) continue;
+            /* Those have findings of their own. */
+            if (id == model_node(m, MODEL_NODE_GARBAGE) || id == model_node(m, MODEL_NODE_C))
+                continue;
             bool inner = id < m->g.n && model_shape_of(m, id)->flags & LOWTIDE_SHAPE_IS_NAMESPACE;
             if (retained >= s->floor) {
                 status = path_ids_push(&s->stack, c);
@@ -77,10 +79,7 @@ static bool suspect_is_container(const model_t *m, uint32_t id) {
     return model_shape_of(m, id)->repeat_count > 0 && !findings_is_structure(m, id);
 }
 
-static const char *suspect_fix(const char *type, bool local) {
-    if (local)
-        return "let %s go (del, or leave the function) once it has been used, or work through the "
-               "data in parts";
+static const char *suspect_fix(const char *type) {
     if (strstr(type, "dict") || strstr(type, "Dict")) {
         return "bound %s: delete entries that are done with, or keep them in a cache with a limit "
                "(lowtide.Cache, "
@@ -116,7 +115,12 @@ static int suspect_report(suspect_t *s, uint32_t place, const suspect_view_t *vi
     x->title = findings_text(f, "%s (%s) has gathered %s %s: %s, %u %% of the heap", x->path,
                              x->type, findings_count(view->type_count, number), what,
                              findings_bytes(bytes, size), share);
-    x->fix = findings_text(f, suspect_fix(x->type, local), x->path);
+    const char *name = strrchr(x->path, '>'); /* of a local: behind its thread and function */
+    x->fix =
+        local && name
+            ? findings_text(f, "del%s once it has been used, or work through the data in parts",
+                            name + 1)
+            : findings_text(f, suspect_fix(x->type), x->path);
     x->confidence = local                                                       ? "low"
                     : view->type_bytes > bytes / 2 && view->type_count >= 10000 ? "high"
                                                                                 : "medium";
@@ -154,7 +158,8 @@ static uint64_t suspect_elsewhere(const suspect_t *s, uint32_t type, path_ids_t 
         bool covered = false;
         uint32_t id = t->id[p];
         for (size_t i = 0; i < s->found.count && !covered; i++) covered = s->found.at[i] == p;
-        if (covered || id == model_node(m, MODEL_NODE_GARBAGE)) {
+        if (covered || id == model_node(m, MODEL_NODE_GARBAGE) ||
+            id == model_node(m, MODEL_NODE_C)) {
             p += t->size[p];
         } else if (id < m->g.n && model_type_of(m, id) == type) {
             if (path_ids_push(ids, id)) return UINT64_MAX;
