@@ -113,14 +113,17 @@ static void say_height(const rt_frame_t *f) {
     while (ops->minor != rt.minor) ops++;
     const uint8_t *code = (const uint8_t *)f->code + rt.layout->code_adaptive;
     rt_addr_t at = rt_ptr(f->address, rt.layout->iframe_instruction);
-    int64_t unit = (int64_t)(at - (rt_addr_t)code) / 2;
-    int32_t height = rt_stack_height(&rt, f->code, unit);
-    while (unit > 0 && ops->base[code[2 * unit]] == 0) unit--; /* out of the caches */
+    int64_t wanted = (int64_t)(at - (rt_addr_t)code) / 2, unit = 0, next = 0;
+    int32_t height = rt_stack_height(&rt, f->code, wanted);
+    for (; next <= wanted; next += 1 + (ops->after[ops->base[code[2 * next]]] & OPCODE_CACHES))
+        unit = next;
     int op = ops->base[code[2 * unit]], argument = code[2 * unit + 1];
     if (unit > 0 && ops->base[code[2 * unit - 2]] == ops->extended_arg) return;
     if (rt.minor == 11 && op == ops->call) height -= argument;
     int effect = rt.PyCompile_OpcodeStackEffectWithJump(op, argument, 0);
-    say("%d %d op %d line %d\n", f->stack_count, height + effect - 1, op, rt_frame_line(&rt, f));
+    say("%d %d op %d line %d unit %d height %d %s\n", f->stack_count, height + effect - 1, op,
+        rt_frame_line(&rt, f), (int)unit, height,
+        (const char *)rt_ptr(f->code, rt.layout->code_qualname) + rt.layout->str_ascii_size);
 }
 
 EXPORT const char *probe_heights(uint64_t ident) {
@@ -130,7 +133,7 @@ EXPORT const char *probe_heights(uint64_t ident) {
     for (rt_thread_first(&rt, rt_interp_first(&rt), &t); t.address; rt_thread_next(&rt, &t))
         if (t.ident == ident)
             for (rt_frame_read(&rt, t.frame, &f); f.address; rt_frame_next(&rt, &f))
-                if (!f.stack_derived) say_height(&f);
+                if (!f.stack_derived && f.complete) say_height(&f);
     return answer();
 }
 

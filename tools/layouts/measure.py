@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measure CPython's structures and write src/agent/runtime/layout_tables.c.
+"""Measure CPython's structures and write src/agent/runtime/layout_tables.c and opcode_tables.c.
 
     python3 tools/layouts/measure.py            measure with every set of headers at hand, keep the columns of others
     python3 tools/layouts/measure.py --check    compare the committed tables with the headers at hand; exit 1 on a difference
@@ -25,6 +25,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 FIELDS = ROOT / "src/agent/runtime/layout_fields.h"
 TABLES = ROOT / "src/agent/runtime/layout_tables.c"
+OPCODES = ROOT / "src/agent/runtime/opcode_tables.c"
 SUPPORTED = range(11, 16)
 ABSENT = "NONE"
 
@@ -218,6 +219,73 @@ def measure(headers: Headers, fields: list[Field], folder: Path) -> list[str]:
     return values
 
 
+# Bits of opcode_tables.c beside the number of cache units (opcode_tables.h says the same).
+FORWARD, BACKWARD, ENDS = 0x10, 0x20, 0x40
+LAST_WITHOUT_STACK_POINTER = 13  # later versions write a frame's stack pointer whenever they leave the loop
+
+
+def opcode_flags(name: str) -> int:
+    flags = BACKWARD if "JUMP_BACKWARD" in name else FORWARD if "JUMP" in name or name in ("FOR_ITER", "SEND") else 0
+    ends = {"RETURN_VALUE", "RETURN_CONST", "RAISE_VARARGS", "RERAISE", "INTERPRETER_EXIT"}
+    return flags | (ENDS if name in ends or re.fullmatch(r"JUMP_(FORWARD|BACKWARD\w*)", name) else 0)
+
+
+def measure_opcodes(headers: Headers, folder: Path) -> str:
+    """The rows of one version: for each opcode what it is when not specialised, and what follows it."""
+    names = "".join(
+        (headers.include / f).read_text() for f in ("opcode.h", "opcode_ids.h") if (headers.include / f).exists()
+    )
+    number = {m[1]: int(m[2]) for m in re.finditer(r"^#\s*define ([A-Z]\w+)\s+(\d+)$", names, re.M)}
+    name_of = {v: k for k, v in number.items() if v < 256 and k not in ("HAVE_ARGUMENT", "MIN_INSTRUMENTED_OPCODE")}
+    source, program = folder / "opcodes.c", folder / "opcodes"
+    included = [f for f in ("opcode", "opcode_metadata") if (headers.include / f"internal/pycore_{f}.h").exists()]
+    source.write_text(
+        "#define Py_BUILD_CORE 1\n#define NEED_OPCODE_TABLES\n#define NEED_OPCODE_METADATA\n#include <Python.h>\n"
+        + "".join(f'#include "internal/pycore_{f}.h"\n' for f in included)
+        + "int main(void) { for (int i = 0; i < 256; i++)\n"
+        '    printf("%d %d\\n", _PyOpcode_Deopt[i], _PyOpcode_Caches[_PyOpcode_Deopt[i]]); }\n'
+    )
+    flags = [f"-I{headers.include}", f"-I{headers.include}/internal", *headers.flags]
+    link = ["-O1", "-ffunction-sections", "-fdata-sections", "-Wl,--gc-sections", "-Wl,--unresolved-symbols=ignore-all"]
+    subprocess.run(["gcc", "-w", *flags, *link, source, "-o", program], check=True)
+    out = subprocess.run([program], text=True, capture_output=True, check=True).stdout
+    pairs = [tuple(map(int, line.split())) for line in out.splitlines()]
+    base = [d for d, _ in pairs]
+    after = [caches | opcode_flags(name_of.get(d, "")) for d, caches in pairs]
+    rows = [f"    {{.minor = {headers.hex >> 16 & 255},"]
+    for member, values in (("base", base), ("after", after)):
+        lines = ["        " + ", ".join(f"{v:3}" for v in values[i : i + 16]) + "," for i in range(0, 256, 16)]
+        rows += [f"     .{member} = {{", *lines, "     },"]
+    return "\n".join(
+        [
+            *rows,
+            f"     .return_generator = {number['RETURN_GENERATOR']},",
+            f"     .extended_arg = {number['EXTENDED_ARG']},",
+            f"     .call = {number['CALL']},",
+            f"     .instrumented = {number.get('MIN_INSTRUMENTED_OPCODE', 256)}}},",
+        ]
+    )
+
+
+def opcode_source(at_hand: list[Headers], folder: Path) -> str | None:
+    """opcode_tables.c, or None where a version's headers are missing."""
+    newest = {h.hex >> 16 & 255: h for h in at_hand if not h.debug and not h.jit}
+    minors = range(SUPPORTED.start, LAST_WITHOUT_STACK_POINTER + 1)
+    if any(m not in newest for m in minors):
+        return None
+    head = [
+        "/* Written by tools/layouts/measure.py from each version's own headers: do not edit. */",
+        '#include "agent/runtime/opcode_tables.h"',
+        "",
+        "/* clang-format off */",
+        "const opcode_table_t opcode_tables[] = {",
+    ]
+    tables = [measure_opcodes(newest[m], folder) for m in minors]
+    return "\n".join(
+        [*head, *tables, "};", "const size_t opcode_table_count = sizeof opcode_tables / sizeof *opcode_tables;", ""]
+    )
+
+
 Column = tuple[int, bool, str]  # hex, debug, label
 
 
@@ -277,6 +345,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         for h in at_hand:
             measured[h.hex, h.debug, h.label] = measure(h, fields, Path(folder))
+        opcodes = opcode_source(at_hand, Path(folder))
 
     columns = sorted({*old_columns, *measured} if not options.check else {*old_columns})
     problems = []
@@ -294,6 +363,10 @@ def main() -> int:
         rows[f.name] = row
         if all(v == ABSENT for v in row):
             problems.append(f"{f.name}: no version has it; a mistyped line of {FIELDS.name}?")
+    if opcodes is None:
+        print("headers of 3.11, 3.12 or 3.13 are missing: opcode_tables.c is kept as it is")
+    elif options.check and opcodes != OPCODES.read_text():
+        problems.append(f"{OPCODES.name} is not what the headers give")
     for c in columns:
         if c not in measured:
             print(f"no headers of {c[2]} at hand: its column is kept as it is")
@@ -302,6 +375,8 @@ def main() -> int:
         return 1
     if not options.check:
         write_tables(columns, rows)
+        if opcodes:
+            OPCODES.write_text(opcodes)
     verdict = ": as committed" if options.check else ""
     print(f"{len(fields)} fields of {', '.join(c[2] for c in sorted(measured))}{verdict}")
     return 0

@@ -378,11 +378,11 @@ typedef struct rt_frame {
     rt_addr_t frame_object; /* owned; or 0 */
     rt_addr_t localsplus;   /* address of slot 0 */
     int32_t nlocalsplus;
-    int32_t
-        stack_count; /* live values on the evaluation stack; -1: not known (see rt_frame_read) */
-    uint8_t owner;   /* rt_frame_owner */
+    int32_t stack_count; /* live values on the evaluation stack; −1: not known */
+    bool stack_derived;  /* stack_count comes from the bytecode: slots that hold no object are 0 */
+    uint8_t owner;       /* rt_frame_owner */
     bool code_borrowed, function_borrowed;
-    bool complete; /* false: still being set up; its slots may not be filled */
+    bool complete; /* false: still being set up */
 } rt_frame_t;
 
 typedef struct rt_slot {
@@ -396,7 +396,7 @@ void rt_frame_read(const rt_t *rt, rt_addr_t address, rt_frame_t *out);
 static inline void rt_frame_next(const rt_t *rt, rt_frame_t *frame) {
     rt_frame_read(rt, frame->previous, frame);
 }
-/* n in 0 … nlocalsplus + stack_count. */
+/* n in 0 … nlocalsplus + stack_count − 1. */
 rt_slot_t rt_frame_slot(const rt_t *rt, const rt_frame_t *frame, int32_t n);
 /* Line being executed; the function's first line when it cannot be told. */
 int32_t rt_frame_line(const rt_t *rt, const rt_frame_t *frame);

@@ -1,4 +1,4 @@
-#include "agent/runtime/runtime.h"
+#include "agent/runtime/runtime_internal.h"
 
 /* Frames, the generators that hold some, and line numbers. */
 
@@ -19,18 +19,20 @@ static int64_t frame_lasti(const rt_t *rt, const rt_frame_t *f) {
 }
 
 /* Up to 3.13 a frame in the evaluation loop has −1 for its stack's height while it calls C. */
-static int32_t frame_stack_count(const rt_t *rt, const rt_frame_t *f) {
+static void frame_read_stack(const rt_t *rt, rt_frame_t *f) {
     const layout_t *l = rt->layout;
-    int64_t top;
+    int64_t height = -1;
     if (rt_has(l->iframe_stackpointer)) {
         rt_addr_t pointer = rt_ptr(f->address, l->iframe_stackpointer);
-        if (!pointer) return -1;
-        top = (int64_t)(pointer - f->localsplus) / 8;
+        if (pointer) height = (int64_t)(pointer - f->localsplus) / 8 - f->nlocalsplus;
+    } else if (rt_i32(f->address, l->iframe_stacktop) >= 0) {
+        height = rt_i32(f->address, l->iframe_stacktop) - f->nlocalsplus;
     } else {
-        top = rt_i32(f->address, l->iframe_stacktop);
+        height = rt_stack_height(rt, f->code, frame_lasti(rt, f));
+        f->stack_derived = true;
     }
-    top -= f->nlocalsplus;
-    return top < 0 || top > rt_i32(f->code, l->code_stacksize) ? -1 : (int32_t)top;
+    bool fits = height >= 0 && height <= rt_i32(f->code, l->code_stacksize);
+    f->stack_count = fits ? (int32_t)height : -1;
 }
 
 static bool frame_is_shim(const rt_t *rt, rt_addr_t frame) {
@@ -58,7 +60,7 @@ static bool frame_read_one(const rt_t *rt, rt_addr_t address, rt_frame_t *out) {
         .nlocalsplus = rt_i32(code.object, l->code_nlocalsplus),
         .owner = rt_u8(address, l->iframe_owner),
     };
-    out->stack_count = frame_stack_count(rt, out);
+    frame_read_stack(rt, out);
     /* The function of a frame is not always one: None or NULL once a frame object has taken it
      * over. */
     out->complete = out->owner == RT_FRAME_GENERATOR ||
@@ -75,7 +77,11 @@ void rt_frame_read(const rt_t *rt, rt_addr_t address, rt_frame_t *out) {
 }
 
 rt_slot_t rt_frame_slot(const rt_t *rt, const rt_frame_t *frame, int32_t n) {
-    return slot_of(rt, rt_ptr(frame->localsplus + 8 * (rt_addr_t)n, 0));
+    rt_slot_t slot = slot_of(rt, rt_ptr(frame->localsplus + 8 * (rt_addr_t)n, 0));
+    /* The instruction may have let go of some of its operands already. */
+    if (frame->stack_derived && n >= frame->nlocalsplus && !rt_plausible(rt, slot.object))
+        slot.object = 0;
+    return slot;
 }
 
 /* Generators and frame objects */

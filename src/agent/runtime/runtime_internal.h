@@ -12,6 +12,13 @@ int rt_table_distance(const rt_t *rt, const layout_t *table);
  * wrong the table. */
 int rt_prove_table(const rt_t *rt, const layout_t *table, err_t *e);
 
+/* Height of the evaluation stack before the instruction at a code unit; −1: not known. 3.11 to 3.13;
+ * maps memory for the while. */
+int32_t rt_stack_height(const rt_t *rt, rt_addr_t code, int64_t unit);
+
+/* Could this be a living object? Reads with rt_peek. */
+bool rt_plausible(const rt_t *rt, rt_addr_t object);
+
 /* Does the runtime say of itself (3.13 and later) what the table says? True where it says nothing.
  */
 bool rt_claims_agree(const rt_t *rt, const layout_t *table);

@@ -1,21 +1,27 @@
-#include "agent/runtime/runtime.h"
+#include "agent/runtime/runtime_internal.h"
 
 /* Interpreters, threads, and what their structures hold. */
 
-/* A structure of the runtime may be read by a table of a near patch release: a root must look like
- * an object (its type's type is a type) before it is told. */
-static bool looks_like_object(const rt_t *rt, rt_addr_t object) {
+bool rt_plausible(const rt_t *rt, rt_addr_t object) {
     const layout_t *l = rt->layout;
     rt_addr_t type, metatype;
-    uint64_t flags;
+    uint64_t count, flags;
     if (object & 7 || object < 4096) return false;
-    if (l->version == rt->version) return true;
-    if (rt_peek(object + (rt_addr_t)l->object_type, &type, sizeof type) || type & 7 || !type)
+    /* The first word of a freed block is the address of another, or 0. */
+    if (rt_peek(object + (rt_addr_t)l->object_refcnt, &count, sizeof count) || !count) return false;
+    if (rt->minor < 14 && count >> 40) return false;
+    if (rt_peek(object + (rt_addr_t)l->object_type, &type, sizeof type) || type & 7) return false;
+    if (!type || rt_peek(type + (rt_addr_t)l->object_type, &metatype, sizeof metatype))
         return false;
-    if (rt_peek(type + (rt_addr_t)l->object_type, &metatype, sizeof metatype) || metatype & 7)
-        return false;
-    return metatype && !rt_peek(metatype + (rt_addr_t)l->type_flags, &flags, sizeof flags) &&
+    return metatype && !(metatype & 7) &&
+           !rt_peek(metatype + (rt_addr_t)l->type_flags, &flags, sizeof flags) &&
            flags & RT_TPFLAGS_TYPE_SUBCLASS;
+}
+
+/* A structure of the runtime may be read by the table of a near patch release. */
+static bool looks_like_object(const rt_t *rt, rt_addr_t object) {
+    if (object & 7 || object < 4096) return false;
+    return rt->layout->version == rt->version || rt_plausible(rt, object);
 }
 
 static void tell_object(const rt_t *rt, rt_root_fn tell, void *arg, const char *name, int64_t index,
