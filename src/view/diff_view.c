@@ -9,7 +9,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { BYTES_CELLS = 10, COUNT_CELLS = 11, GROWN_CELLS = 11, GAP = 2, NARROW = 72, TREND_MAX = 12 };
+enum {
+    BYTES_CELLS = 10,
+    COUNT_CELLS = 11,
+    GROWN_CELLS = 11,
+    GAP = 2,
+    NARROW = 72,
+    TREND_MAX = 12,
+    SHRUNK_LINES = 3
+};
 
 /* Frames, threads and the like are no types to anybody. */
 static bool is_told(const model_growth_t *g) {
@@ -102,6 +110,15 @@ static void growth_line(const diff_view_t *d, const screen_t *s, const model_gro
     line_end(s);
 }
 
+static void more_line(const screen_t *s, int indent, uint32_t more) {
+    char left[UNITS_BYTES];
+    screen_gap(s, indent);
+    screen_style(s, STYLE_DIM);
+    fprintf(s->file, "%s %s more", screen_symbol(s, "…", "..."), units_count(left, more));
+    screen_style(s, STYLE_PLAIN);
+    line_end(s);
+}
+
 static void growth_list(const diff_view_t *d, const screen_t *s, const char *title,
                         const model_growth_t *list, uint32_t count, const char *name) {
     if (!count) return;
@@ -118,8 +135,10 @@ static void growth_list(const diff_view_t *d, const screen_t *s, const char *tit
     fprintf(s->file, "  %s", name);
     screen_style(s, STYLE_PLAIN);
     line_end(s);
-    uint32_t shown = 0, more = 0;
-    for (uint32_t i = 0; i < count; i++) {
+    /* What grew most, and at the list's end what shrank most. */
+    uint32_t shown = 0, more = 0, last = count;
+    for (; last && count - last < SHRUNK_LINES && list[last - 1].grown_bytes < 0; last--) continue;
+    for (uint32_t i = 0; i < last; i++) {
         if (!is_told(&list[i])) continue;
         if (shown < d->top) {
             growth_line(d, s, &list[i]);
@@ -128,14 +147,9 @@ static void growth_list(const diff_view_t *d, const screen_t *s, const char *tit
             more++;
         }
     }
-    if (more) {
-        char left[UNITS_BYTES];
-        screen_gap(s, GROWN_CELLS + COUNT_CELLS + (narrow ? 0 : BYTES_CELLS + 1) + GAP);
-        screen_style(s, STYLE_DIM);
-        fprintf(s->file, "%s %s more", screen_symbol(s, "…", "..."), units_count(left, more));
-        screen_style(s, STYLE_PLAIN);
-        line_end(s);
-    }
+    if (more) more_line(s, GROWN_CELLS + COUNT_CELLS + (narrow ? 0 : BYTES_CELLS + 1) + GAP, more);
+    for (uint32_t i = last; i < count; i++)
+        if (is_told(&list[i])) growth_line(d, s, &list[i]);
 }
 
 void diff_text(const diff_view_t *d, const screen_t *s) {

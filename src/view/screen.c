@@ -156,10 +156,24 @@ void screen_padded(const screen_t *s, const char *text, int cells) {
     screen_gap(s, cells - screen_text(s, text, strlen(text), cells));
 }
 
+/* Bytes up to where a line may break: a figure keeps its unit. */
+static size_t word_bytes(const char *text) {
+    static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB",
+                                        "%", "ms",  "s",   "min", "h"};
+    size_t n = strcspn(text, " ");
+    if (!n || text[n - 1] < '0' || text[n - 1] > '9') return n;
+    const char *next = text + n + strspn(text + n, " ");
+    size_t unit = strspn(next, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz%");
+    for (size_t i = 0; i < sizeof units / sizeof units[0]; i++)
+        if (strlen(units[i]) == unit && memcmp(next, units[i], unit) == 0)
+            return (size_t)(next - text) + strcspn(next, " ");
+    return n;
+}
+
 void screen_wrapped(const screen_t *s, const char *text, int indent, int cells) {
     int used = 0;
     while (*text) {
-        size_t n = strcspn(text, " ");
+        size_t n = word_bytes(text);
         int word = screen_cells(s, text, n);
         if (word > cells) word = cells;
         if (used && used + 1 + word > cells) {

@@ -53,9 +53,12 @@ static int connect(const model_t *m, sqlite3 **out, err_t *e) {
     return 0;
 }
 
+static int only_read(err_t *e) {
+    return err_set(e, -EINVAL, "a recording is only read: use one SELECT");
+}
+
 static int query_error(sqlite3 *db, err_t *e) {
-    if (sqlite3_errcode(db) == SQLITE_AUTH)
-        return err_set(e, -EINVAL, "a recording is only read: use one SELECT");
+    if (sqlite3_errcode(db) == SQLITE_AUTH) return only_read(e);
     return err_set(e, -EINVAL, "%s; `lowtide sql F` lists tables and columns", sqlite3_errmsg(db));
 }
 
@@ -288,6 +291,8 @@ int sql_query(const model_t *m, const char *query, int format, const screen_t *s
     } else if (!q || tail[strspn(tail, " \t\r\n;")]) {
         code = err_set(e, -EINVAL, "one statement is run, not %s; use one SELECT",
                        q ? "several" : "none");
+    } else if (!sqlite3_column_count(q) || !sqlite3_stmt_readonly(q)) {
+        code = only_read(e);
     } else {
         status = format == SQL_JSON  ? print_json(q, s->file)
                  : format == SQL_CSV ? print_csv(q, s)

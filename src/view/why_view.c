@@ -48,14 +48,21 @@ static bool is_told(const why_t *w, uint32_t id) {
     return kind != LOWTIDE_SHAPE_RUNTIME && kind != LOWTIDE_SHAPE_INTERPRETER;
 }
 
+/* The object goes when that does. */
+static bool holds_alone(const why_t *w, uint32_t id) {
+    uint32_t object = w->found.ids[0];
+    return id != object && id < model_objects(w->model) && model_dominates(w->model, id, object);
+}
+
 static void step_text(const why_t *w, const screen_t *s, uint32_t id) {
     enum { PLACE_CELLS = 16, WIDE = 60 };
     char size[UNITS_BYTES], place[32] = "";
     const char *type = model_type_name(w->model, id);
     uint64_t address = address_of(w, id);
-    int rest = s->width - BYTES_CELLS - GAP;
+    int rest = s->width - BYTES_CELLS - 2 - GAP;
     if (!is_told(w, id)) return;
-    fprintf(s->file, "%*s", BYTES_CELLS, units_size(size, model_retained(w->model, id)));
+    fprintf(s->file, "%*s %s", BYTES_CELLS, units_size(size, model_retained(w->model, id)),
+            holds_alone(w, id) ? "*" : " ");
     if (s->width >= WIDE) {
         if (address) snprintf(place, sizeof place, "0x%" PRIx64, address);
         screen_style(s, STYLE_DIM);
@@ -83,6 +90,26 @@ static void steps_text(const why_t *w, const screen_t *s, const model_path_t *p)
         }
         step_text(w, s, p->nodes[i]);
     }
+}
+
+static void advice_text(const why_t *w, const screen_t *s) {
+    char line[160];
+    bool alone = false;
+    for (uint32_t i = 0; i < w->paths.paths[0].length; i++)
+        alone = alone || (is_told(w, w->paths.paths[0].nodes[i]) &&
+                          holds_alone(w, w->paths.paths[0].nodes[i]));
+    if (w->paths.more)
+        snprintf(line, sizeof line, "There are more paths; --paths %" PRIu32 " shows them.",
+                 w->paths.count * 2);
+    else if (w->paths.count > 1)
+        snprintf(line, sizeof line, "All %" PRIu32 " paths must go before the object does.",
+                 w->paths.count);
+    else
+        line[0] = 0;
+    if (line[0]) screen_wrapped(s, line, 0, s->width);
+    if (alone)
+        screen_wrapped(s, "What is marked * holds it alone: when that goes, or lets go, it goes.",
+                       0, s->width);
 }
 
 static void object_text(const why_t *w, const screen_t *s) {
@@ -119,15 +146,7 @@ static void object_text(const why_t *w, const screen_t *s) {
         steps_text(w, s, p);
     }
     line_end(s);
-    if (w->paths.more)
-        snprintf(line, sizeof line, "There are more paths; --paths %" PRIu32 " shows them.",
-                 w->paths.count * 2);
-    else if (w->paths.count == 1)
-        snprintf(line, sizeof line, "This is the only path: cut it anywhere and the object goes.");
-    else
-        snprintf(line, sizeof line, "All %" PRIu32 " must go before the object does.",
-                 w->paths.count);
-    screen_wrapped(s, line, 0, s->width);
+    advice_text(w, s);
 }
 
 static void routes_headline(const why_t *w, const screen_t *s) {
@@ -140,7 +159,8 @@ static void routes_headline(const why_t *w, const screen_t *s) {
     screen_style(s, STYLE_BOLD);
     screen_wrapped(s, line, 0, s->width);
     screen_style(s, STYLE_PLAIN);
-    if (!w->routes.count) return;
+    /* What most of them have in common; less is no answer. */
+    if (!w->routes.count || w->routes.routes[0].count * 2 < w->routes.total) return;
     char total[UNITS_BYTES];
     const model_route_t *first = &w->routes.routes[0];
     snprintf(line, sizeof line, "%s of %s through %.400s", units_count(count, first->count),
@@ -208,6 +228,7 @@ static void path_json(const why_t *w, json_t *j, const model_path_t *p) {
         json_text(j, "type", model_type_name(w->model, p->nodes[i]));
         place_json(w, j, "address", p->nodes[i]);
         json_uint(j, "retained_bytes", model_retained(w->model, p->nodes[i]));
+        json_bool(j, "dominates", holds_alone(w, p->nodes[i]));
         json_close(j);
     }
     json_close(j);

@@ -83,6 +83,9 @@ static void wrapped_lines_stay_within_their_cells(void **state) {
     s = screen_open(true);
     screen_wrapped(&s, "aaaaaaaaaaaaaaaaaaaa b", 2, 10);
     expect(&s, "aaaaa…aaaa\n  b\n");
+    s = screen_open(true);
+    screen_wrapped(&s, "it is 9.5 MiB, 3 MiBs", 2, 10);
+    expect(&s, "it is\n  9.5 MiB, 3\n  MiBs\n");
 }
 
 static void sizes_read_in_iec_units(void **state) {
