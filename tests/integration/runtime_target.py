@@ -142,6 +142,34 @@ def check_frames() -> None:
     waiter.finish()
 
 
+class Constructed:
+    def __init__(self, ready: threading.Event, go: threading.Event) -> None:
+        ready.set()
+        go.wait()
+
+
+def check_constructors() -> None:
+    """A class is being called: 3.13 and later put a frame without a function below __init__."""
+    passed, ready, end = threading.Event(), threading.Event(), threading.Event()
+    passed.set()
+
+    def construct() -> None:
+        for last in [*[False] * 200, True]:  # the call is specialised on the way
+            Constructed(ready if last else passed, end if last else passed)
+
+    thread = threading.Thread(target=construct, daemon=True)
+    thread.start()
+    ready.wait()
+    told = frames_told(ask("frames", ctypes.c_int64(0), U(thread.ident or 0)))
+    shims = [one for one in told if not one["complete"]]
+    assert len(shims) == (MINOR >= 13), told
+    assert ask("open") == []
+    here = {one["locals"].get("self") for one in told}
+    assert all(set(one["values"]) & here for one in shims), told
+    end.set()
+    thread.join()
+
+
 def check_stacks() -> None:
     """What only the evaluation stack of a frame that calls C holds: the iterator of the loop."""
     waiter = Waiter()

@@ -50,6 +50,10 @@ def test_what_only_an_evaluation_stack_holds_is_seen(target_python: Python, prob
     check(target_python, probe, "stacks")
 
 
+def test_a_class_that_is_being_called_confuses_nothing(target_python: Python, probe: Path) -> None:
+    check(target_python, probe, "constructors")
+
+
 def test_heights_of_evaluation_stacks_are_those_that_frames_tell(target_python: Python, probe: Path) -> None:
     check(target_python, probe, "heights")
 

@@ -60,6 +60,10 @@ static bool frame_read_one(const rt_t *rt, rt_addr_t address, rt_frame_t *out) {
         .nlocalsplus = rt_i32(code.object, l->code_nlocalsplus),
         .owner = rt_u8(address, l->iframe_owner),
     };
+    /* The frame behind the __init__ of a class that is being called runs no function, and its other
+     * fields are not set. It holds the new object on its stack. */
+    if (!function.object || rt_type(rt, function.object) != rt->types.function)
+        out->function = out->globals = out->builtins = out->locals = 0;
     frame_read_stack(rt, out);
     /* The function of a frame is not always one: None or NULL once a frame object has taken it
      * over. */

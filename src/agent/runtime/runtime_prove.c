@@ -368,8 +368,8 @@ static bool prove_interpreter(proof_t *p, rt_addr_t interp) {
         !expect(p, dict == sysdict, "module_dict", "of sys is not the interpreter's sysdict"))
         return false;
     if (!prove_sys(p, sysdict, modules)) return false;
-    rt_addr_t len = dict_find(p, builtins, "len", "interp_builtins");
-    return len && is_type(p, len, p->rt->types.cfunction, "interp_builtins");
+    rt_addr_t object = dict_find(p, builtins, "BaseException", "interp_builtins");
+    return object && is_object(p, object, "interp_builtins");
 }
 
 static bool prove_interpreters(proof_t *p, rt_addr_t *main_interp) {
@@ -469,39 +469,53 @@ static bool prove_code(proof_t *p, rt_addr_t code) {
            expect(p, traceable >= 0 && traceable < 1 << 20, "code_first_traceable", "out of range");
 }
 
+/* The function of a frame and what it shares with it. */
+static bool prove_frame_function(proof_t *p, rt_addr_t frame, rt_addr_t function) {
+    const rt_t *rt = p->rt;
+    rt_addr_t globals = 0, builtins = 0, v = 0;
+    if (!GET_PTR(p, frame, iframe_globals, &globals) ||
+        !GET_PTR(p, frame, iframe_builtins, &builtins))
+        return false;
+    if (!is_object(p, globals, "iframe_globals") || !is_object(p, builtins, "iframe_builtins"))
+        return false;
+    if (!GET_PTR(p, function, function_globals, &v) ||
+        !expect(p, v == globals, "function_globals", "are not the frame's") ||
+        !GET_PTR(p, function, function_builtins, &v) ||
+        !expect(p, v == builtins, "function_builtins", "are not the frame's"))
+        return false;
+    if (!GET_PTR(p, function, function_code, &v) || !is_type(p, v, rt->types.code, "function_code"))
+        return false;
+    if (!GET_PTR(p, function, function_closure, &v) ||
+        (v && !is_type(p, v, rt->types.tuple, "function_closure")))
+        return false;
+    if (!GET_PTR(p, function, function_dict, &v) ||
+        (v && !is_type(p, v, rt->types.dict, "function_dict")))
+        return false;
+    return GET_PTR(p, function, function_qualname, &v) && is_object(p, v, "function_qualname");
+}
+
 static bool prove_frame(proof_t *p, rt_addr_t frame) {
     const layout_t *l = p->l;
     const rt_t *rt = p->rt;
-    rt_addr_t code = 0, at = 0, globals = 0, builtins = 0, type = 0;
+    rt_addr_t code = 0, at = 0, function = 0, type = 0;
     uint8_t owner = 255;
     if (!GET(p, frame, iframe_owner, &owner) ||
         !expect(p, owner <= 4, "iframe_owner", "out of range"))
         return false;
     if (rt_has(l->frame_owned_by_c) && owner >= l->frame_owned_by_c) return true;
-    if (!GET_PTR(p, frame, iframe_code, &code) ||
-        !is_type(p, code & ~(rt_addr_t)3, rt->types.code, "iframe_code"))
-        return false;
+    if (!GET_PTR(p, frame, iframe_code, &code)) return false;
     code &= ~(rt_addr_t)3;
-    if (!prove_code(p, code)) return false;
-    if (!GET_PTR(p, frame, iframe_globals, &globals) || !is_object(p, globals, "iframe_globals"))
-        return false;
-    if (!GET_PTR(p, frame, iframe_builtins, &builtins) ||
-        !is_object(p, builtins, "iframe_builtins"))
-        return false;
-    if (!GET_PTR(p, frame, iframe_function, &at) ||
-        !GET_PTR(p, at & ~(rt_addr_t)3, object_type, &type))
-        return false;
-    if (!expect(p, type == rt->types.function, "iframe_function", "is no function")) return false;
+    if (!is_type(p, code, rt->types.code, "iframe_code") || !prove_code(p, code)) return false;
     if (!GET_PTR(p, frame, iframe_instruction, &at) ||
         !expect(p, at - (code + (rt_addr_t)l->code_adaptive - 2) < 1 << 28 && !(at & 1),
                 "iframe_instruction", "is not in its code"))
         return false;
-    rt_addr_t function = 0;
-    return GET_PTR(p, frame, iframe_function, &function) &&
-           GET_PTR(p, function & ~(rt_addr_t)3, function_globals, &at) &&
-           expect(p, at == globals, "function_globals", "are not the frame's") &&
-           GET_PTR(p, function & ~(rt_addr_t)3, function_code, &at) &&
-           is_type(p, at, rt->types.code, "function_code");
+    if (!GET_PTR(p, frame, iframe_function, &function)) return false;
+    function &= ~(rt_addr_t)3;
+    if (function == rt->py_none) return true; /* see frame_read_one */
+    return GET_PTR(p, function, object_type, &type) &&
+           expect(p, type == rt->types.function, "iframe_function", "is no function") &&
+           prove_frame_function(p, frame, function);
 }
 
 static bool prove_frames(proof_t *p, rt_addr_t thread) {
