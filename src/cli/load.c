@@ -2,6 +2,7 @@
 #include "cli/load.h"
 
 #include "cli/progress.h"
+#include "view/units.h"
 
 #include <errno.h>
 #include <glob.h>
@@ -50,7 +51,9 @@ int load_open(const char *path, load_t *out, err_t *e) {
     if (status) {
         err_set(e, status, "%s", error.text);
     } else {
-        snprintf(what, sizeof what, "explaining %u objects", lowtide_objects(out->rec));
+        char count[UNITS_BYTES];
+        snprintf(what, sizeof what, "explaining %s objects",
+                 units_count(count, lowtide_objects(out->rec)));
         progress_say(what);
         status = model_build(out->rec, &out->model, e);
     }

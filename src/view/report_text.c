@@ -41,10 +41,11 @@ static void column_names(const screen_t *s, const char *const *names, const int 
     line_end(s);
 }
 
-/* Begins with a capital, unless it begins with a name. */
+/* Begins with a capital, unless it begins with a name or with Python. */
 static void sentence(const screen_t *s, const char *text, int indent, int cells) {
     size_t word = strspn(text, "abcdefghijklmnopqrstuvwxyz");
-    char *copy = word && text[word] == ' ' ? strdup(text) : NULL;
+    bool code = strncmp(text, "del ", 4) == 0;
+    char *copy = word && text[word] == ' ' && !code ? strdup(text) : NULL;
     if (copy) copy[0] = (char)(copy[0] - 'a' + 'A');
     screen_wrapped(s, copy ? copy : text, indent, cells);
     free(copy);
@@ -260,7 +261,7 @@ static const char *path_below(const char *path, const char *above) {
     if (!common || strncmp(path, above, common) != 0) return path;
     if (!path[common] || !strchr(".[ ", path[common])) return path;
     path += common;
-    return path + strspn(path, " ");
+    return path + strspn(path, " >");
 }
 
 static void dominator_line(const tree_t *t, const model_dominator_t *d, int depth,
@@ -382,7 +383,7 @@ static void groups_text(const report_t *r, const screen_t *s) {
         line_end(s);
     }
     if (r->groups.count > r->options.top)
-        more_line(s, figures, r->groups.count - r->options.top, r->options.by_name);
+        more_line(s, figures, r->groups.count - r->options.top, "groups");
 }
 
 void report_text(const report_t *r, const screen_t *s) {

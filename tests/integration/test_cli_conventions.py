@@ -45,6 +45,15 @@ def test_help_has_usage_summary_options_and_ends_with_an_example(lowtide, comman
     assert lowtide("help", command).stdout == done.stdout
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_is_in_the_documentation(lowtide, command):
+    page = (Path(__file__).resolve().parents[2] / "docs/cli.md").read_text()
+    section = re.search(rf"^## lowtide {command}\n(.*?)(?=^## |\Z)", page, flags=re.M | re.S)
+    assert section
+    options = set(re.findall(r"--[a-z][a-z-]+", lowtide(command, "--help").stdout))
+    assert options <= set(re.findall(r"--[a-z][a-z-]+", section[1]))
+
+
 def test_the_overview_lists_every_command(lowtide):
     done = lowtide("--help")
     assert done.status == 0
