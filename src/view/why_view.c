@@ -10,10 +10,36 @@
 
 enum { BYTES_CELLS = 10, COUNT_CELLS = 11, GAP = 2, STEPS_MAX = 12 };
 
+/* Of a type, those instances that nothing leads to but what is to be avoided are told by the type's name alone: they
+ * are counted, and are no route. */
+static int drop_unreached(why_t *w, const model_avoid_t *avoid, err_t *e) {
+    const char *type = model_type_name(w->model, w->found.ids[0]);
+    uint32_t kept = 0;
+    for (uint32_t i = 0; i < w->routes.count; i++) {
+        const model_route_t *r = &w->routes.routes[i];
+        bool reached = true;
+        if (strcmp(r->text, type) == 0) {
+            model_paths_t paths;
+            int status = model_why(w->model, r->example, avoid, 1, &paths, e);
+            if (status) return status;
+            reached = paths.count > 0;
+            model_paths_free(&paths);
+        }
+        if (reached)
+            w->routes.routes[kept++] = *r;
+        else
+            w->unreached += r->count;
+    }
+    w->routes.count = kept;
+    return 0;
+}
+
 int why_build(why_t *w, const model_avoid_t *avoid, err_t *e) {
     if (w->found.what == MODEL_WHAT_OBJECT)
         return model_why(w->model, w->found.ids[0], avoid, w->most, &w->paths, e);
-    return model_routes_of(w->model, w->found.ids, w->found.count, avoid, &w->routes, e);
+    int status = model_routes_of(w->model, w->found.ids, w->found.count, avoid, &w->routes, e);
+    bool avoiding = avoid->id_count || avoid->type_count;
+    return status || !avoiding || !w->found.count ? status : drop_unreached(w, avoid, e);
 }
 
 void why_free(why_t *w) {
@@ -106,6 +132,7 @@ static void advice_text(const why_t *w, const screen_t *s) {
                  w->paths.count);
     else
         line[0] = 0;
+    if (line[0] || alone) line_end(s);
     if (line[0]) screen_wrapped(s, line, 0, s->width);
     if (alone)
         screen_wrapped(s, "What is marked * holds it alone: when that goes, or lets go, it goes.",
@@ -133,7 +160,7 @@ static void object_text(const why_t *w, const screen_t *s) {
         screen_wrapped(s, "C code holds references to it that no object accounts for.", 0,
                        s->width);
     if (!w->paths.count) {
-        screen_wrapped(s, "No path leads to it that avoids what was to be avoided.", 0, s->width);
+        screen_wrapped(s, "Nothing leads to it but what is to be avoided.", 0, s->width);
         return;
     }
     for (uint32_t i = 0; i < w->paths.count; i++) {
@@ -145,7 +172,6 @@ static void object_text(const why_t *w, const screen_t *s) {
         line_end(s);
         steps_text(w, s, p);
     }
-    line_end(s);
     advice_text(w, s);
 }
 
@@ -172,10 +198,13 @@ static void routes_headline(const why_t *w, const screen_t *s) {
 static void routes_text(const why_t *w, const screen_t *s) {
     char text[UNITS_BYTES];
     routes_headline(w, s);
-    if (!w->routes.count) {
-        screen_wrapped(s, "No path leads to them that avoids what was to be avoided.", 0, s->width);
-        return;
+    if (w->unreached) {
+        char line[160];
+        snprintf(line, sizeof line, "Nothing leads to %s of them but what is to be avoided.",
+                 w->unreached == w->found.count ? "any" : units_count(text, w->unreached));
+        screen_wrapped(s, line, 0, s->width);
     }
+    if (!w->routes.count) return;
     line_end(s);
     screen_style(s, STYLE_DIM);
     fprintf(s->file, "%*s%*s  path", BYTES_CELLS, "retained", COUNT_CELLS, "count");
@@ -275,6 +304,7 @@ static void type_json(const why_t *w, json_t *j) {
     }
     json_close(j);
     json_bool(j, "more", w->routes.count > w->most);
+    json_uint(j, "without_path", w->unreached);
 }
 
 int why_json(const why_t *w, FILE *file, err_t *e) {

@@ -12,6 +12,7 @@ typedef struct why {
     uint32_t most;       /* paths, or routes, at most */
     model_paths_t paths; /* of one object */
     model_routes_t routes;
+    uint64_t unreached; /* of a type's instances: only what is to be avoided leads to them */
 } why_t;
 
 /* model, what, found and most are set by the caller. */

@@ -200,6 +200,11 @@ def test_why_avoids_what_it_is_told_to(lowtide, shops):
     answer = json.loads(lowtide("why", "shop-1.tide", "cache['u17']", "--avoid", "cache", "--json", cwd=shops).stdout)
     assert answer["paths"] == []
     assert "avoid" in lowtide("why", "shop-1.tide", "cache['u17']", "--avoid", "cache", cwd=shops).stdout
+    answer = json.loads(lowtide("why", "shop-1.tide", "str", "--avoid", "cache", "--json", cwd=shops).stdout)
+    assert sum(path["count"] for path in answer["paths"]) == 206
+    assert answer["without_path"] == 2000
+    every = lowtide("why", "shop-1.tide", "int", "--avoid", "Session", cwd=shops).stdout
+    assert "Nothing leads to any of them but what is to be avoided." in every
 
 
 def test_why_says_what_it_does_not_find_in_one_line(lowtide, shops):
