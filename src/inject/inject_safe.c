@@ -48,6 +48,8 @@ static int call_rank(long number, const uint64_t args[6], target_code_t code) {
                                                                                             : -1;
     case SYS_rt_sigtimedwait:
         return args[2] == 0 ? 1 : -1;
+    case SYS_semtimedop:
+        return args[3] == 0 ? 1 : -1;
     case SYS_semop:
         return 1;
     case SYS_epoll_wait:

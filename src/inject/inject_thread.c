@@ -193,6 +193,8 @@ static int memory_write(const thread_t *t, uint64_t address, const void *from, s
 }
 
 int thread_poke(thread_t *t, uint64_t address, const void *from, size_t bytes) {
+    /* One call where the kernel lets /proc/PID/mem write to read-only pages; word by word where it was told not to. */
+    if (memory_write(t, address, from, bytes) == 0) return 0;
     for (size_t i = 0; i < bytes; i += 8) {
         uint64_t word = 0;
         memcpy(&word, (const char *)from + i, bytes - i < 8 ? bytes - i : 8);
