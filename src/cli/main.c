@@ -5,6 +5,7 @@
 #include "view/screen.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <locale.h>
 #include <signal.h>
@@ -223,7 +224,17 @@ static int dispatch(int argc, char **argv) {
     return c->exec(c, argc - 1, argv + 1);
 }
 
+/* Where standard streams are closed, a file that is opened would take their place, and an error line go into it. */
+static void streams_set(void) {
+    for (int fd = 0; fd <= STDERR_FILENO; fd++) {
+        if (fcntl(fd, F_GETFD) >= 0) continue;
+        /* The wrong way round, so that using it still fails; and closed again for a program that is run. */
+        if (open("/dev/null", (fd ? O_RDONLY : O_WRONLY) | O_CLOEXEC) != fd) _exit(EXIT_FAILED);
+    }
+}
+
 int main(int argc, char **argv) {
+    streams_set();
     /* Only the character set matters here; numbers are written one way everywhere. */
     setlocale(LC_CTYPE, "");
     signals_set();

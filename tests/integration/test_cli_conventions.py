@@ -197,6 +197,17 @@ def test_a_full_disk_behind_standard_output_is_a_failure(lowtide_exe, shop):
         assert os.strerror(errno.ENOSPC) in done.stderr
 
 
+def test_closed_standard_streams_do_no_harm(lowtide_exe, shop, tmp_path):
+    out = tmp_path / "out"
+    shell = ["sh", "-c", 'exec "$0" report "$@" 0<&- 1>&- 2>&-', lowtide_exe]
+    assert subprocess.run([*shell, shop]).returncode == 1
+    assert subprocess.run([*shell, shop, "-o", out]).returncode == 0
+    assert out.read_text() == subprocess.check_output([lowtide_exe, "report", shop], text=True)
+    out.unlink()
+    assert subprocess.run([*shell, tmp_path / "missing", "-o", out]).returncode == 1
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("command", READERS)
 def test_a_reader_that_goes_away_is_no_error(lowtide_exe, shop, command):
     call = [lowtide_exe, *words(command, shop)]
