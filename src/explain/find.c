@@ -138,7 +138,8 @@ static int find_key(find_t *f, path_ids_t *edges, const char *wanted) {
         bool exact = true;
         strbuf_clear(&text);
         status = literal_put(f->m, edges->at[i], &text, &exact, f->e);
-        if (!status && text.failed) status = err_set(f->e, -ENOMEM, "no memory for the keys of a dict");
+        if (!status && text.failed)
+            status = err_set(f->e, -ENOMEM, "no memory for the keys of a dict");
         if (!status && strcmp(strbuf_text(&text), wanted) == 0) found = edges->at[i + 1];
     }
     strbuf_free(&text);

@@ -62,6 +62,19 @@ int names_lookup(const model_t *m, uint32_t dict, const char *name, size_t bytes
     return status;
 }
 
+/* A name in the table; of equal ones the first counts. */
+static int names_put(model_t *m, names_table_t *t, const char *text, uint32_t bytes, uint32_t id,
+                     err_t *e) {
+    int fresh;
+    char *copy = arena_text(&m->arena, text, bytes);
+    uint32_t *at = copy ? map_put(&t->index, names_hash(0, text, bytes), &fresh) : NULL;
+    if (!at || names_vec_push(&t->entries, (names_entry_t){copy, bytes, id, NULL})) {
+        return err_set(e, -ENOMEM, "no memory for the names of the recording");
+    }
+    if (fresh) *at = (uint32_t)t->entries.count - 1;
+    return 0;
+}
+
 int names_read_table(model_t *m, names_table_t *t, uint32_t dict, err_t *e) {
     names_id_vec_t pairs = {0};
     t->dict = dict;
@@ -70,16 +83,16 @@ int names_read_table(model_t *m, names_table_t *t, uint32_t dict, err_t *e) {
     for (size_t i = 0; i < pairs.count && !status; i += 2) {
         const char *text;
         uint32_t n;
-        int fresh;
         status = names_text(m, pairs.at[i], &text, &n, e);
-        if (status || !text) continue;
-        char *copy = arena_text(&m->arena, text, n);
-        uint32_t *at = copy ? map_put(&t->index, names_hash(0, text, n), &fresh) : NULL;
-        if (!at || names_vec_push(&t->entries, (names_entry_t){copy, n, pairs.at[i + 1], NULL})) {
-            status = err_set(e, -ENOMEM, "no memory for the names of the recording");
-        } else if (fresh) {
-            *at = (uint32_t)t->entries.count - 1;
+        if (!status && !text) {
+            /* Without values, sys.modules has no keys; its modules know their names. */
+            lowtide_object o;
+            status = model_read(m, pairs.at[i + 1], &o, e);
+            if (status || o.value.kind != LOWTIDE_VALUE_NAME) continue;
+            text = o.value.text;
+            n = o.value.text_bytes;
         }
+        if (!status) status = names_put(m, t, text, n, pairs.at[i + 1], e);
     }
     names_id_vec_free(&pairs);
     return status;

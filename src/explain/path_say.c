@@ -82,9 +82,11 @@ static void say_class_attribute(say_t *s, uint32_t value, const char *name, size
         say_in_dict(s, name, bytes);
 }
 
-static void say_module_attribute(say_t *s, const char *name, size_t bytes) {
+static void say_module_attribute(say_t *s, uint32_t value, const char *name, size_t bytes) {
     const names_t *names = s->m->names;
     const char *text = strbuf_text(s->out);
+    /* Asking a module for what it imports lazily imports it. */
+    if (strcmp(model_type_name(s->m, value), "lazy_import") == 0) s->expression = false;
     bool main = strcmp(text, "__main__") == 0;
     bool builtins = strcmp(text, "builtins") == 0 &&
                     names_get(&names->main, name, bytes) == LOWTIDE_NONE &&
@@ -127,7 +129,7 @@ static int say_namespace_value(say_t *s, uint32_t value, uint32_t key) {
     uint32_t flags = model_shape_of(s->m, s->owner)->flags;
     s->state = SAY_VALUE;
     if (flags & LOWTIDE_SHAPE_IS_MODULE)
-        say_module_attribute(s, name, bytes);
+        say_module_attribute(s, value, name, bytes);
     else if (flags & LOWTIDE_SHAPE_IS_TYPE)
         say_class_attribute(s, value, name, bytes);
     else
@@ -200,7 +202,7 @@ static int say_from_value(say_t *s, uint32_t from, uint32_t to, const path_edge_
     case LOWTIDE_VALUE:
         return say_item(s, from, edge);
     case LOWTIDE_KEY:
-        say_step(s, "key ");
+        say_step(s, s->style == PATH_SHAPE ? "key" : "key ");
         return s->style == PATH_SHAPE ? 0 : literal_put(s->m, to, s->out, &s->expression, s->e);
     case LOWTIDE_ELEMENT:
         name = "element";
@@ -247,16 +249,18 @@ static int say_pseudo(say_t *s, uint32_t id) {
     return 0;
 }
 
-static int say_module(say_t *s, uint32_t key) {
+static int say_module(say_t *s, uint32_t module, uint32_t key) {
     const char *text;
     uint32_t bytes;
     names_table_t *modules = &s->m->names->modules;
     int status = names_text(s->m, key, &text, &bytes, s->e);
     if (status) return status;
     s->state = SAY_VALUE;
-    for (size_t i = 0; text && i < modules->entries.count; i++) {
+    for (size_t i = 0; i < modules->entries.count; i++) {
         names_entry_t *entry = &modules->entries.at[i];
-        if (entry->bytes != bytes || memcmp(entry->name, text, bytes) != 0) continue;
+        if (entry->id != module ||
+            (text && (entry->bytes != bytes || memcmp(entry->name, text, bytes) != 0)))
+            continue;
         if ((status = names_module(s->m, entry, &text, s->e))) return status;
         strbuf_puts(s->out, text);
         return 0;
@@ -295,7 +299,7 @@ static int say_reference(say_t *s, uint32_t from, uint32_t to) {
     }
     if (s->state == SAY_NAMESPACE && (status = say_dict_itself(s))) return status;
     if (s->state == SAY_MODULES) {
-        if (edge.label.kind == LOWTIDE_VALUE) return say_module(s, edge.key);
+        if (edge.label.kind == LOWTIDE_VALUE) return say_module(s, to, edge.key);
         strbuf_puts(s->out, "sys.modules");
         s->state = SAY_VALUE;
     }

@@ -1,0 +1,313 @@
+"""What is explained, held against the program itself: paths are evaluated there, garbage is collected there."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import REPOSITORY, Lowtide, Python, Spawn, Target
+
+PROBE = Path(os.environ.get("LOWTIDE_HEAP_PROBE", REPOSITORY / "build/tests/heap_probe.so"))
+
+# In front of each program: walk() records its heap and says so; then the program waits for a line.
+WALK = """
+import ctypes, sys
+probe = ctypes.PyDLL(sys.argv[1])
+probe.probe_heap.restype = ctypes.c_char_p
+probe.probe_heap.argtypes = [ctypes.c_char_p, ctypes.c_int]
+def walk(flags=0):
+    error = probe.probe_heap(sys.argv[2].encode(), flags)
+    print(error.decode() if error else "ready", flush=True)
+    return sys.stdin.readline()
+"""
+
+# All that a path may pass: odd keys and names, properties in the way, modules behind other names.
+WORLD = """
+import collections, dataclasses, email.message, enum, functools, http.client, logging.config, types
+import xml.dom.minidom
+class Slots:
+    __slots__ = ("left", "__hidden")
+    def __init__(self):
+        self.left, self.__hidden = [object()], [object()]
+class Shadow:
+    def __init__(self):
+        self.__dict__["x"] = [object()]
+        self.y = {"k": [object()]}
+    x = property(lambda self: 5)
+class Opaque:
+    def __init__(self):
+        self.data = [object()]
+    def __getattribute__(self, name):
+        return 7 if name == "data" else object.__getattribute__(self, name)
+class Liar(dict):
+    def __getitem__(self, key):
+        return "no"
+class Color(enum.Enum):
+    RED = [1]
+    BLUE = (2, [3])
+@dataclasses.dataclass
+class Row:
+    items: list
+    registry = {}
+    @classmethod
+    def made(cls): pass
+    @property
+    def size(self): return 1
+    def method(self, default=[1, 2]): return default
+def outer():
+    kept = [object() for _ in range(5)]
+    return lambda: kept
+closure = outer()
+data = {"s": Slots(), "it's": Shadow(), "o": Opaque(), (1, "a"): [object()], 1.5: [object()], None: [object()],
+        b"\\x00\\xff": [object()], "x" * 500: [object()], -3: Liar(a=[object()]), "é\\n\\"": [object()],
+        10**30: [object()], Color.RED: [object()], frozenset([1]): [object()], (): [object()], True: [object()],
+        ("t", (1, (2,))): [object()], float("inf"): [object()], 1e300: [object()], 3 + 4j: [object()],
+        "\\ud800": [object()]}
+Row.registry["z"] = [Row([object()]) for _ in range(50)]
+ordered = collections.OrderedDict(a=[object()])
+default = collections.defaultdict(list, b=[object()])
+queue = collections.deque([object()] for _ in range(10))
+partial = functools.partial(print, [object()], k=[object()])
+space = types.SimpleNamespace(a=[object()], **{"class": [object()], "no name": [object()]})
+globals()["not a name"] = [object()]
+logging = {"hides": ["a module"]}
+bound = Row.registry["z"][0].method
+nested = [[object(), (object(), [object()])] for _ in range(300)]
+path_file = walk().strip()
+import builtins, collections, json
+names = collections.ChainMap(globals(), {k: v for k, v in sys.modules.items() if "." not in k}, vars(builtins))
+good, bad = 0, []
+for address, path in json.load(open(path_file)):
+    try:
+        found = id(eval(path, {"__builtins__": {}}, names))
+    except BaseException as error:
+        found = repr(error)
+    if found == address:
+        good += 1
+    else:
+        bad.append([path, str(found), hex(address)])
+print(json.dumps([good, bad[:20]]))
+"""
+
+# SAVEALL: what the collector finds is put into gc.garbage in place of being freed.
+GARBAGE = """
+import gc, json
+gc.collect()
+gc.disable()
+class Node:
+    def __init__(self, parent):
+        self.parent, self.children, self.payload = parent, [], bytearray(1000)
+        if parent: parent.children.append(self)
+def make():
+    for i in range(200):
+        root = Node(None)
+        for j in range(i % 7):
+            Node(Node(root))
+    a = []; a.append(a)
+    b, c = [a], {}
+    b.append(c); c["b"] = b; c["kept"] = kept
+    f = lambda: f
+    try:
+        raise ValueError
+    except ValueError as e:
+        own = e
+kept = [Node(None)]
+kept[0].parent = kept[0]
+make()
+walk()
+gc.set_debug(gc.DEBUG_SAVEALL)
+gc.collect()
+print(json.dumps([id(x) for x in gc.garbage]))
+"""
+
+Recorded = tuple[Target, Path]
+Record = Callable[..., Recorded]
+
+
+@pytest.fixture
+def record(spawn: Spawn, tmp_path: Path) -> Record:
+    """record(python, program): a target that has walked its heap and waits, and the recording."""
+    if not PROBE.exists():
+        pytest.fail(f"{PROBE} is not there: run make build")
+    shutil.copy(PROBE, tmp_path)
+
+    def run(python: Python, program: str, *args: str) -> Recorded:
+        tide = tmp_path / "heap.tide"
+        target = spawn(python, WALK + program, str(tmp_path / PROBE.name), str(tide), *args, ready=False)
+        target.wait_for("ready", 120)
+        return target, tide
+
+    return run
+
+
+def rows(lowtide: Lowtide, tide: Path, query: str) -> list[list[Any]]:
+    done = lowtide("sql", tide, query, "--json")
+    assert done.status == 0, done.stderr
+    return list(json.loads(done.stdout)["rows"])
+
+
+def findings(lowtide: Lowtide, tide: Path) -> list[dict[str, Any]]:
+    done = lowtide("report", tide, "--json")
+    assert done.status == 0, done.stderr
+    return list(json.loads(done.stdout)["findings"])
+
+
+def test_paths_evaluate_in_the_target_to_that_very_object(
+    record: Record, lowtide: Lowtide, target_python: Python, tmp_path: Path
+) -> None:
+    target, tide = record(target_python, WORLD)
+    paths = rows(lowtide, tide, "select address, path from paths join objects using (id) where expression")
+    said = {path for _, path in paths}
+    assert {"data['s'].left[0]", "data[(1, 'a')][0]", "closure.__closure__[0].cell_contents[3]"} <= said
+    assert {"data[\"it's\"].__dict__['x'][0]", "__main__.__dict__['not a name'][0]", "space.a[0]"} <= said
+    assert "sys.modules['logging'].Logger" in said
+    assert not any(p.startswith(("data['o'].data", "data[-3]['a']", "data[10000")) for p in said)
+    # Some strings that are no valid UTF-8 cannot be said, so the answer is read back as it was written.
+    file = tmp_path / "paths.json"
+    file.write_text(json.dumps(paths), encoding="utf-8", errors="surrogateescape")
+    target.say(str(file))
+    status, out = target.finish(300)
+    assert status == 0, target.stderr()
+    good, bad = json.loads(out.splitlines()[-1])
+    assert not bad
+    assert good == len(paths) > 20000
+
+
+def test_paths_lead_back_to_the_object(record: Record, lowtide: Lowtide, local_python: Python) -> None:
+    target, tide = record(local_python, WORLD)
+    query = "select printf('0x%x', address), path from paths join objects using (id) where expression and type = 'list'"
+    for address, path in rows(lowtide, tide, query)[::97]:
+        by_path, by_address = (json.loads(lowtide("why", tide, what, "--json").stdout) for what in (path, address))
+        assert by_path == by_address, path
+    target.kill()
+
+
+def test_what_is_called_garbage_is_what_the_collector_finds(
+    record: Record, lowtide: Lowtide, target_python: Python
+) -> None:
+    target, tide = record(target_python, GARBAGE)
+    garbage = {a for (a,) in rows(lowtide, tide, "select address from objects where garbage and tracked")}
+    target.say("go on")
+    status, out = target.finish()
+    assert status == 0, target.stderr()
+    collected = set(json.loads(out.splitlines()[-1]))
+    assert len(collected) > 1000
+    # What the program did between the walk and the collection may have added a frame or a line that was read.
+    assert not garbage - collected
+    assert len(collected - garbage) <= 3
+
+
+LEAKS = {
+    "leak-suspect": (
+        "cache = {}\nfor i in range(60000): cache[i] = [str(i) * 20]\nwalk()",
+        "cache",
+        "del cache",
+    ),
+    "held-traceback": (
+        """
+errors = []
+def work():
+    rows = [str(i) for i in range(50000)]
+    raise ValueError
+try: work()
+except ValueError as e: errors.append(e)
+walk()""",
+        "errors[0]",
+        "",
+    ),
+    "garbage-cycle": (
+        """
+import gc
+gc.disable()
+class Node: pass
+for i in range(3000):
+    a, b = Node(), Node()
+    a.child, b.parent, a.data = b, a, bytearray(1000)
+del a, b
+walk()""",
+        "__main__.Node.child.parent",
+        "",
+    ),
+    "native-reference": (
+        """
+lost = [[str(i)] for i in range(100000)]
+for x in lost: ctypes.pythonapi.Py_IncRef(ctypes.py_object(x))
+del lost, x
+walk()""",
+        "C code > list",
+        "",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", LEAKS)
+def test_a_leak_is_found_and_named(kind: str, record: Record, lowtide: Lowtide, local_python: Python) -> None:
+    program, path, _ = LEAKS[kind]
+    target, tide = record(local_python, program)
+    target.kill()
+    found = findings(lowtide, tide)
+    assert [f["kind"] for f in found] == [kind]
+    assert found[0]["path"] == path
+    assert found[0]["bytes"] > 2 << 20
+    assert found[0]["fix"] and found[0]["title"]
+
+
+HEALTHY = {
+    "bare": "",
+    "many imports": "import asyncio, ctypes, email, http.server, json, logging, multiprocessing, sqlite3, ssl, "
+    "unittest, urllib.request, xml.dom.minidom, concurrent.futures, decimal, pydoc",
+    "server": "import http.server, threading\ns = http.server.ThreadingHTTPServer(('127.0.0.1', 0), "
+    "http.server.SimpleHTTPRequestHandler)\nthreading.Thread(target=s.serve_forever, daemon=True).start()",
+    "tasks": "import asyncio\nasync def main():\n    ts = [asyncio.create_task(asyncio.sleep(9)) for _ in range(500)]\n"
+    "    await asyncio.sleep(0)\n    walk()\n    sys.exit()\nasyncio.run(main())",
+}
+
+
+@pytest.mark.parametrize("what", HEALTHY)
+def test_healthy_programs_have_no_findings(what: str, record: Record, lowtide: Lowtide, target_python: Python) -> None:
+    target, tide = record(target_python, HEALTHY[what] + "\nwalk()")
+    target.kill()
+    assert findings(lowtide, tide) == []
+
+
+def test_numpy_and_pandas_imported_are_healthy(record: Record, lowtide: Lowtide, this_python: Python) -> None:
+    target, tide = record(this_python, "import numpy, pandas\nx = numpy.ones(10**6)\nwalk()")
+    target.kill()
+    assert findings(lowtide, tide) == []
+
+
+def test_a_container_that_grows_is_found_between_recordings(
+    record: Record, lowtide: Lowtide, local_python: Python, tmp_path: Path
+) -> None:
+    program = """
+cache = {}
+for k in range(3):
+    for i in range(10000): cache[k, i] = bytearray(200)
+    walk()
+"""
+    target, tide = record(local_python, program)
+    shots = []
+    for k in range(3):
+        shots.append(tide.rename(tmp_path / f"{k}.tide"))
+        if k < 2:
+            target.say("go on")
+            target.wait_for("ready")
+    target.kill()
+    done = lowtide("diff", *shots, "--json")
+    assert done.status == 0, done.stderr
+    (found,) = json.loads(done.stdout)["findings"]
+    assert (found["kind"], found["path"], found["confidence"]) == ("growing-container", "cache", "high")
+
+
+def test_without_values_everything_works_with_less_text(record: Record, lowtide: Lowtide, local_python: Python) -> None:
+    target, tide = record(local_python, "cache = {'secret': [b'hidden']}\nwalk(2)")
+    target.kill()
+    said = {path for (path,) in rows(lowtide, tide, "select path from paths")}
+    assert "cache" in said
+    assert not any("secret" in path or "hidden" in path for path in said)
+    assert lowtide("report", tide).status == 0
