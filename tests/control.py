@@ -50,6 +50,9 @@ _serve()
 """
 
 
+Process = subprocess.Popen[str]
+
+
 def packet(kind: int, body: bytes = b"") -> bytes:
     return HEADER.pack(b"LTCT", 1, kind, len(body), 0) + body
 
@@ -118,7 +121,7 @@ class Agent:
 
 
 @contextlib.contextmanager
-def agent_in(command: list[str], code: str, **options: object) -> Iterator[tuple[Agent, subprocess.Popen[str]]]:
+def agent_in(command: list[str], code: str, **options: object) -> Iterator[tuple[Agent, Process]]:
     """Runs `code` in a target (command: a Python) that serves an agent; yields both."""
     mine, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     env = {**os.environ, "TEST_AGENT": str(AGENT), "TEST_FD": str(its.fileno())}

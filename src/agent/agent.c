@@ -16,7 +16,8 @@ enum { SEND_WAIT_MS = 1000, PROGRESS_EVERY_MS = 250 };
 /* One talk with a command line. */
 typedef struct talk {
     int sock, out;
-    int ended; /* not 0: leave after this request */
+    int ended;     /* not 0: leave after this request */
+    bool canceled; /* this request */
     uint32_t timeout_ms;
     int64_t told_ms; /* last PROGRESS */
     gil_t gil;
@@ -53,7 +54,7 @@ static void tell_progress(talk_t *t, uint32_t phase) {
 /* Whatever the other side says or does during a capture means that it does not want it any more. */
 static bool wants_stop(talk_t *t, int wait_ms) {
     struct pollfd p = {.fd = t->sock, .events = POLLIN};
-    if (t->ended) return true;
+    if (t->ended || t->canceled) return true;
     if (poll(&p, 1, wait_ms) <= 0) return false;
     ctl_msg_t m;
     int fd;
@@ -65,7 +66,7 @@ static bool wants_stop(talk_t *t, int wait_ms) {
         t->ended = status;
     else if (m.type != CTL_CANCEL)
         t->ended = -EPIPE;
-    return true;
+    return t->canceled = true;
 }
 
 static bool stop_waiting(void *arg) {
@@ -75,7 +76,10 @@ static bool stop_waiting(void *arg) {
 static int hold(void *arg, err_t *e) {
     talk_t *t = arg;
     tell_progress(t, CTL_PHASE_GIL);
-    return gil_take(&t->gil, t->timeout_ms, stop_waiting, t, e);
+    int status = gil_take(&t->gil, t->timeout_ms, stop_waiting, t, e);
+    if (status || !t->canceled) return status;
+    gil_release(&t->gil);
+    return err_set(e, -ECANCELED, "canceled");
 }
 
 static void let_go(void *arg) {
@@ -115,6 +119,7 @@ static void serve_capture(talk_t *t, const ctl_capture_t *request) {
         memcpy(m.result.text, e.text, sizeof m.result.text);
     } else {
         t->timeout_ms = request->timeout_ms;
+        t->canceled = false;
         capture_t c = {.rt = &runtime,
                        .fd = t->out,
                        .peer = t->sock,

@@ -37,7 +37,8 @@ typedef struct gil {
 /* No GIL needed. */
 int gil_find(gil_t *g, const rt_t *rt, err_t *e);
 
-/* Waits up to timeout_ms. `stop` (may be NULL) is asked every few milliseconds whether to give up. */
+/* Waits up to timeout_ms. `stop` (may be NULL) is asked every few milliseconds whether to give up; a GIL that has become free
+ * meanwhile is taken all the same: who let go of it for us waits for that. */
 int gil_take(gil_t *g, uint32_t timeout_ms, bool (*stop)(void *arg), void *arg, err_t *e);
 void gil_release(gil_t *g);
 
