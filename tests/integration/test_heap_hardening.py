@@ -179,10 +179,10 @@ def test_the_walk_leaves_the_target_and_its_memory_as_they_were(walk: Walk, targ
 import gc, os
 class Record:
     def __init__(self, i):
-        self.id, self.name, self.items = i, f"record {i}", [i]
-records = [Record(i) for i in range(100_000)]
+        self.id, self.name, self.items, self.page = i, f"record {i}", [i], bytes(2000)
+records = [Record(i) for i in range(20_000)]
 def look():
-    return [sys.getrefcount(records[i]) for i in range(0, 100_000, 997)], len(os.listdir("/proc/self/fd")), gc.get_count()[1:]
+    return [sys.getrefcount(records[i]) for i in range(0, 20_000, 997)], len(os.listdir("/proc/self/fd")), gc.get_count()[1:]
 before = look()
 walk()
 assert look() == before, (before, look())
@@ -197,4 +197,4 @@ print("rss", int(open("/proc/self/statm").read().split()[1]) * 4)
     assert heap.said[0] == "no child"
     rss_kib = int(heap.said[1].split()[1])
     assert heap.figures["dirty_after"] - heap.figures["dirty_before"] <= rss_kib / 100
-    assert len(heap.of_type("Record")) == 100_000
+    assert len(heap.of_type("Record")) == 20_000

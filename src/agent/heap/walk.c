@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "agent/heap/walk.h"
 
+#include "agent/heap/ahead.h"
 #include "agent/heap/edges.h"
 #include "agent/heap/fault.h"
 #include "agent/heap/kinds.h"
@@ -166,8 +167,8 @@ static void walk_one(walk_t *k) {
 
 static void walk_drain(walk_t *k) {
     while (!k->status && k->id < k->queue.count) {
-        if (k->id + 8 < k->queue.count)
-            __builtin_prefetch((const void *)(k->queue.at[k->id + 8] - 16));
+        if (!k->blind) ahead_look(k);
+        k->blind = false;
         walk_one(k);
         k->id++;
     }
@@ -191,11 +192,13 @@ static void walk_lists(walk_t *k) {
 
 static void walk_run(walk_t *k, fault_t *f) {
     if (fault_mark(f) && !k->status) {
+        if (k->looking) k->blind = true;
         /* A fault between two objects is of one of the collector's lists: the rest of it is lost. */
-        if (k->id < k->queue.count)
+        else if (k->id < k->queue.count)
             walk_recover(k);
         else
             k->list++, k->list_at = 0;
+        k->looking = false;
     }
     if (!k->reached) {
         if (!k->prepared) {

@@ -95,9 +95,11 @@ typedef struct walk {
     /* The object at hand */
     uint32_t id;
     rt_addr_t address;
-    uint64_t buffer;   /* bytes beyond its size */
-    struct kind *kind; /* NULL until known */
-    bool emitting;     /* the writer is at work on it */
+    uint64_t buffer;        /* bytes beyond its size */
+    struct kind *kind;      /* NULL until known */
+    volatile bool emitting; /* the writer is at work on it */
+    volatile bool looking;  /* ahead, at others */
+    bool blind;             /* do not look this time: it faulted */
     u32_vec_t edges;
     u64_vec_t visited; /* what tp_traverse told */
     u64_vec_t names;   /* a bit for each id that is a key of a namespace */
