@@ -140,11 +140,12 @@ static int say_no_heap(const run_t *r, int how) {
 
 /* The recording lies in the file that `-o` named, or in memory. */
 static int report(const run_t *r, const char *path) {
-    char *json[] = {(char[]){"report"}, (char[]){"--json"}, (char *)path, NULL};
+    static char name[] = "report", option[] = "--json";
+    char *words[] = {name, option, (char *)path, NULL};
     extern const command_t command_report;
     if (!r->json) return report_print(path);
     optind = 0; /* the report's words, from the beginning */
-    return command_report.exec(&command_report, 3, json);
+    return command_report.exec(&command_report, 3, words);
 }
 
 static int finish(run_t *r, int memory, int how) {
@@ -205,6 +206,7 @@ static int run_exec(const command_t *self, int argc, char **argv) {
         {"output", required_argument, NULL, 'o'}, {"python", required_argument, NULL, 'p'},
         {"no-values", no_argument, NULL, 'n'},    {"no-report", no_argument, NULL, 'q'},
         {"json", no_argument, NULL, 'j'},         {0}};
+    static char minus_m[] = "-m";
     static run_t r = {.report = true, .values = true};
     char python[4096];
     const char *module = NULL;
@@ -232,7 +234,7 @@ static int run_exec(const command_t *self, int argc, char **argv) {
     if (!words) return command_fail("no memory");
     int n = 0;
     words[n++] = (char *)(r.python ? r.python : python_default(python, sizeof python));
-    if (module) words[n++] = (char[]){"-m"};
+    if (module) words[n++] = minus_m;
     if (module) words[n++] = (char *)module;
     if (!module) r.script = argv[optind];
     r.missing = r.script && access(r.script, F_OK) != 0;

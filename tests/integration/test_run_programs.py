@@ -1,0 +1,276 @@
+"""`lowtide run`: the program runs as it would without, and its heap is reported at its end."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import Lowtide, Python
+from tide_decoder import read_recording
+
+APP = """
+import sys
+cache = {str(i): [i] * 10 for i in range(20_000)}
+print("out", sys.argv[1:])
+print("err", file=sys.stderr)
+"""
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Path:
+    path = tmp_path / "app.py"
+    path.write_text(APP)
+    return path
+
+
+def last_line(stderr: str) -> str:
+    return stderr.splitlines()[-1]
+
+
+def test_the_report_follows_the_programs_output(app: Path, local_python: Python, lowtide: Lowtide) -> None:
+    done = lowtide("run", "--python", local_python.executable, app, "a", "-o", "b")
+    assert (done.status, done.stderr) == (0, "err\n")
+    assert done.stdout.startswith("out ['a', '-o', 'b']\n")
+    assert "TYPES" in done.stdout
+
+
+def test_the_recording_is_kept_where_o_says(app: Path, lowtide: Lowtide, tmp_path: Path) -> None:
+    done = lowtide("run", "-o", tmp_path / "t.tide", "--no-report", app)
+    assert (done.status, done.stdout, done.stderr) == (0, "out []\n", "err\n")
+    recording = read_recording((tmp_path / "t.tide").read_bytes())
+    assert recording.reached is not None
+    assert recording.meta["command"].split("\x1f")[1] == str(app)
+    assert sorted(os.listdir(tmp_path)) == ["app.py", "t.tide"]
+
+
+def test_json_is_one_object_behind_the_programs_output(app: Path, lowtide: Lowtide) -> None:
+    done = lowtide("run", "--json", app)
+    head, _, tail = done.stdout.partition("\n")
+    assert head == "out []"
+    assert json.loads(tail)["schema"] == 1
+
+
+@pytest.mark.parametrize(
+    "code, status, stderr",
+    [
+        ("import sys; sys.exit(3)", 3, ""),
+        ("import sys; sys.exit('no')", 1, "no"),
+        ("raise KeyError(5)", 1, "KeyError: 5"),
+        ("import threading\nthreading.Thread(target=lambda: print('late')).start()", 0, ""),
+    ],
+)
+def test_the_heap_is_captured_however_python_ends(
+    code: str, status: int, stderr: str, lowtide: Lowtide, tmp_path: Path
+) -> None:
+    (tmp_path / "app.py").write_text(f"mark = 'still here'\n{code}\n")
+    done = lowtide("run", "-o", tmp_path / "t.tide", "--no-report", tmp_path / "app.py")
+    assert done.status == status
+    assert done.stderr.strip().endswith(stderr)
+    assert "mark" in str(read_recording((tmp_path / "t.tide").read_bytes()).objects)
+
+
+@pytest.mark.parametrize(
+    "code, status, words",
+    [
+        ("import os; os._exit(5)", 5, "os._exit"),
+        ("import os; os.execv('/bin/sh', ['sh', '-c', 'exit 6'])", 6, "exec"),
+        ("import os; os.kill(os.getpid(), 9)", -9, "SIGKILL"),
+        ("import os; os.kill(os.getpid(), 15)", -15, "SIGTERM"),
+        ("import os; os.abort()", -6, "SIGABRT"),
+    ],
+)
+def test_an_end_without_exit_functions_is_one_line(
+    code: str, status: int, words: str, lowtide: Lowtide, tmp_path: Path
+) -> None:
+    (tmp_path / "app.py").write_text(code)
+    done = lowtide("run", "-o", tmp_path / "t.tide", tmp_path / "app.py")
+    assert (done.status, done.stdout) == (status, "")
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("lowtide: no heap was captured")
+    assert words in done.stderr
+    assert os.listdir(tmp_path) == ["app.py"]
+
+
+def test_a_command_that_is_not_there_is_as_in_a_shell(lowtide: Lowtide, tmp_path: Path) -> None:
+    done = lowtide("run", "--", "no-such-command")
+    assert (done.status, done.stdout) == (127, "")
+    assert done.stderr == "lowtide: cannot run no-such-command: No such file or directory\n"
+    done = lowtide("run", "--", tmp_path)
+    assert done.status == 126
+
+
+def test_a_script_that_is_not_there_is_pythons_to_say(lowtide: Lowtide) -> None:
+    done = lowtide("run", "no-such.py")
+    assert (done.status, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+    assert "no-such.py" in done.stderr
+
+
+def test_what_is_no_python_runs_and_is_told_about(lowtide: Lowtide) -> None:
+    done = lowtide("run", "--", "sh", "-c", "echo hello; exit 4")
+    assert (done.status, done.stdout) == (4, "hello\n")
+    assert "did not run as a Python program" in last_line(done.stderr)
+
+
+def test_a_python_that_is_not_supported_is_named(lowtide: Lowtide, app: Path) -> None:
+    old = sorted(Path.home().glob(".pyenv/versions/3.10.*/bin/python3"))
+    if not old:
+        pytest.skip("no Python 3.10 here")
+    done = lowtide("run", "--python", old[0], app)
+    assert (done.status, done.stdout) == (0, "out []\n")
+    assert "3.10" in last_line(done.stderr)
+
+
+def test_a_module_and_a_command_are_run(lowtide: Lowtide, tmp_path: Path) -> None:
+    (tmp_path / "mod.py").write_text("import sys; print(__name__, sys.argv[1:])")
+    done = lowtide("run", "--no-report", "-m", "mod", "-x", cwd=tmp_path)
+    assert (done.status, done.stdout, done.stderr) == (0, "__main__ ['-x']\n", "")
+    done = lowtide("run", "--", "sh", "-c", f"echo shell; exec {sys.executable} -m mod", cwd=tmp_path)
+    assert (done.status, done.stderr) == (0, "")
+    assert done.stdout.startswith("shell\n__main__ []\n")
+    assert "TYPES" in done.stdout
+
+
+def test_the_environment_and_descriptors_are_as_without(local_python: Python, lowtide: Lowtide, tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(
+        "import os, subprocess, sys, atexit\n"
+        "print(sorted(os.environ.items()))\n"
+        "print(sorted(os.listdir('/proc/self/fd')), os.getcwd(), sys.argv, sys.flags)\n"
+        "print(subprocess.check_output(['env'], text=True))\n"
+        "print(sys.stdin.read())\n"
+    )
+    clean = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES")}
+    plain = subprocess.run(
+        [local_python.executable, tmp_path / "app.py"],
+        input="in",
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=clean,
+    )
+    args = ["run", "--no-report", "--python", local_python.executable, tmp_path / "app.py"]
+    done = lowtide(*args, input="in", cwd=tmp_path)
+    assert done.stdout.splitlines() == plain.stdout.splitlines()
+    other = "/usr/lib/x86_64-linux-gnu/libdl.so.2"
+    done = lowtide(*args, input="in", cwd=tmp_path, env={"LD_PRELOAD": other})
+    assert f"('LD_PRELOAD', '{other}')" in done.stdout
+
+
+def test_children_of_the_program_are_left_alone(lowtide: Lowtide, tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(
+        "import multiprocessing, os, subprocess, sys\n"
+        "def child(): sys.exit(0)\n"
+        "if __name__ == '__main__':\n"
+        "    multiprocessing.set_start_method('fork')\n"
+        "    p = multiprocessing.Process(target=child); p.start(); p.join()\n"
+        "    if os.fork() == 0: sys.exit(9)\n"
+        "    print(os.waitstatus_to_exitcode(os.wait()[1]), flush=True)\n"
+        "    subprocess.run([sys.executable, '-c', 'print(1)'])\n"
+    )
+    done = lowtide("run", "-o", tmp_path / "t.tide", "--no-report", tmp_path / "app.py")
+    assert (done.status, done.stdout, done.stderr) == (0, "9\n1\n", "")
+    recording = read_recording((tmp_path / "t.tide").read_bytes())
+    assert recording.meta["command"].endswith("app.py")
+
+
+def start(lowtide_exe: Path, code: str, tmp_path: Path) -> subprocess.Popen[str]:
+    (tmp_path / "app.py").write_text(code)
+    process = subprocess.Popen(
+        [lowtide_exe, "run", "--no-report", "-o", tmp_path / "t.tide", tmp_path / "app.py"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGINT])
+def test_a_signal_to_lowtide_is_the_programs(number: signal.Signals, lowtide_exe: Path, tmp_path: Path) -> None:
+    code = (
+        "import signal, sys, time\n"
+        f"signal.signal({int(number)}, lambda *a: sys.exit(40 + a[0]))\n"
+        "print('ready', flush=True)\ntime.sleep(60)\n"
+    )
+    process = start(lowtide_exe, code, tmp_path)
+    process.send_signal(number)
+    assert process.communicate(timeout=60) == ("", "")
+    assert process.returncode == 40 + number
+    assert (tmp_path / "t.tide").exists()
+
+
+def test_a_signal_that_ends_the_program_ends_lowtide_alike(lowtide_exe: Path, tmp_path: Path) -> None:
+    process = start(lowtide_exe, "import time\nprint('ready', flush=True)\ntime.sleep(60)\n", tmp_path)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGTERM
+    assert err.count("\n") == 1
+    assert "SIGTERM" in err
+
+
+def test_ctrl_c_on_a_terminal_reaches_the_program_once(lowtide_exe: Path, tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(
+        "import time\nprint('ready', flush=True)\ncount = 0\n"
+        "try: time.sleep(60)\n"
+        "except KeyboardInterrupt: count += 1\n"
+        "try: time.sleep(0.3)\n"
+        "except KeyboardInterrupt: count += 1\n"
+        "print('interrupts', count, flush=True)\nraise SystemExit(7)\n"
+    )
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execv(lowtide_exe, [str(lowtide_exe), "run", "--no-report", str(tmp_path / "app.py")])
+    said, end = b"", time.monotonic() + 60
+    sent = False
+    while b"interrupts" not in said or not said.endswith(b"\n"):
+        assert time.monotonic() < end, said
+        if select.select([terminal], [], [], 1)[0]:
+            said += os.read(terminal, 1000)
+        if b"ready" in said and not sent:
+            os.write(terminal, b"\x03")
+            sent = True
+    assert b"interrupts 1" in said
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+    os.close(terminal)
+
+
+@pytest.mark.parametrize("place, words", [("missing/t.tide", "No such file"), ("", "is a directory")])
+def test_a_place_that_cannot_be_is_told_before_the_program_runs(
+    place: str, words: str, app: Path, lowtide: Lowtide, tmp_path: Path
+) -> None:
+    done = lowtide("run", "-o", tmp_path / place, app)
+    assert (done.status, done.stdout) == (1, "")
+    assert done.stderr.count("\n") == 1
+    assert words in done.stderr
+
+
+def test_a_full_disk_is_one_line_and_the_programs_status(app: Path, lowtide: Lowtide) -> None:
+    done = lowtide("run", "-o", "/dev/full", app)
+    assert (done.status, done.stdout) == (0, "out []\n")
+    assert last_line(done.stderr).startswith("lowtide: ")
+    assert "No space left on device" in last_line(done.stderr)
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        ([], "name a .py file"),
+        (["-o", "-", "x.py"], "standard output"),
+        (["--colour", "x.py"], "--colour"),
+        (["-m"], "-m"),
+    ],
+)
+def test_wrong_usage_is_one_line_with_status_2(words: list[str], said: str, lowtide: Lowtide) -> None:
+    done = lowtide("run", *words)
+    assert (done.status, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+    assert said in done.stderr
