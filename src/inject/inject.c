@@ -24,7 +24,7 @@
 #define TIMEOUT_MS_DEFAULT 10000
 #define STOP_MS_MAX        300  /* a thread that does not stop by then waits in the kernel */
 #define HELD_MS_MAX        2000 /* for the borrowed thread's own work, which takes well under one */
-#define PATIENCE_MS        10000
+#define PATIENCE_MS        3000
 #define FD_FLOOR           960
 #define MXCSR_DEFAULT      0x1f80
 

@@ -18,7 +18,7 @@
  * Nothing needs the tracer to stay alive. Before the borrowed thread runs a single foreign instruction, a signal
  * frame with all its registers lies below its red zone, and every path through our code ends in rt_sigreturn on that
  * frame: when lowtide is killed in the middle the thread finds its way back by itself, as from a signal handler. The
- * guest notices that nobody is there (10 s for the library to come; end of file later) and takes everything away.
+ * guest notices that nobody is there (3 s for the library to come; end of file later) and takes everything away.
  *
  * The guest takes the loader's lock and malloc's, each for a moment, and nothing else: no GIL (the agent does that,
  * with a time limit), so no thread of the target can wait for it and be waited for. A target that forks while the
@@ -56,7 +56,8 @@ typedef struct inject_options {
  * GIL, static, musl, 32-bit, old kernel), -ETIMEDOUT (no safe moment; or the loader's lock was not to be had: the
  * guest then leaves as soon as it gets it), -ELIBBAD (the target's loader refused the library; its own words), -EAGAIN
  * (it called exec meanwhile), -EINTR (SIGINT, SIGTERM or SIGHUP came; they are held back while a thread is borrowed). */
-int inject_open(pid_t pid, const inject_options_t *options, inject_t **out, int *socket_fd, err_t *e);
+int inject_open(pid_t pid, const inject_options_t *options, inject_t **out, int *socket_fd,
+                err_t *e);
 
 /* Shuts the socket down, waits until the agent's thread is gone and the library unmapped, and frees `inject` in every
  * case. -ETIMEDOUT: the agent is still leaving, and will go by itself. 0 also when the target ended meanwhile. Calling

@@ -36,11 +36,9 @@ def wait_until_clean(pid: int, seconds: float = 30) -> None:
         time.sleep(0.05)
 
 
-def test_lowtide_killed_at_any_step_leaves_a_target_that_goes_on(
-    target_python: Python, spawn: Spawn
-) -> None:
+def test_lowtide_killed_at_any_step_leaves_a_target_that_goes_on(target_python: Python, spawn: Spawn) -> None:
     target = spawn(target_python, TICKS)
-    for step in range(1, 300, 7):
+    for step in range(1, 300, 11):
         subprocess.run([REAPER, str(step), DRIVER, str(target.pid), AGENT], timeout=60)
         assert target.process.poll() is None, (step, target.stderr())
     wait_until_clean(target.pid)

@@ -60,9 +60,7 @@ BUSY = {
 
 
 @pytest.mark.parametrize("what", BUSY)
-def test_a_busy_target_goes_on_as_before(
-    target_python: Python, spawn: Spawn, what: str
-) -> None:
+def test_a_busy_target_goes_on_as_before(target_python: Python, spawn: Spawn, what: str) -> None:
     setup, body = BUSY[what]
     target = spawn(target_python, FRAME.format(setup=setup, body=body))
     done = inject(target.pid, 10)
@@ -87,9 +85,7 @@ BLOCKED = {
 
 
 @pytest.mark.parametrize("what", BLOCKED)
-def test_a_target_that_waits_is_reached_and_waits_on(
-    target_python: Python, spawn: Spawn, what: str
-) -> None:
+def test_a_target_that_waits_is_reached_and_waits_on(target_python: Python, spawn: Spawn, what: str) -> None:
     program = f"import os, signal, sys, threading, time\nprint('ready', flush=True)\n{BLOCKED[what]}"
     target = spawn(target_python, program)
     done = inject(target.pid, 5)
@@ -155,9 +151,7 @@ print(errors or "fine")
 """
 
 
-def test_a_target_with_thirty_threads_goes_on(
-    target_python: Python, spawn: Spawn
-) -> None:
+def test_a_target_with_thirty_threads_goes_on(target_python: Python, spawn: Spawn) -> None:
     target = spawn(target_python, MANY)
     done = inject(target.pid, 30)
     assert (done.returncode, done.stderr) == (0, "")
@@ -203,18 +197,14 @@ for i in range(300):
 """
 
 
-def test_a_storm_of_signals_does_no_harm(
-    target_python: Python, spawn: Spawn
-) -> None:
+def test_a_storm_of_signals_does_no_harm(target_python: Python, spawn: Spawn) -> None:
     target = spawn(target_python, SIGNALS)
     done = inject(target.pid, 20)
     assert (done.returncode, done.stderr) == (0, "")
     assert target.finish() == (0, "0\n"), target.stderr()
 
 
-def test_two_lowtides_at_once_do_not_meet(
-    target_python: Python, spawn: Spawn
-) -> None:
+def test_two_lowtides_at_once_do_not_meet(target_python: Python, spawn: Spawn) -> None:
     target = spawn(target_python, "")
     first = subprocess.Popen([DRIVER, str(target.pid), AGENT, "1", "9000", "1500"])
     while b"memfd:lowtide" not in Path(f"/proc/{target.pid}/maps").read_bytes():

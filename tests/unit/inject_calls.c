@@ -33,7 +33,7 @@ EXPORTED int Py_IsInitialized(void) {
     return 1;
 }
 
-#define WAIT_MS 1500
+#define WAIT_MS 700
 
 static int pipe_fds[2];
 
@@ -243,7 +243,7 @@ static long do_general_registers(void) {
             "%%r13\n"
             "lea 11(%%rax), %%r14\n lea 12(%%rax), %%r15\n"
             "std\n"
-            "mov $60000000, %%ecx\n 1: dec %%ecx\n jnz 1b\n"
+            "mov $30000000, %%ecx\n 1: dec %%ecx\n jnz 1b\n"
             "pushf\n cld\n testl $0x400, (%%rsp)\n lea 8(%%rsp), %%rsp\n jz 2f\n"
             "mov %%rbx, 8(%%rdi)\n mov %%rdx, 16(%%rdi)\n mov %%rsi, 24(%%rdi)\n mov %%rbp, "
             "32(%%rdi)\n"
@@ -279,7 +279,7 @@ __attribute__((target("avx"))) static long do_vector_registers(void) {
                          "vmovdqu 384(%0), %%ymm12\n vmovdqu 416(%0), %%ymm13\n vmovdqu 448(%0), "
                          "%%ymm14\n vmovdqu 480(%0), %%ymm15\n"
                          "fldpi\n"
-                         "mov $60000000, %%ecx\n 1: dec %%ecx\n jnz 1b\n"
+                         "mov $30000000, %%ecx\n 1: dec %%ecx\n jnz 1b\n"
                          "vmovdqu %%ymm0, (%1)\n vmovdqu %%ymm1, 32(%1)\n vmovdqu %%ymm2, 64(%1)\n "
                          "vmovdqu %%ymm3, 96(%1)\n"
                          "vmovdqu %%ymm4, 128(%1)\n vmovdqu %%ymm5, 160(%1)\n vmovdqu %%ymm6, "
@@ -307,7 +307,7 @@ static long do_red_zone(void) {
     long bad = 0;
     for (int i = 0; i < 30; i++)
         __asm__ volatile("mov $-128, %%rdx\n 1: mov %%rdx, (%%rsp,%%rdx)\n add $8, %%rdx\n jnz 1b\n"
-                         "mov $60000000, %%ecx\n 2: dec %%ecx\n jnz 2b\n"
+                         "mov $30000000, %%ecx\n 2: dec %%ecx\n jnz 2b\n"
                          "mov $-128, %%rdx\n 3: cmp %%rdx, (%%rsp,%%rdx)\n je 4f\n inc %0\n 4: add "
                          "$8, %%rdx\n jnz 3b\n"
                          : "+r"(bad)
@@ -319,7 +319,7 @@ static long do_red_zone(void) {
 static long do_errno(void) {
     long bad = 0;
     errno = 77;
-    for (long i = 0; i < 1500000000; i++) bad += *(volatile int *)&errno != 77;
+    for (long i = 0; i < 700000000; i++) bad += *(volatile int *)&errno != 77;
     errno = 0;
     return bad;
 }
