@@ -14,12 +14,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { TOP_DEPTH_MAX = 10, TOP_HOLDERS_MAX = 3, TOP_SEARCHES_MAX = 12 };
+enum { TOP_DEPTH_MAX = 10, TOP_HOPS_MAX = 64, TOP_HOLDERS_MAX = 3, TOP_SEARCHES_MAX = 12 };
 
 typedef struct top_line {
     path_ids_t members; /* places; siblings of one type */
     uint32_t parent;    /* index into lines */
     uint32_t depth, type;
+    uint32_t hops;    /* lines that this one took the place of, one after the other */
     uint32_t biggest; /* place */
     uint64_t shallow, retained, objects;
     bool open; /* still to be opened */
@@ -87,11 +88,14 @@ static int top_gather(top_t *t, const top_line_t *line) {
     return status;
 }
 
-static int top_add(top_t *t, uint32_t place, uint32_t parent, uint32_t depth, uint32_t *line) {
+static int top_add(top_t *t, uint32_t place, const top_line_t *above, uint32_t *line) {
     const model_t *m = t->m;
-    top_line_t l = {.parent = parent, .depth = depth, .biggest = place, .open = true};
+    top_line_t l = *above;
+    l.members = (path_ids_t){0};
+    l.biggest = place;
+    l.open = true;
     l.type = model_type_of(m, m->tree.id[place]);
-    l.ground_above = parent == UINT32_MAX;
+    l.ground_above = above->parent == UINT32_MAX;
     if (top_vec_push(&t->lines, l)) return -ENOMEM;
     *line = (uint32_t)t->lines.count - 1;
     return 0;
@@ -112,8 +116,8 @@ static void top_judge(top_t *t, top_line_t *l) {
     l->scattered = l->members.count > 1 && (l->ground_above || t->lines.at[l->parent].scattered);
 }
 
-/* Makes lines of the children: the big ones singly, the rest by type. */
-static int top_divide(top_t *t, uint32_t parent, uint32_t depth, uint64_t big) {
+/* Makes lines of the children: the big ones singly, the rest by type. `above` has what they all have. */
+static int top_divide(top_t *t, const top_line_t *above, uint64_t big) {
     const model_t *m = t->m;
     int status = 0;
     for (size_t i = 0; i < t->children.count; i++) {
@@ -127,13 +131,13 @@ static int top_divide(top_t *t, uint32_t parent, uint32_t depth, uint64_t big) {
         uint32_t p = t->children.at[i], line;
         top_bucket_t *b = &t->buckets[model_type_of(m, m->tree.id[p])];
         if (top_retained(m, p) >= big) {
-            status = top_add(t, p, parent, depth, &line);
+            status = top_add(t, p, above, &line);
             if (!status) status = top_put(t, line, p);
             continue;
         }
         if (b->retained - b->big_retained < t->min_bytes) continue;
         if (!b->line) {
-            status = top_add(t, p, parent, depth, &line);
+            status = top_add(t, p, above, &line);
             b->line = line + 1;
         }
         if (!status) status = top_put(t, b->line - 1, p);
@@ -148,7 +152,7 @@ static int top_divide(top_t *t, uint32_t parent, uint32_t depth, uint64_t big) {
 static int top_open(top_t *t, uint32_t index) {
     top_line_t *line = &t->lines.at[index];
     uint64_t retained = line->retained, biggest = 0;
-    uint32_t depth = line->depth, parent = line->parent;
+    top_line_t above = {.parent = line->parent, .depth = line->depth, .hops = line->hops + 1};
     line->open = false;
     top_judge(t, line);
     if (top_gather(t, line)) return -ENOMEM;
@@ -156,17 +160,17 @@ static int top_open(top_t *t, uint32_t index) {
         uint64_t r = top_retained(t->m, t->children.at[i]);
         if (r > biggest) biggest = r;
     }
-    /* More than 19 twentieths in one child: the child says it all. */
+    /* More than 19 twentieths in one child: the child says it all. But a long list has no end to go to. */
     bool replaced = line->members.count == 1 && biggest > retained - retained / 20;
-    if (!replaced) {
+    bool endless = replaced && line->hops >= TOP_HOPS_MAX;
+    if (!replaced || endless) {
         line->shown = true;
         t->shown++;
-        parent = index;
-        depth++;
+        above = (top_line_t){.parent = index, .depth = line->depth + 1};
     }
-    if (depth > TOP_DEPTH_MAX) return 0;
+    if (endless || above.depth > TOP_DEPTH_MAX) return 0;
     uint64_t big = retained / 20 > t->min_bytes ? retained / 20 : t->min_bytes;
-    return top_divide(t, parent, depth, big ? big : 1);
+    return top_divide(t, &above, big ? big : 1);
 }
 
 static int top_run(top_t *t, uint32_t max) {
@@ -177,7 +181,8 @@ static int top_run(top_t *t, uint32_t max) {
     path_ids_free(&root.members);
     uint64_t big =
         m->totals.shallow_bytes / 200 > t->min_bytes ? m->totals.shallow_bytes / 200 : t->min_bytes;
-    if (!status) status = top_divide(t, UINT32_MAX, 0, big ? big : 1);
+    const top_line_t above = {.parent = UINT32_MAX};
+    if (!status) status = top_divide(t, &above, big ? big : 1);
     while (!status && t->shown < max) {
         uint32_t best = UINT32_MAX;
         for (uint32_t i = 0; i < t->lines.count; i++) {

@@ -336,6 +336,36 @@ a_container_that_has_gathered_much_is_a_suspect_and_a_healthy_heap_has_none(void
     }
 }
 
+static void a_linked_list_is_named_by_its_head(void **state) {
+    (void)state;
+    world_t w;
+    world_begin(&w);
+    uint32_t link = world_class(&w, "app", "Link", 1), last;
+    world_fixed(&w, link, LOWTIDE_ATTRIBUTE, 0, "next");
+    world_name(&w, w.main, "Link", w.shapes[link].type);
+    world_name(&w, w.main, "head", last = world_instance(&w, link));
+    for (int i = 0; i < 100000; i++) {
+        uint32_t next = world_instance(&w, link);
+        w.objects[next].size = 200;
+        world_edge(&w, last, next);
+        last = next;
+    }
+    model_t *m = world_model(&w);
+    model_findings_t f;
+    model_dominators_t d;
+    err_t e;
+    assert_int_equal(model_findings(m, &f, &e), 0);
+    assert_int_equal(f.count, 1);
+    expect_text(f.findings[0].path, "head");
+    assert_int_equal(f.findings[0].bytes, 16 + 200 * 100000);
+    model_findings_free(&f);
+    assert_int_equal(model_dominators(m, 20, 1000, &d, &e), 0);
+    assert_true(d.count > 0);
+    model_dominators_free(&d);
+    model_free(m);
+    world_end(&w);
+}
+
 static void cycles_of_garbage_are_named_by_what_closes_them(void **state) {
     (void)state;
     world_t w;
@@ -523,6 +553,7 @@ int main(void) {
         cmocka_unit_test(a_million_equal_children_are_one_line),
         cmocka_unit_test(
             a_container_that_has_gathered_much_is_a_suspect_and_a_healthy_heap_has_none),
+        cmocka_unit_test(a_linked_list_is_named_by_its_head),
         cmocka_unit_test(cycles_of_garbage_are_named_by_what_closes_them),
         cmocka_unit_test(kept_exceptions_and_what_c_code_keeps_are_found),
         cmocka_unit_test(containers_that_grow_each_time_are_named),

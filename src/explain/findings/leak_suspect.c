@@ -14,14 +14,18 @@ enum {
     SUSPECT_SHARE = 10,
     SUSPECT_MIN_BYTES = 8 << 20,
     SUSPECT_MIN_CHILDREN = 100,
+    SUSPECT_MIN_LINKS = 5000,
     SUSPECT_ALIKE_SHARE = 5
 };
 
 typedef struct suspect {
     findings_t *f;
     uint64_t floor;
-    path_ids_t stack, found; /* places */
-    uint64_t *by_type;       /* retained bytes of an accumulation point's children */
+    path_ids_t
+        stack; /* places to look into, each with the head of the chain it is on and its place in that chain */
+    path_ids_t found, through; /* places */
+    uint64_t *by_type;         /* retained bytes and number of an accumulation point's children */
+    path_ids_t touched;        /* entries of by_type that are not zero */
 } suspect_t;
 
 static uint64_t suspect_retained(const model_t *m, uint32_t place) {
@@ -36,15 +40,38 @@ typedef struct suspect_view {
     uint64_t type_bytes, type_count;
 } suspect_view_t;
 
-static int suspect_look(suspect_t *s, uint32_t place, suspect_view_t *view) {
+/* Adds up a child by its type; the type that has most is remembered. */
+static int suspect_count(suspect_t *s, uint32_t id, uint64_t retained, suspect_view_t *view) {
+    uint32_t type = model_type_of(s->f->m, id);
+    int status = s->by_type[2 * type + 1] ? 0 : path_ids_push(&s->touched, type);
+    s->by_type[2 * type] += retained;
+    s->by_type[2 * type + 1]++;
+    if (s->by_type[2 * type] <= view->type_bytes) return status;
+    view->type = type;
+    view->type_bytes = s->by_type[2 * type];
+    return status;
+}
+
+/* Chains are followed by their type; the dict behind an instance's attributes is a link of no length. */
+static int suspect_push(suspect_t *s, uint32_t child, uint32_t head, uint32_t length) {
+    const model_t *m = s->f->m;
+    uint32_t id = m->tree.id[child], from = m->tree.id[head];
+    bool inner = id < m->g.n && model_shape_of(m, id)->flags & LOWTIDE_SHAPE_IS_NAMESPACE;
+    bool alike = id < m->g.n && from < m->g.n && model_type_of(m, id) == model_type_of(m, from);
+    if (!inner) length = alike ? length + 1 : 0;
+    if (!inner && !alike) head = child;
+    return path_ids_push(&s->stack, child) || path_ids_push(&s->stack, head) ||
+           path_ids_push(&s->stack, length);
+}
+
+static int suspect_look(suspect_t *s, uint32_t place, uint32_t head, uint32_t length,
+                        suspect_view_t *view) {
     const model_t *m = s->f->m;
     const dom_tree_t *t = &m->tree;
-    path_ids_t through = {0};
-    int status = path_ids_push(&through, place);
+    int status = path_ids_push(&s->through, place);
     *view = (suspect_view_t){.type = UINT32_MAX};
-    memset(s->by_type, 0, m->type_count * 2 * sizeof *s->by_type);
-    while (through.count > 0 && !status) {
-        uint32_t p = through.at[--through.count], end = p + t->size[p];
+    while (s->through.count > 0 && !status) {
+        uint32_t p = s->through.at[--s->through.count], end = p + t->size[p];
         for (uint32_t c = p + 1; c < end && !status; c += t->size[c]) {
             uint32_t id = t->id[c];
             uint64_t retained = suspect_retained(m, c);
@@ -53,25 +80,22 @@ static int suspect_look(suspect_t *s, uint32_t place, suspect_view_t *view) {
                 continue;
             bool inner = id < m->g.n && model_shape_of(m, id)->flags & LOWTIDE_SHAPE_IS_NAMESPACE;
             if (retained >= s->floor) {
-                status = path_ids_push(&s->stack, c);
+                status = suspect_push(s, c, head, length);
                 view->big_bytes += retained;
             } else if (inner) {
-                status = path_ids_push(&through, c);
+                status = path_ids_push(&s->through, c);
                 continue;
             }
             if (retained > view->biggest) view->biggest = retained;
             view->children++;
-            if (id >= m->g.n) continue;
-            uint32_t type = model_type_of(m, id);
-            s->by_type[2 * type] += retained;
-            s->by_type[2 * type + 1]++;
-            if (s->by_type[2 * type] <= view->type_bytes) continue;
-            view->type = type;
-            view->type_bytes = s->by_type[2 * type];
+            if (id < m->g.n && !status) status = suspect_count(s, id, retained, view);
         }
     }
     if (view->type != UINT32_MAX) view->type_count = s->by_type[2 * view->type + 1];
-    path_ids_free(&through);
+    while (s->touched.count > 0) {
+        uint32_t type = s->touched.at[--s->touched.count];
+        s->by_type[2 * type] = s->by_type[2 * type + 1] = 0;
+    }
     return status;
 }
 
@@ -127,23 +151,38 @@ static int suspect_report(suspect_t *s, uint32_t place, const suspect_view_t *vi
     return x->title && x->fix ? 0 : findings_no_memory(f);
 }
 
+static int suspect_found(suspect_t *s, uint32_t place, const suspect_view_t *view) {
+    if (path_ids_push(&s->found, place)) return findings_no_memory(s->f);
+    return suspect_report(s, place, view);
+}
+
+/* Where big children keep most of it, one of them is the point; and few children are no gathering. */
+static bool suspect_is_point(const suspect_t *s, uint32_t place, const suspect_view_t *view) {
+    const model_t *m = s->f->m;
+    uint64_t retained = suspect_retained(m, place),
+             own = m->tree.sum[place + 1] - m->tree.sum[place];
+    if (findings_is_structure(m, m->tree.id[place]) || view->big_bytes > retained / 2) return false;
+    bool many = view->children >= SUSPECT_MIN_CHILDREN && view->biggest < retained / 4;
+    return many || (suspect_is_container(m, m->tree.id[place]) && own >= s->floor);
+}
+
 static int suspect_search(suspect_t *s) {
     const model_t *m = s->f->m;
-    int status = path_ids_push(&s->stack, 0) ? findings_no_memory(s->f) : 0;
+    int status = suspect_push(s, 0, 0, 0) ? findings_no_memory(s->f) : 0;
     while (s->stack.count > 0 && !status) {
-        uint32_t place = s->stack.at[--s->stack.count], id = m->tree.id[place];
+        uint32_t length = s->stack.at[--s->stack.count], head = s->stack.at[--s->stack.count];
+        uint32_t place = s->stack.at[--s->stack.count];
         suspect_view_t view;
-        if (suspect_look(s, place, &view)) return findings_no_memory(s->f);
-        if (findings_is_structure(m, id)) continue;
-        uint64_t retained = suspect_retained(m, place),
-                 own = m->tree.sum[place + 1] - m->tree.sum[place];
-        /* Where big children keep most of it, one of them is the point; and few children are no gathering. */
-        if (view.big_bytes > retained / 2) continue;
-        bool many = view.children >= SUSPECT_MIN_CHILDREN && view.biggest < retained / 4;
-        bool wide = suspect_is_container(m, id) && own >= s->floor;
-        if (!many && !wide) continue;
-        if (path_ids_push(&s->found, place)) return findings_no_memory(s->f);
-        status = suspect_report(s, place, &view);
+        if (length >= SUSPECT_MIN_LINKS) {
+            /* A linked list: its head is what to name, and each link is one more of its kind. */
+            uint32_t type = model_type_of(m, m->tree.id[head]);
+            view = (suspect_view_t){
+                .type = type, .type_count = m->types[type].count, .type_bytes = UINT64_MAX};
+            status = suspect_found(s, head, &view);
+            continue;
+        }
+        if (suspect_look(s, place, head, length, &view)) return findings_no_memory(s->f);
+        if (suspect_is_point(s, place, &view)) status = suspect_found(s, place, &view);
     }
     return status;
 }
@@ -230,6 +269,8 @@ int finding_leak_suspect(findings_t *f) {
     path_ids_free(&ids);
     path_ids_free(&s.stack);
     path_ids_free(&s.found);
+    path_ids_free(&s.through);
+    path_ids_free(&s.touched);
     mem_unmap(s.by_type, bytes);
     return status;
 }
