@@ -1,4 +1,4 @@
-#include "agent/runtime/runtime_internal.h"
+#include "agent/runtime/runtime_proof.h"
 
 /* Interpreters, threads, and what their structures hold. */
 
@@ -362,4 +362,71 @@ void rt_thread_next(const rt_t *rt, rt_thread_t *thread) {
 }
 void rt_thread_roots(const rt_t *rt, const rt_thread_t *thread, rt_root_fn tell, void *arg) {
     tell_fields(rt, thread->address, thread_fields, COUNT(thread_fields), tell, arg);
+}
+
+/* Proof */
+
+static bool prove_fields(proof_t *p, rt_addr_t base, const root_field_t *fields, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        int32_t offset;
+        rt_addr_t v = 0;
+        memcpy(&offset, (const char *)p->l + fields[i].offset, sizeof offset);
+        if (!rt_has(offset)) continue;
+        if (!proof_get(p, base, offset, &v, sizeof v, fields[i].name)) return false;
+        if (v && !proof_is_object(p, v, fields[i].name)) return false;
+    }
+    return true;
+}
+
+static bool prove_array(proof_t *p, rt_addr_t first, int64_t count, int32_t stride,
+                        const char *field) {
+    if (!proof_expect(p, count > 0 && count <= 1 << 16 && stride > 0, field, "out of range"))
+        return false;
+    for (int64_t i = 0; i<count; i += count> 512 ? 61 : 1) {
+        rt_addr_t v = 0;
+        if (!proof_get(p, first + (rt_addr_t)(i * stride), 0, &v, sizeof v, field)) return false;
+        if (v && !proof_is_object(p, v, field)) return false;
+    }
+    return true;
+}
+
+/* 3.12 and later: int's state in this interpreter is a dict that has bit_length. */
+static bool prove_static_state(proof_t *p, rt_addr_t interp) {
+    const layout_t *l = p->l;
+    rt_addr_t type = p->rt->types.integer, index = 0, v = 0;
+    if (!rt_has(l->interp_static_types)) return true;
+    if (!PROOF_GET(p, type, type_subclasses, &index)) return false;
+    if (!proof_expect(p, index > 0 && index <= (rt_addr_t)l->static_types_max, "type_subclasses",
+                      "of int is no index"))
+        return false;
+    rt_addr_t state =
+        interp + (rt_addr_t)l->interp_static_types + (index - 1) * (rt_addr_t)l->static_type_size;
+    return PROOF_GET(p, state, static_type_type, &v) &&
+           proof_expect(p, v == type, "interp_static_types", "int is not in its place") &&
+           PROOF_GET(p, state, static_type_dict, &v) &&
+           proof_dict_find(p, v, "bit_length", "static_type_dict") != 0;
+}
+
+bool proof_interp_roots(proof_t *p, rt_addr_t interp) {
+    const layout_t *l = p->l;
+    if (!prove_fields(p, interp, interp_fields, COUNT(interp_fields))) return false;
+    if (!prove_array(p, interp + (rt_addr_t)l->interp_ast_types, l->interp_ast_types_count, 8,
+                     "interp_ast_types") ||
+        !prove_array(p, interp + (rt_addr_t)l->interp_type_cache, l->interp_type_cache_count,
+                     l->interp_type_cache_stride, "interp_type_cache"))
+        return false;
+    if (rt_has(l->interp_monitoring_callables) &&
+        !prove_array(p, interp + (rt_addr_t)l->interp_monitoring_callables,
+                     l->interp_monitoring_callables_count, 8, "interp_monitoring_callables"))
+        return false;
+    if (rt_has(l->runtime_signal_handlers) &&
+        !prove_array(p, p->rt->runtime + (rt_addr_t)l->runtime_signal_handlers,
+                     l->runtime_signal_handlers_count, l->runtime_signal_handlers_stride,
+                     "runtime_signal_handlers"))
+        return false;
+    return prove_static_state(p, interp);
+}
+
+bool proof_thread_roots(proof_t *p, rt_addr_t thread) {
+    return prove_fields(p, thread, thread_fields, COUNT(thread_fields));
 }
