@@ -77,3 +77,47 @@ walk()
     texts = [o for o in heap.rec.objects if o["id"] in inside and heap.name(o) == "str"]
     assert len(texts) >= 10_000
     assert sum(heap.rec.objects[i]["buffers"] for i in inside) >= 10_000 * 16
+
+
+def test_buffers_of_arrow_are_counted_once(walk: Walk, this_python: Python) -> None:
+    heap = walk(
+        this_python,
+        """
+import pyarrow as pa
+before = pa.total_allocated_bytes()
+array = pa.array([f"text {i}" for i in range(10_000)])
+part = array.slice(100, 200)
+chunked = pa.chunked_array([pa.array(range(5000)), pa.array([None, 15] * 500)])
+nested = pa.array([[i, i] for i in range(1000)])
+named = pa.array(["x", "y"] * 1000).dictionary_encode()
+table = pa.table({"a": [1.0] * 3000})
+batch = pa.RecordBatch.from_pydict({"b": [True] * 9000})
+plain = pa.allocate_buffer(12_345)
+borrowed = pa.py_buffer(bytes(100_000))
+walk()
+print(pa.total_allocated_bytes() - before)
+""",
+    )
+    names = ["array", "part", "chunked", "nested", "named", "table", "batch", "plain", "borrowed"]
+    counted = {name: heap.main(name)["buffers"] for name in names}
+    assert counted["array"] + counted["part"] >= 10_000 * 4
+    assert counted["borrowed"] == 0
+    assert min(n for name, n in counted.items() if name not in ("array", "part", "borrowed")) > 0
+    assert sum(counted.values()) == int(heap.said[0])
+
+
+def test_memory_that_mmap_and_ctypes_hold_is_theirs(walk: Walk, target_python: Python) -> None:
+    heap = walk(
+        target_python,
+        """
+import mmap
+mapped = mmap.mmap(-1, 65536)
+text = ctypes.create_string_buffer(10_000)
+numbers = (ctypes.c_double * 100)()
+number = ctypes.c_int(5)
+aliased = (ctypes.c_char * 500).from_buffer(bytearray(500))
+walk()
+""",
+    )
+    names = ["mapped", "text", "numbers", "number", "aliased"]
+    assert [heap.main(name)["buffers"] for name in names] == [65536, 10_000, 800, 0, 0]

@@ -1,5 +1,6 @@
 #include "agent/heap/kinds.h"
 
+#include "agent/heap/buffers.h"
 #include "agent/heap/kind_bases.h"
 #include "agent/heap/ndarray.h"
 #include "agent/heap/py_text.h"
@@ -168,7 +169,10 @@ static void kind_read_layout(walk_t *k, kind_t *t) {
     t->family = kind_family_of(k, t);
     for (rt_addr_t b = t->c_base; b && t->family != FAMILY_TYPE; b = kind_base(k, b))
         if (!base_find(k->rt, b)) kind_add_members(k, t, b);
-    for (rt_addr_t b = t->c_base; b; b = kind_base(k, b)) special_add(k, t, b);
+    for (rt_addr_t b = t->c_base; b; b = kind_base(k, b)) {
+        special_add(k, t, b);
+        if (!t->buffer) t->buffer = buffer_find(k, b);
+    }
     t->base_field_count = t->field_count;
     t->base_has_dict = rt_i64(t->c_base, l->type_dictoffset) != 0 ||
                        rt_type_flags(k->rt, t->c_base) & RT_TPFLAGS_MANAGED_DICT;

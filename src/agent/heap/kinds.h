@@ -63,6 +63,8 @@ typedef enum kind_dict {
 typedef int (*kind_visit_fn)(void *object, void *arg);
 typedef int (*kind_traverse_fn)(void *object, kind_visit_fn visit, void *arg);
 typedef void *(*kind_sizeof_fn)(void *object, void *none);
+/* Adds to k->buffer what an object owns beyond its size. */
+typedef void (*kind_buffer_fn)(walk_t *k, rt_addr_t object);
 
 enum { KIND_VARIANTS = 9 };
 
@@ -91,6 +93,7 @@ typedef struct kind {
     kind_field_t *fields;
     kind_traverse_fn traverse;
     kind_sizeof_fn size_of;
+    kind_buffer_fn buffer;
     uint32_t name, module; /* strings */
     uint32_t shape[KIND_VARIANTS];
 } kind_t;

@@ -185,6 +185,7 @@ uint64_t size_measure(walk_t *k, const kind_t *t, rt_addr_t object) {
         size = ndarray_size(k, t, object);
         break;
     }
+    if (t->buffer) t->buffer(k, object);
     /* Since 3.13 getsizeof adds no GC head for the static types, which have none. */
     bool headless = t->asks_gc && k->rt->minor >= 13 && !rt_has_gc_head(k->rt, object, t->type);
     return size + (headless ? 0 : t->pre_header) + size_inline(k, t, object);

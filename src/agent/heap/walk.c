@@ -232,6 +232,7 @@ static void walk_close(walk_t *k) {
     map_free(&k->kind_map);
     map_free(&k->code_shapes);
     map_free(&k->frozen);
+    map_free(&k->arrow_buffers);
     map_free(&k->name_keys);
     arena_free(&k->arena);
     mem_unmap(k, sizeof *k);

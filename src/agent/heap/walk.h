@@ -79,8 +79,9 @@ typedef struct walk {
     map_t kind_map; /* address of a type → index in kinds */
     kind_vec_t kinds;
     struct kind *kind_cache[WALK_KIND_CACHE];
-    map_t code_shapes; /* code object and variant → shape */
-    map_t frozen;      /* addresses on the permanent generation's list */
+    map_t code_shapes;   /* code object and variant → shape */
+    map_t arrow_buffers; /* counted already */
+    map_t frozen;        /* addresses on the permanent generation's list */
     holder_vec_t holders;
     rt_addr_t subtype_traverse; /* tp_traverse of every class made by a class statement */
     rt_addr_t main_interp;
