@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import subprocess
 import warnings
 from typing import Any, NamedTuple
 
@@ -65,6 +63,9 @@ def snapshot(path: str | os.PathLike[str], values: bool = True) -> Snapshot:
 
 
 def _ask(address: int, paths: int) -> dict[str, Any]:
+    import json
+    import subprocess  # a program that only takes snapshots need not carry it
+
     fd = os.memfd_create("lowtide")
     try:
         _capture(fd, values=True)

@@ -3,6 +3,7 @@
 
 #include "agent/child.h"
 #include "agent/facts.h"
+#include "agent/gil.h"
 #include "agent/heap/heap.h"
 #include "base/mem.h"
 
@@ -70,6 +71,11 @@ static void write_meta(const work_t *work, rec_writer_t *w, bool in_place, uint6
     rec_meta(w, "values", work->c->flags & CTL_NO_VALUES ? "none" : "prefix");
     rec_meta(w, "mode", in_place ? "in-place" : "fork");
     if (!in_place) facts_meta_thousandths(w, "pause_ms", pause_us);
+    /* What interpreters with a GIL of their own were in the middle of may look torn. */
+    gil_t gil;
+    err_t e;
+    uint32_t others = gil_find(&gil, rt, &e) == 0 ? gil_others(&gil) : 0;
+    if (others) facts_meta_number(w, "interpreters_running", others);
 }
 
 static int tick(void *arg, uint64_t objects) {

@@ -1,0 +1,150 @@
+#define _GNU_SOURCE
+#include "agent/child.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+enum { WORDS = 64 };
+static volatile sig_atomic_t heard;
+
+static void on_child(int signal) {
+    heard = signal;
+}
+
+typedef struct shared {
+    int open[WORDS], score;
+    struct rlimit core;
+    bool usr1_default, usr1_blocked, segv_blocked;
+    int nicer;
+} shared_t;
+
+static shared_t *shared_make(void) {
+    void *p =
+        mmap(NULL, sizeof(shared_t), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    assert_true(p != MAP_FAILED);
+    return p;
+}
+
+static void look_around(void *arg) {
+    shared_t *s = arg;
+    struct sigaction act;
+    sigset_t blocked;
+    char text[16] = "";
+    for (int fd = 0; fd < WORDS; fd++) s->open[fd] = fcntl(fd, F_GETFD) >= 0;
+    getrlimit(RLIMIT_CORE, &s->core);
+    sigaction(SIGUSR1, NULL, &act);
+    sigprocmask(SIG_SETMASK, NULL, &blocked);
+    s->usr1_default = act.sa_handler == SIG_DFL;
+    s->usr1_blocked = sigismember(&blocked, SIGUSR1);
+    s->segv_blocked = sigismember(&blocked, SIGSEGV);
+    s->nicer = getpriority(PRIO_PROCESS, 0);
+    int fd = open("/proc/self/oom_score_adj", O_RDONLY);
+    if (read(fd, text, sizeof text - 1) > 0) s->score = atoi(text);
+}
+
+static void reap(pid_t child) {
+    int how;
+    assert_int_equal(waitpid(child, &how, __WALL), child);
+    assert_true(WIFEXITED(how) && WEXITSTATUS(how) == 0);
+}
+
+static void the_child_has_the_two_descriptors_alone_and_bothers_nobody(void **state) {
+    (void)state;
+    shared_t *s = shared_make();
+    signal(SIGUSR1, on_child);
+    int nice = getpriority(PRIO_PROCESS, 0);
+    int keep = fcntl(1, F_DUPFD, 20), peer = fcntl(1, F_DUPFD, 10), other = fcntl(1, F_DUPFD, 30);
+    reap(child_start(look_around, s, keep, peer));
+    for (int fd = 0; fd < WORDS; fd++) assert_int_equal(s->open[fd], fd == keep || fd == peer);
+    assert_int_equal(s->score, 1000);
+    assert_true(s->core.rlim_cur <= 1);
+    assert_true(s->usr1_default && s->usr1_blocked && !s->segv_blocked);
+    assert_true(s->nicer > nice || nice == 19);
+    close(keep), close(peer), close(other);
+    munmap(s, sizeof *s);
+}
+
+static void nothing(void *arg) {
+    (void)arg;
+}
+
+static void the_program_neither_hears_of_it_nor_sees_it(void **state) {
+    (void)state;
+    heard = 0;
+    signal(SIGCHLD, on_child);
+    pid_t child = child_start(nothing, NULL, -1, -1);
+    assert_true(child > 0);
+    usleep(100000);
+    assert_int_equal(waitpid(-1, NULL, WNOHANG), -1);
+    assert_int_equal(errno, ECHILD);
+    assert_int_equal(heard, 0);
+    signal(SIGCHLD, SIG_IGN);
+    reap(child);
+    reap(child_start(nothing, NULL, -1, -1));
+    signal(SIGCHLD, SIG_DFL);
+}
+
+static void the_mask_of_the_caller_is_as_before(void **state) {
+    (void)state;
+    sigset_t before, after;
+    sigemptyset(&before);
+    sigaddset(&before, SIGUSR2);
+    sigprocmask(SIG_SETMASK, &before, NULL);
+    reap(child_start(nothing, NULL, -1, -1));
+    sigprocmask(SIG_SETMASK, NULL, &after);
+    assert_true(sigismember(&after, SIGUSR2) && !sigismember(&after, SIGUSR1));
+    sigemptyset(&before);
+    sigprocmask(SIG_SETMASK, &before, NULL);
+}
+
+static void report_late(void *arg) {
+    (void)arg;
+    for (int i = 0; i < 1000 && getppid() == *(pid_t *)arg; i++) usleep(1000);
+    ctl_result_t r = {.objects = 77};
+    child_report_if_orphan(&r);
+}
+
+static void an_orphan_reports_to_the_other_side(void **state) {
+    (void)state;
+    int s[2], fd;
+    err_t e;
+    ctl_msg_t m;
+    assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, s), 0);
+    pid_t target = fork();
+    if (target == 0) {
+        pid_t self = getpid();
+        close(s[0]);
+        _exit(child_start(report_late, &self, -1, s[1]) > 0 ? 0 : 1);
+    }
+    close(s[1]);
+    reap(target);
+    assert_int_equal(ctl_recv(s[0], &m, &fd, 10000, &e), 0);
+    assert_int_equal(m.type, CTL_RESULT);
+    assert_int_equal(m.result.objects, 77);
+    close(s[0]);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(the_child_has_the_two_descriptors_alone_and_bothers_nobody),
+        cmocka_unit_test(the_program_neither_hears_of_it_nor_sees_it),
+        cmocka_unit_test(the_mask_of_the_caller_is_as_before),
+        cmocka_unit_test(an_orphan_reports_to_the_other_side),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
