@@ -17,9 +17,7 @@ import threading
 import types
 
 lib = ctypes.PyDLL(sys.argv[1])  # calls keep the GIL
-for name in (
-    "open facts interps threads frames generator frame_object roots corrupt all_tables heights generator_height".split()
-):
+for name in "open facts interps threads frames generator frame_object roots corrupt all_tables heights generator_height adapt".split():
     getattr(lib, f"probe_{name}").restype = ctypes.c_char_p
 for name in "refcount pre_header type_dict gc slot traverse_of".split():
     getattr(lib, f"probe_{name}").restype = ctypes.c_uint64
@@ -507,6 +505,10 @@ def check_corrupted_tables() -> None:
             del unproven[field]
     assert not unproven, unproven
     waiter.finish()
+
+
+def check_adapted_tables() -> None:
+    assert ask("adapt")[0].split() == (["1", "1", "0"] if MINOR >= 13 else ["1"])
 
 
 def check_other_tables() -> None:

@@ -86,6 +86,10 @@ def test_a_wrong_table_is_refused_in_one_line_and_never_crashes(target_python: P
     check(target_python, probe, "corrupted_tables")
 
 
+def test_a_table_is_made_to_fit_when_the_collectors_state_has_grown(target_python: Python, probe: Path) -> None:
+    check(target_python, probe, "adapted_tables")
+
+
 def test_the_table_fits_in_a_forked_child(target_python: Python, probe: Path) -> None:
     code = f"import os, sys; pid = os.fork(); sys.argv = ['x', {str(probe)!r}, 'facts']"
     run = f"{code}\nif not pid: exec(open({TARGET.name!r}).read())\nelse: sys.exit(os.waitpid(pid, 0)[1])"

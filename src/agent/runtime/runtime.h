@@ -141,6 +141,8 @@ typedef struct rt {
     int minor;              /* 11 … 15 */
     bool debug;
     bool proven;
+    bool
+        exact; /* by the very table of its version; else roots are looked at before they are told */
     bool no_thread; /* set by the caller: it holds the GIL without a thread state (agent/gil.h) */
     char version_text[32]; /* "3.13.0", "3.14.10 (debug)" */
 

@@ -12,6 +12,10 @@ int rt_table_distance(const rt_t *rt, const layout_t *table);
  * wrong the table. */
 int rt_prove_table(const rt_t *rt, const layout_t *table, err_t *e);
 
+/* A table for a patch release that none was measured with, from one of its minor version (3.13 and
+ * later): true when there is something to adapt. It is still to be proven. */
+bool rt_adapt(const rt_t *rt, const layout_t *table, layout_t *out);
+
 /* Height of the evaluation stack before the instruction at a code unit; −1: not known. 3.11 to 3.13;
  * maps memory for the while. */
 int32_t rt_stack_height(const rt_t *rt, rt_addr_t code, int64_t unit);

@@ -21,7 +21,7 @@ bool rt_plausible(const rt_t *rt, rt_addr_t object) {
 /* A structure of the runtime may be read by the table of a near patch release. */
 static bool looks_like_object(const rt_t *rt, rt_addr_t object) {
     if (object & 7 || object < 4096) return false;
-    return rt->layout->version == rt->version || rt_plausible(rt, object);
+    return rt->exact || rt_plausible(rt, object);
 }
 
 static void tell_object(const rt_t *rt, rt_root_fn tell, void *arg, const char *name, int64_t index,
