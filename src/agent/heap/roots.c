@@ -95,7 +95,8 @@ static void roots_write_holder(walk_t *k) {
 
 static void roots_write_runtime(walk_t *k) {
     uint32_t n = 0;
-    for (rt_addr_t i = rt_interp_first(k->rt); i; i = rt_interp_next(k->rt, i)) {
+    for (rt_addr_t i = rt_interp_first(k->rt); i && n < WALK_LABELS_MAX / 2;
+         i = rt_interp_next(k->rt, i)) {
         k->labels[n++] = walk_label(
             k, LOWTIDE_ROOT, i == k->main_interp ? "main interpreter" : "interpreter", false);
         walk_edge_id(k, walk_queue_push(k, i | WALK_INTERPRETER));
