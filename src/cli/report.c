@@ -6,7 +6,7 @@
 
 #include <string.h>
 
-enum { TOP_MAX = 1000000 };
+enum { TOP_MAX = 10000 };
 
 static const struct {
     const char *name;

@@ -318,7 +318,8 @@ static void subtree(tree_t *t, uint32_t parent, int depth) {
         t->last[depth] = i == last;
         dominator_line(t, &list->lines[i], depth, above);
         holders_lines(t, &list->lines[i], depth);
-        if (depth + 1 < DEPTH_MAX) subtree(t, i, depth + 1);
+        /* What lies deeper than a line has room for stands below its holder. */
+        subtree(t, i, depth + 1 < DEPTH_MAX ? depth + 1 : depth);
     }
 }
 
