@@ -275,7 +275,7 @@ int model_cycles(const model_t *m, uint32_t max, model_cycles_t *out, err_t *e) 
     int status = cycles_find(&c);
     if (status) cycles_no_memory(&c);
     if (!status) {
-        qsort(c.kinds.at, c.kinds.count, sizeof *c.kinds.at, cycles_compare);
+        if (c.kinds.count) qsort(c.kinds.at, c.kinds.count, sizeof *c.kinds.at, cycles_compare);
         uint32_t used = c.kinds.count < max ? (uint32_t)c.kinds.count : max;
         out->cycles = arena_alloc(&out->memory, (used + (size_t)1) * sizeof *out->cycles);
         if (!out->cycles) status = cycles_no_memory(&c);

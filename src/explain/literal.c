@@ -131,6 +131,11 @@ int literal_put(const model_t *m, uint32_t id, strbuf_t *out, bool *exact, err_t
     literal_level_t stack[LITERAL_DEPTH_MAX];
     uint32_t depth = 0;
     lowtide_object o;
+    if (id == LOWTIDE_NONE) { /* a value without its key */
+        strbuf_puts(out, "…");
+        *exact = false;
+        return 0;
+    }
     for (;;) {
         int status = model_read(m, id, &o, e);
         if (status) return status;

@@ -16,9 +16,10 @@ static uint64_t names_hash(uint64_t seed, const char *text, size_t bytes) {
 
 int names_text(const model_t *m, uint32_t id, const char **text, uint32_t *bytes, err_t *e) {
     lowtide_object o;
-    int status = model_read(m, id, &o, e);
     *text = NULL;
     *bytes = 0;
+    if (id == LOWTIDE_NONE) return 0;
+    int status = model_read(m, id, &o, e);
     if (status || o.value.kind != LOWTIDE_VALUE_STR) return status;
     uint64_t points = 0;
     for (uint32_t i = 0; i < o.value.text_bytes; i++)
@@ -116,8 +117,9 @@ const names_entry_t *names_entry_of(const names_table_t *t, uint32_t id) {
 int names_field(const model_t *m, uint32_t id, const char *name, size_t bytes, uint32_t *target,
                 err_t *e) {
     lowtide_object o;
-    int status = model_read(m, id, &o, e);
     *target = LOWTIDE_NONE;
+    if (id == LOWTIDE_NONE) return 0;
+    int status = model_read(m, id, &o, e);
     if (status) return status;
     const lowtide_shape *shape = lowtide_shape_at(m->rec, o.shape);
     for (uint32_t k = 0; k < shape->fixed_count && k < o.edge_count; k++) {

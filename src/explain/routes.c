@@ -64,7 +64,7 @@ static uint64_t routes_code(const routes_t *r, const lowtide_chunk *c, uint32_t 
     if (label.name != LOWTIDE_NONE) name = label.name + 1;
     if (label.kind == LOWTIDE_VALUE &&
         (shape->flags & LOWTIDE_SHAPE_IS_NAMESPACE || c->first + i == r->m->names->modules.dict)) {
-        name = c->edges[k - 1] + 1;
+        name = at > 0 ? c->edges[k - 1] + 1 : 0;
     }
     if (model_shape_of(r->m, c->edges[k])->kind != LOWTIDE_SHAPE_OBJECT) name = c->edges[k] + 1;
     return (uint64_t)cost << 40 | (uint64_t)label.kind << 32 | name;

@@ -302,7 +302,7 @@ static inline void world_write(world_t *w) {
         world_write_value(o, out);
     }
     free(counts);
-    assert_int_equal(rec_close(out, w->count, 0, &e), 0);
+    if (rec_close(out, w->count, 0, &e)) fail_msg("%s", e.text);
     w->size = (size_t)lseek(fd, 0, SEEK_END);
     w->bytes = mmap(NULL, w->size, PROT_READ, MAP_PRIVATE, fd, 0);
     assert_true(w->bytes != MAP_FAILED);
