@@ -4,7 +4,7 @@
 #include "cli/output.h"
 #include "view/diff_view.h"
 
-enum { RECORDINGS_MAX = 64, TOP_MAX = 1000000, TOP_TEXT = 10, TOP_JSON = 100 };
+enum { RECORDINGS_MAX = 64, TOP_MAX = 10000, TOP_TEXT = 10, TOP_JSON = 100 };
 
 typedef struct diff_options {
     const char *const *files;
