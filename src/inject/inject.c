@@ -25,6 +25,7 @@
 #define STOP_MS_MAX        300  /* a thread that does not stop by then waits in the kernel */
 #define HELD_MS_MAX        2000 /* for the borrowed thread's own work, which takes well under one */
 #define PATIENCE_MS        3000
+#define LEAVING_MS         500
 #define FD_FLOOR           960
 #define MXCSR_DEFAULT      0x1f80
 
@@ -180,10 +181,9 @@ static int run_stub(borrow_t *b, uint64_t region, inject_context_t *c, int64_t d
 
 static int step_failed(const borrow_t *b, const inject_context_t *c) {
     const inject_target_t *t = b->target;
-    const char *what = c->failed_step == INJECT_STEP_THREAD ? "start a thread in"
-                       : c->failed_step == INJECT_STEP_DUP  ? "get a free file descriptor in"
-                                                            : "make a socket in";
-    return err_sys(b->e, -c->failed_errno, "cannot %s process %d (%s)", what, (int)t->pid, t->name);
+    const char *what = c->failed_step == INJECT_STEP_THREAD ? "start a thread" : "make a socket";
+    return err_sys(b->e, -c->failed_errno, "cannot %s in process %d (%s)", what, (int)t->pid,
+                   t->name);
 }
 
 /* The thread is held at a safe place. Whatever comes of it, it is let go as it was. */
@@ -193,8 +193,12 @@ static int borrow_held(borrow_t *b) {
     int64_t deadline_ms = thread_clock_ms() + HELD_MS_MAX;
     uint64_t region = 0;
     inject_context_t c = {0};
-    int status = thread_arm(t);
-    if (status == 0) status = map_region(b, &region, deadline_ms);
+    if (thread_arm(t)) {
+        b->why = "is on a stack without room";
+        thread_release(t);
+        return 0;
+    }
+    int status = map_region(b, &region, deadline_ms);
     if (status == 0) status = run_stub(b, region, &c, deadline_ms);
     if (status == -ETIMEDOUT) {
         thread_abandon(t);
@@ -223,11 +227,12 @@ static int borrow_held(borrow_t *b) {
 
 static int stop_failed(const borrow_t *b, int status) {
     const inject_target_t *t = b->target;
-    if (status == -EPERM) return target_not_permitted(t->pid, t->name, b->e);
-    if (status == -EBUSY)
-        return err_set(b->e, -EBUSY,
-                       "process %d (%s) is stopped; let it go on first: kill -CONT %d", (int)t->pid,
-                       t->name, (int)t->pid);
+    if (status == -EPERM || status == -EBUSY) {
+        int refused = target_refuse_by_status(t, b->e);
+        if (refused) return refused;
+        if (status == -EPERM) return target_not_permitted(t->pid, t->name, b->e);
+        return 0; /* stopped a moment ago, and goes on already */
+    }
     if (status == -EAGAIN)
         return err_set(b->e, -EAGAIN,
                        "process %d (%s) became another program meanwhile (exec); try again",
@@ -248,7 +253,8 @@ static int borrow_try(borrow_t *b, pid_t tid) {
     if (b->stuck) b->why = "does not stop: it waits in the kernel";
     if (b->stuck) return 0;
     if (status) return stop_failed(b, status);
-    bool safe = safe_here(b->target, t, &b->why);
+    b->why = "is inside the C library";
+    bool safe = safe_code(b->target, t);
     if (safe) status = target_refresh(b->target, b->e);
     if (!safe || status || !safe_here(b->target, t, &b->why)) {
         thread_release(t);
@@ -264,7 +270,30 @@ static bool interrupted(void) {
            sigismember(&pending, SIGHUP);
 }
 
-/* Looks for a thread at a safe place, again and again, less and less often. Ends early when a thread is stuck. */
+static int borrow_out_of_time(const borrow_t *b) {
+    if (interrupted()) return err_set(b->e, -EINTR, "interrupted");
+    if (thread_clock_ms() < b->deadline_ms) return 0;
+    return err_set(b->e, -ETIMEDOUT,
+                   "no thread of process %d (%s) could be stopped at a safe place in time: the "
+                   "last one %s; try again, "
+                   "or wait longer with --timeout",
+                   (int)b->target->pid, b->target->name, b->why);
+}
+
+/* Every thread that looks good, until one is borrowed. */
+static int borrow_round(borrow_t *b, safe_thread_vec_t *threads) {
+    int status = safe_candidates(b->target, threads, &b->why);
+    if (status == -ESRCH) return target_gone(b->target->pid, b->e);
+    if (status) return err_sys(b->e, status, "cannot attach");
+    for (size_t i = 0; status == 0 && !b->done && !b->stuck && i < threads->count; i++) {
+        status = borrow_try(b, threads->at[i].tid);
+        if (status == 0 && !b->done) status = borrow_out_of_time(b);
+    }
+    if (status == 0 && !b->done) status = borrow_out_of_time(b);
+    return status;
+}
+
+/* Again and again, less and less often. Ends early when a thread is stuck. */
 static void *borrow_main(void *arg) {
     borrow_t *b = arg;
     safe_thread_vec_t threads = {0};
@@ -272,29 +301,10 @@ static void *borrow_main(void *arg) {
     b->status = b->thread ? 0 : err_sys(b->e, -ENOMEM, "cannot attach");
     b->stuck = false;
     for (int turn = 0; b->status == 0 && !b->done && !b->stuck; turn++) {
-        if (turn > 0) {
-            /* Not in step with anything that the target does regularly. */
-            int ms = turn < 6 ? turn : 5 + turn % 7;
-            pause_ms(ms);
-            if (turn % 8 == 0) b->status = target_refresh(b->target, b->e);
-        }
-        if (b->status == 0) b->status = safe_candidates(b->target, &threads, &b->why);
-        if (b->status == -ESRCH) target_gone(b->target->pid, b->e);
-        for (size_t i = 0; b->status == 0 && !b->done && !b->stuck && i < threads.count && i < 64;
-             i++) {
-            b->status = borrow_try(b, threads.at[i].tid);
-            if (b->status || b->done) break;
-            if (interrupted()) b->status = err_set(b->e, -EINTR, "interrupted");
-            if (thread_clock_ms() >= b->deadline_ms) break;
-        }
-        if (b->status == 0 && !b->done && interrupted())
-            b->status = err_set(b->e, -EINTR, "interrupted");
-        if (b->status == 0 && !b->done && thread_clock_ms() >= b->deadline_ms)
-            b->status = err_set(b->e, -ETIMEDOUT,
-                                "process %d (%s) could not be borrowed a thread of in time: the "
-                                "last one %s; try again, or wait "
-                                "longer with --timeout",
-                                (int)b->target->pid, b->target->name, b->why);
+        if (turn > 0)
+            pause_ms(turn < 6 ? turn : 5 + turn % 7); /* in step with nothing of the target's */
+        if (turn % 8 == 7) b->status = target_refresh(b->target, b->e);
+        if (b->status == 0) b->status = borrow_round(b, &threads);
     }
     safe_thread_vec_free(&threads);
     free(b->thread);
@@ -304,17 +314,12 @@ static void *borrow_main(void *arg) {
 /* On a thread of its own: the kernel lets go of what a tracer holds when that thread ends, and of a thread that does
  * not stop in no other way. */
 static int borrow_thread(borrow_t *b) {
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
     do {
         pthread_t worker;
         int code = pthread_create(&worker, NULL, borrow_main, b);
-        if (code) b->status = err_sys(b->e, -code, "cannot attach");
-        if (code) break;
+        if (code) return err_sys(b->e, -code, "cannot attach");
         pthread_join(worker, NULL);
     } while (b->status == 0 && !b->done);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
     return b->status;
 }
 
@@ -325,17 +330,21 @@ typedef struct heard {
     char text[401];
 } heard_t;
 
-/* 0, -EPIPE, -ETIMEDOUT, -EINTR, -EBADMSG. */
+/* 0, -EPIPE, -ETIMEDOUT, -EINTR, -EBADMSG. Signals are blocked, so they are looked for. */
 static int hear(int sock, uint64_t magic, heard_t *out, int64_t deadline_ms) {
     struct pollfd p = {.fd = sock, .events = POLLIN};
-    int64_t left = deadline_ms - thread_clock_ms();
-    int n = poll(&p, 1, left < 0 ? 0 : (int)left);
-    if (n < 0) return -errno;
-    if (n == 0) return -ETIMEDOUT;
+    int n;
+    while ((n = poll(&p, 1, 20)) <= 0) {
+        if (n < 0 && errno != EINTR) return -errno;
+        if (interrupted()) return -EINTR;
+        if (thread_clock_ms() >= deadline_ms) return -ETIMEDOUT;
+    }
     memset(out, 0, sizeof *out);
     ssize_t got = recv(sock, out, sizeof out->word + 400, MSG_DONTWAIT);
     if (got == 0 || (got < 0 && errno == ECONNRESET)) return -EPIPE;
     if (got < 0) return -errno;
+    for (char *c = out->text; *c; c++)
+        if ((unsigned char)*c < ' ' || *c == 127) *c = ' ';
     return (size_t)got >= sizeof out->word && out->word.magic == magic ? 0 : -EBADMSG;
 }
 
@@ -397,45 +406,6 @@ static int pidfd_of(pid_t pid, int *out, err_t *e) {
                    "filtered); use lowtide run");
 }
 
-int inject_open(pid_t pid, const inject_options_t *options, inject_t **out, int *socket_fd,
-                err_t *e) {
-    int timeout_ms = options->timeout_ms > 0 ? options->timeout_ms : TIMEOUT_MS_DEFAULT;
-    int64_t deadline_ms = thread_clock_ms() + timeout_ms;
-    int memfd = -1;
-    inject_target_t target;
-    int status = target_open(pid, &target, e);
-    if (status) return status;
-    borrow_t b = {.target = &target,
-                  .pidfd = -1,
-                  .deadline_ms = deadline_ms,
-                  .sock = -1,
-                  .e = e,
-                  .why = "ended"};
-    inject_t *in = calloc(1, sizeof *in);
-    if (in) {
-        *in = (inject_t){.pid = pid, .sock = -1, .timeout_ms = timeout_ms};
-        memcpy(in->name, target.name, sizeof in->name);
-    }
-    status =
-        in ? library_load(options->library_path, &memfd, e) : err_sys(e, -ENOMEM, "cannot attach");
-    if (status == 0) status = pidfd_of(pid, &b.pidfd, e);
-    if (status == 0) status = borrow_thread(&b);
-    if (in) in->sock = b.sock;
-    if (status == 0) status = greet(in, &target, memfd, deadline_ms, e);
-    if (status == 0 && (*socket_fd = fcntl(b.sock, F_DUPFD_CLOEXEC, 3)) < 0)
-        status = err_sys(e, -errno, "cannot attach");
-    if (b.pidfd >= 0) close(b.pidfd);
-    if (memfd >= 0) close(memfd);
-    target_close(&target);
-    if (status == 0) {
-        *out = in;
-        return 0;
-    }
-    if (b.sock >= 0) close(b.sock);
-    free(in);
-    return status;
-}
-
 static bool guest_is_there(const inject_t *in) {
     proc_stat_t stat;
     return in->guest && proc_stat_read(in->pid, in->guest, &stat) == 0 &&
@@ -444,7 +414,7 @@ static bool guest_is_there(const inject_t *in) {
 
 int inject_close(inject_t *in, err_t *e) {
     if (!in) return 0;
-    shutdown(in->sock, SHUT_RDWR);
+    if (in->sock >= 0) shutdown(in->sock, SHUT_RDWR);
     int64_t deadline_ms = thread_clock_ms() + in->timeout_ms;
     int status = 0;
     for (int turn = 0; guest_is_there(in) && status == 0; turn++) {
@@ -455,7 +425,52 @@ int inject_close(inject_t *in, err_t *e) {
         else
             pause_ms(turn < 20 ? 1 : 10);
     }
-    close(in->sock);
+    if (in->sock >= 0) close(in->sock);
     free(in);
+    return status;
+}
+
+static int open_target(inject_t *in, inject_target_t *t, const char *library, int *socket_fd,
+                       err_t *e) {
+    int64_t deadline_ms = thread_clock_ms() + in->timeout_ms;
+    int memfd = -1;
+    borrow_t b = {
+        .target = t, .pidfd = -1, .deadline_ms = deadline_ms, .sock = -1, .e = e, .why = "ended"};
+    int status = library_load(library, &memfd, e);
+    if (status == 0) status = pidfd_of(t->pid, &b.pidfd, e);
+    if (status == 0) status = borrow_thread(&b);
+    in->sock = b.sock;
+    if (status == 0) status = greet(in, t, memfd, deadline_ms, e);
+    if (status == 0 && (*socket_fd = fcntl(in->sock, F_DUPFD_CLOEXEC, 3)) < 0)
+        status = err_sys(e, -errno, "cannot attach");
+    if (b.pidfd >= 0) close(b.pidfd);
+    if (memfd >= 0) close(memfd);
+    return status;
+}
+
+int inject_open(pid_t pid, const inject_options_t *options, inject_t **out, int *socket_fd,
+                err_t *e) {
+    inject_target_t target;
+    inject_t *in = calloc(1, sizeof *in);
+    if (!in) return err_sys(e, -ENOMEM, "cannot attach");
+    *in = (inject_t){.pid = pid, .sock = -1};
+    in->timeout_ms = options->timeout_ms > 0 ? options->timeout_ms : TIMEOUT_MS_DEFAULT;
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int status = target_open(pid, &target, e);
+    if (status == 0) {
+        memcpy(in->name, target.name, sizeof in->name);
+        status = open_target(in, &target, options->library_path, socket_fd, e);
+        target_close(&target);
+    }
+    if (status == 0) {
+        *out = in;
+    } else {
+        in->timeout_ms =
+            LEAVING_MS; /* a guest that was let in and not used leaves at once if it can */
+        inject_close(in, NULL);
+    }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
     return status;
 }

@@ -148,22 +148,29 @@ static bool in_rseq(const inject_target_t *t, const thread_t *thread) {
     return thread->state.regs.rip - section[1] < section[2]; /* version and flags, start, length */
 }
 
-bool safe_here(const inject_target_t *t, const thread_t *thread, const char **why) {
+bool safe_code(const inject_target_t *t, const thread_t *thread) {
     const struct user_regs_struct *r = &thread->state.regs;
     target_code_t code = target_code_at(t, r->rip);
-    bool in_call = (long)r->orig_rax >= 0;
-    uint64_t args[6] = {r->rdi, r->rsi, r->rdx, r->r10, r->r8, r->r9};
-    const proc_map_t *stack = proc_maps_find(&t->maps, r->rsp);
-    *why = "is inside the C library";
-    if (code == TARGET_CODE_NONE || code == TARGET_CODE_UNSAFE) return false;
+    if (code != TARGET_CODE_LIBC) return code == TARGET_CODE_OTHER;
     /* After the fix of an interrupted call (see thread_stop) it stands before its instruction again. */
     long number = thread->fixed_call ? (long)r->rax : (long)r->orig_rax;
-    if (code == TARGET_CODE_LIBC &&
-        !((in_call || thread->fixed_call) && call_rank(number, args, code) >= 0))
-        return false;
+    uint64_t args[6] = {r->rdi, r->rsi, r->rdx, r->r10, r->r8, r->r9};
+    return number >= 0 && call_rank(number, args, code) >= 0;
+}
+
+/* The main thread's stack grows by itself. */
+static bool has_room(const thread_t *thread, const proc_map_t *stack) {
+    if (!stack || !stack->writable) return false;
+    return strcmp(stack->path, "[stack]") == 0 ||
+           thread->state.regs.rsp - stack->start >= thread->state.xstate_bytes + 1024;
+}
+
+bool safe_here(const inject_target_t *t, const thread_t *thread, const char **why) {
+    const proc_map_t *stack = proc_maps_find(&t->maps, thread->state.regs.rsp);
+    *why = "is inside the C library";
+    if (!safe_code(t, thread)) return false;
     *why = "is on a stack without room";
-    if (!stack || !stack->writable || r->rsp - stack->start < sizeof thread->frame.at + 4096)
-        return false;
+    if (!has_room(thread, stack)) return false;
     *why = "is not a thread of the C library";
     if (!has_own_descriptor(t, thread)) return false;
     *why = "is in a restartable sequence";

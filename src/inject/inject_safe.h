@@ -22,7 +22,10 @@ VEC_DEFINE(safe_thread_vec, safe_thread_t);
 /* The threads that look good at this moment, the best first. `why` says what the others do (one short phrase). */
 int safe_candidates(const inject_target_t *t, safe_thread_vec_t *out, const char **why);
 
-/* Whether the stopped thread is at a safe place. Else `why` gets one short phrase. */
+/* Whether the code in which the thread stopped is safe: what can be said at once. */
+bool safe_code(const inject_target_t *t, const thread_t *thread);
+
+/* Whether the stopped thread may be borrowed, by all that can be known. Else `why` gets one short phrase. */
 bool safe_here(const inject_target_t *t, const thread_t *thread, const char **why);
 
 #endif

@@ -38,9 +38,10 @@ PART void sys_close(int fd) {
     if (fd >= 0) call3(SYS_close, fd, 0, 0);
 }
 
-/* Out of the way of programs that count on getting the lowest number. Gives the new number, or a negative errno. */
+/* Out of the way of programs that count on getting the lowest number; where there is no room above, it stays. */
 PART int sys_move_up(const inject_context_t *c, int fd) {
     int high = (int)call3(SYS_fcntl, fd, F_DUPFD_CLOEXEC, c->fd_floor);
+    if (high < 0) return fd;
     sys_close(fd);
     return high;
 }
@@ -59,12 +60,6 @@ PART void borrowed_make_guest(inject_context_t *c) {
     }
     c->guest_fd = sys_move_up(c, ends[0]);
     c->our_fd = sys_move_up(c, ends[1]);
-    if (c->guest_fd < 0 || c->our_fd < 0) {
-        borrowed_failed(c, INJECT_STEP_DUP, c->guest_fd < 0 ? c->guest_fd : c->our_fd);
-        sys_close(c->guest_fd);
-        sys_close(c->our_fd);
-        return;
-    }
     unsigned long thread;
     c->attr_init(c->thread_attr);
     c->attr_setdetachstate(c->thread_attr, PTHREAD_CREATE_DETACHED);

@@ -55,7 +55,7 @@ typedef struct inject_context {
 
 _Static_assert(sizeof(inject_context_t) <= INJECT_CONTEXT_BYTES, "the context fits its page");
 
-enum inject_step { INJECT_STEP_NONE, INJECT_STEP_SOCKETPAIR, INJECT_STEP_DUP, INJECT_STEP_THREAD };
+enum inject_step { INJECT_STEP_NONE, INJECT_STEP_SOCKETPAIR, INJECT_STEP_THREAD };
 
 /* What the guest says before the socket belongs to the agent: one packet as soon as it runs, one when the
  * library is in. After a code other than 0, text follows and the guest goes. */

@@ -16,10 +16,13 @@
 
 /* ── Refusals that /proc/PID/status is enough for ── */
 
+/* A process names itself as it likes: nothing of that may disturb a terminal. */
 static void name_of(pid_t pid, char out[64]) {
     char *comm = proc_read_text("/proc/%d/comm", (int)pid);
     snprintf(out, 64, "%.*s", comm ? (int)strcspn(comm, "\n") : 1, comm ? comm : "?");
     free(comm);
+    for (char *p = out; *p; p++)
+        if ((unsigned char)*p < ' ' || *p == 127) *p = '?';
 }
 
 int target_gone(pid_t pid, err_t *e) {
@@ -113,7 +116,7 @@ static int refuse_by_state(const inject_target_t *t, const char *status, err_t *
     return 0;
 }
 
-static int refuse_by_status(const inject_target_t *t, err_t *e) {
+int target_refuse_by_status(const inject_target_t *t, err_t *e) {
     char *status = proc_read_text("/proc/%d/status", (int)t->pid);
     if (!status) return err_set(e, -ESRCH, "there is no process %d", (int)t->pid);
     int result = refuse_by_thread_status(t, status, e);
@@ -344,7 +347,7 @@ int target_open(pid_t pid, inject_target_t *out, err_t *e) {
                        (int)pid);
     name_of(pid, out->name);
     survey_t s = {.t = out};
-    int status = refuse_by_status(out, e);
+    int status = target_refuse_by_status(out, e);
     if (status == 0) status = open_memory(out, e);
     if (status == 0) status = refuse_borrowed_memory(out, e);
     if (status == 0) status = survey_all(&s, e);

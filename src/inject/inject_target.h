@@ -48,6 +48,9 @@ int target_refresh(inject_target_t *t, err_t *e);
 
 target_code_t target_code_at(const inject_target_t *t, uint64_t pc);
 
+/* What its status says against it, asked again. 0 or a refusal. */
+int target_refuse_by_status(const inject_target_t *t, err_t *e);
+
 /* Why ptrace or /proc said no, and what to do about it; returns -EPERM or -ESRCH. */
 int target_not_permitted(pid_t pid, const char *name, err_t *e);
 int target_gone(pid_t pid, err_t *e); /* -ESRCH */

@@ -3,6 +3,7 @@
 
 #include <elf.h>
 #include <errno.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -52,8 +53,11 @@ static thread_event_t thread_wait(const thread_t *t, int64_t deadline_ms, int *s
             return *sig == (SIGTRAP | 0x80) ? EVENT_CALL : EVENT_SIGNAL;
         }
         if (thread_clock_ms() >= deadline_ms) return EVENT_TIMEOUT;
-        struct timespec pause = {.tv_nsec = turn < 100 ? 20000 : 500000};
-        nanosleep(&pause, NULL);
+        struct timespec pause = {.tv_nsec = turn < 200 ? 20000 : 500000};
+        if (turn < 50)
+            sched_yield();
+        else
+            nanosleep(&pause, NULL);
     }
 }
 
@@ -72,7 +76,8 @@ void thread_watch(thread_t *t) {
 /* ── Calls that give EINTR for no signal's sake ──
  *
  * A few system calls give EINTR whenever the thread is stopped and goes on (signal(7) lists them), even where no
- * handler runs. The program is not to see that: the call is made again, with what is left of its time. */
+ * handler runs. The program is not to see that: the call is made again. epoll_wait gets what is left of its time, a
+ * socket's own time limit (SO_RCVTIMEO) begins anew; where what is left is not to be known, EINTR stays. */
 
 static bool signals_pending(const thread_t *t) {
     char *status = proc_read_text("/proc/%d/task/%d/status", (int)t->pid, (int)t->tid);
@@ -87,15 +92,17 @@ static bool signals_pending(const thread_t *t) {
     return pending;
 }
 
-/* Milliseconds left of a wait that was watched before the stop; -1 = for ever, -2 = not known. */
+/* Milliseconds left of a wait with a time limit; -1 = for ever, -2 = not known. */
 static int64_t epoll_left_ms(const thread_t *t, const struct user_regs_struct *r) {
     int timeout_ms = (int)r->r10;
     if (timeout_ms <= 0) return timeout_ms < 0 ? -1 : 0; /* "for ever" and 0 stay what they are */
     const proc_call_t *w = &t->waited_in;
-    bool same_call = t->asleep_ms >= 0 && w->number == (long)r->orig_rax && w->args[0] == r->rdi &&
-                     w->sp == r->rsp && w->args[3] == r->r10;
+    bool seen = !w->running && w->number == (long)r->orig_rax && w->args[0] == r->rdi &&
+                w->sp == r->rsp && w->args[3] == r->r10;
+    if (!seen) return timeout_ms; /* it began since we looked, which is next to nothing ago */
+    if (t->asleep_ms < 0 || t->switches < 0) return -2;
     /* One switch more is the stop itself; two mean that it woke and waits anew. */
-    if (!same_call || t->switches < 0 || proc_switches(t->pid, t->tid) > t->switches + 1) return -2;
+    if (proc_switches(t->pid, t->tid) > t->switches + 1) return timeout_ms;
     int64_t left = timeout_ms - t->asleep_ms - (thread_clock_ms() - t->seen_at_ms);
     return left < 1 ? 1 : left;
 }

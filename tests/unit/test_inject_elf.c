@@ -60,8 +60,6 @@ static void symbols_are_where_the_loader_finds_them(void **state) {
         assert_non_null(known);
         assert_int_equal(elf_object_open(mem_fd, &maps, first_map_of(known), &o), 0);
         uint64_t found = elf_symbol(mem_fd, &o, names[i]);
-        Dl_info info; /* under a sanitizer the first of the name is the sanitizer's own */
-        assert_int_not_equal(dladdr((void *)(uintptr_t)found, &info), 0);
         assert_true(found == (uint64_t)(uintptr_t)known);
         assert_int_equal(elf_symbol(mem_fd, &o, "no_such_symbol_anywhere"), 0);
     }
@@ -74,8 +72,8 @@ static void the_old_kind_of_hash_table_is_read_too(void **state) {
     assert_int_equal(elf_object_open(mem_fd, &maps, first_map_of(known), &o), 0);
     if (!o.hash) skip();
     o.gnu_hash = 0;
-    assert_true(elf_symbol(mem_fd, &o, "dlopen") ==
-                (uint64_t)(uintptr_t)dlsym(RTLD_DEFAULT, "dlopen"));
+    uint64_t known_at = (uint64_t)(uintptr_t)dlsym(RTLD_DEFAULT, "getpid");
+    assert_true(elf_symbol(mem_fd, &o, "getpid") == known_at);
     assert_int_equal(elf_symbol(mem_fd, &o, "no_such_symbol_anywhere"), 0);
 }
 
