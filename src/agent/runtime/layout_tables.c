@@ -136,6 +136,9 @@
     V(interp_weakref_descriptor,              NONE,     NONE,     NONE,     NONE,     NONE,     NONE,     NONE,     NONE,     NONE,     NONE,     NONE,     NONE,   224976,     224976,   224992,      224992) \
     V(interp_hamt_empty,                      NONE,     NONE,     NONE,     NONE,   383120,   383136,   194512,   194528,   194512,   194528,   224808,   224824,   225008,     225008,   225024,      225024) \
     V(interp_last_resort_memory_error,        NONE,     NONE,     NONE,     NONE,   383160,   383176,   194552,   194568,   194552,   194568,   224848,   224864,   225048,     225048,   225064,      225064) \
+    V(interp_not_shareable_error,             NONE,     NONE,     NONE,     NONE,     NONE,     NONE,    10624,    10632,    10624,    10632,    10688,    10696,    10648,      10648,    10656,       10656) \
+    V(interp_xi_dumps,                        NONE,     NONE,     NONE,     NONE,     NONE,     NONE,     NONE,     NONE,     NONE,     NONE,     NONE,     NONE,    10656,      10656,    10664,       10664) \
+    V(interp_xi_loads,                        NONE,     NONE,     NONE,     NONE,     NONE,     NONE,     NONE,     NONE,     NONE,     NONE,     NONE,     NONE,    10664,      10664,    10672,       10672) \
     V(interp_type_cache,                      9064,     9064,     9064,     9064,   275400,   275416,    84664,    84680,    84664,    84680,    81936,    81952,    81960,      81960,    81976,       81976) \
     V(interp_type_cache_count,                4096,     4096,     4096,     4096,     4096,     4096,     4096,     4096,     4096,     4096,     4096,     4096,     4096,       4096,     4096,        4096) \
     V(interp_type_cache_stride,                 24,       24,       24,       24,       24,       24,       24,       24,       24,       24,       24,       24,       24,         24,       24,          24) \

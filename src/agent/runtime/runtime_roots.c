@@ -102,6 +102,9 @@ static const root_field_t interp_fields[] = {
     ROOT("constevaluator_type", interp_constevaluator_type),
     ROOT("dict_descriptor", interp_dict_descriptor),
     ROOT("weakref_descriptor", interp_weakref_descriptor),
+    ROOT("NotShareableError", interp_not_shareable_error),
+    ROOT("pickle.dumps", interp_xi_dumps),
+    ROOT("pickle.loads", interp_xi_loads),
 };
 
 static const root_field_t gc_fields[] = {
