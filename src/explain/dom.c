@@ -29,13 +29,14 @@ static uint32_t dom_eval(dom_cell_t *cell, uint32_t *stack, uint32_t u, uint32_t
     return top.label;
 }
 
-int dom_find(uint32_t n, const uint32_t *pred_begin, const uint32_t *pred, uint32_t *idom) {
-    size_t words = (size_t)n * sizeof(uint32_t);
+int dom_find(uint32_t n, const uint32_t *pred_begin, const uint32_t *pred, uint32_t *idom,
+             uint64_t *room, spare_t *spare) {
     int status = -ENOMEM;
-    dom_cell_t *cell = mem_map(2 * words);
-    uint32_t *semi = mem_map(words);
-    uint32_t *stack = mem_map(words);
-    if (!cell || !semi || !stack) goto cleanup;
+    dom_cell_t *cell = (dom_cell_t *)room;
+    uint32_t *semi = spare_take(spare);
+    uint32_t *stack =
+        mem_map(spare->bytes); /* touched as deep as the walk was, so not an old one */
+    if (!semi || !stack) goto cleanup;
 
     for (uint32_t v = 0; v < n; v++) cell[v] = (dom_cell_t){.up = idom[v], .label = v};
     for (uint32_t v = n - 1; v > 0; v--) {
@@ -58,9 +59,8 @@ int dom_find(uint32_t n, const uint32_t *pred_begin, const uint32_t *pred, uint3
     }
     status = 0;
 cleanup:
-    mem_unmap(cell, 2 * words);
-    mem_unmap(semi, words);
-    mem_unmap(stack, words);
+    spare_give(spare, semi);
+    mem_unmap(stack, spare->bytes);
     return status;
 }
 
@@ -80,50 +80,49 @@ static void dom_places(uint32_t n, const uint32_t *idom, uint32_t *size, uint32_
     for (uint32_t v = 0; v < n; v++) next[v] -= size[v];
 }
 
-int dom_tree_build(dom_tree_t *t, order_t *o, uint32_t *idom, const graph_t *g, err_t *e) {
+/* Lays the tree out: each array is dropped as soon as what it says stands elsewhere. */
+static void dom_tree_fill(dom_tree_t *t, order_t *o, uint32_t *idom, uint32_t *size,
+                          uint32_t *place, spare_t *spare) {
+    uint32_t n = t->count;
+    dom_places(n, idom, size, place);
+    for (size_t k = 0; k < o->pred_count; k++) o->pred[k] = o->id[o->pred[k]];
+    for (uint32_t v = 0; v < n; v++) t->id[place[v]] = o->id[v];
+    t->idom = o->id;
+    o->id = NULL;
+    for (uint32_t v = 0; v < n; v++) t->idom[place[v]] = place[idom[v]];
+    t->size = idom;
+    for (uint32_t v = 0; v < n; v++) t->size[place[v]] = size[v];
+    t->place = size;
+    for (uint32_t id = 0; id < n; id++) t->place[id] = place[o->number[id]];
+    spare_give(spare, place);
+}
+
+int dom_tree_build(dom_tree_t *t, order_t *o, uint32_t *idom, uint64_t *room, graph_t *g,
+                   err_t *e) {
     uint32_t n = o->count;
-    size_t words = (size_t)n * sizeof(uint32_t);
-    *t = (dom_tree_t){.count = n};
-    uint32_t *size = mem_map(words), *place = mem_map(words);
-    if (size && place && (t->id = mem_map(words)) && (t->idom = mem_map(words))) {
-        dom_places(n, idom, size, place);
-        for (uint32_t v = 0; v < n; v++) {
-            t->id[place[v]] = o->id[v];
-            t->idom[place[v]] = place[idom[v]];
-        }
-    }
-    mem_unmap(idom, words);
-    if (t->idom && (t->size = mem_map(words))) {
-        for (uint32_t v = 0; v < n; v++) t->size[place[v]] = size[v];
-        for (size_t k = 0; k < o->pred_count; k++) o->pred[k] = o->id[o->pred[k]];
-    }
-    mem_unmap(size, words);
-    if (t->size) {
-        /* By id: the numbers of the depth-first order are not needed for the tree any more, only to
-         * find a row of predecessors, so the places get an array of their own. */
-        order_drop_id(o);
-        if ((t->place = mem_map(words))) {
-            for (uint32_t id = 0; id < n; id++) t->place[id] = place[o->number[id]];
-        }
-    }
-    mem_unmap(place, words);
-    if (t->place) t->sum = mem_map(((size_t)n + 1) * sizeof(uint64_t));
-    if (!t->sum) {
-        dom_tree_free(t);
+    *t = (dom_tree_t){.count = n, .sum = room};
+    uint32_t *size = spare_take(&g->spare), *place = spare_take(&g->spare);
+    t->id = spare_take(&g->spare);
+    if (!size || !place || !t->id) {
+        spare_give(&g->spare, size);
+        spare_give(&g->spare, place);
+        spare_give(&g->spare, idom);
+        dom_tree_free(t, &g->spare);
         return err_set(e, -ENOMEM, "no memory for the dominators of %u objects", g->n);
     }
+    dom_tree_fill(t, o, idom, size, place, &g->spare);
+    t->sum[0] = 0;
     for (uint32_t p = 0; p < n; p++) {
         t->sum[p + 1] = t->sum[p] + (t->id[p] < g->n ? graph_shallow(g, t->id[p]) : 0);
     }
     return 0;
 }
 
-void dom_tree_free(dom_tree_t *t) {
-    size_t words = (size_t)t->count * sizeof(uint32_t);
-    mem_unmap(t->place, words);
-    mem_unmap(t->id, words);
-    mem_unmap(t->idom, words);
-    mem_unmap(t->size, words);
-    mem_unmap(t->sum, ((size_t)t->count + 1) * sizeof(uint64_t));
+void dom_tree_free(dom_tree_t *t, spare_t *spare) {
+    spare_give(spare, t->place);
+    spare_give(spare, t->id);
+    spare_give(spare, t->idom);
+    spare_give(spare, t->size);
+    mem_unmap(t->sum, 2 * spare->bytes);
     *t = (dom_tree_t){0};
 }

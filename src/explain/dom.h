@@ -12,8 +12,10 @@
 #include "explain/order.h"
 
 /* Nodes 0 … n − 1 are numbered in preorder of a depth-first walk from 0. idom holds each node's
- * parent in that walk and gets its immediate dominator. 0 or -ENOMEM. */
-int dom_find(uint32_t n, const uint32_t *pred_begin, const uint32_t *pred, uint32_t *idom);
+ * parent in that walk and gets its immediate dominator. `room` has two words a node, to work in.
+ * 0 or -ENOMEM. */
+int dom_find(uint32_t n, const uint32_t *pred_begin, const uint32_t *pred, uint32_t *idom,
+             uint64_t *room, spare_t *spare);
 
 /* The tree by places of a preorder walk over itself: what place p dominates is p … p + size[p] − 1.
  */
@@ -26,8 +28,9 @@ typedef struct dom_tree {
     uint64_t *sum;   /* count + 1, by place: shallow bytes of all places before it */
 } dom_tree_t;
 
-/* Takes idom (by o's places, freed with it); lets o->id go and turns o->pred into ids. */
-int dom_tree_build(dom_tree_t *t, order_t *o, uint32_t *idom, const graph_t *g, err_t *e);
-void dom_tree_free(dom_tree_t *t);
+/* Takes idom (by o's places) and room, which becomes the sums, also on failure; uses up o->id and
+ * turns o->pred into ids. */
+int dom_tree_build(dom_tree_t *t, order_t *o, uint32_t *idom, uint64_t *room, graph_t *g, err_t *e);
+void dom_tree_free(dom_tree_t *t, spare_t *spare);
 
 #endif

@@ -3,7 +3,7 @@
 #include "base/mem.h"
 
 void graph_drop_targets(graph_t *g) {
-    mem_unmap(g->begin, ((size_t)g->n + 1) * sizeof(uint32_t));
+    spare_give(&g->spare, g->begin);
     mem_unmap(g->target, g->target_room * sizeof(uint32_t));
     g->begin = NULL;
     g->target = NULL;
@@ -11,20 +11,21 @@ void graph_drop_targets(graph_t *g) {
 }
 
 void graph_drop_owners(graph_t *g) {
-    mem_unmap(g->owners, (size_t)g->n * sizeof(uint32_t) + 1);
+    spare_give(&g->spare, g->owners);
     g->owners = NULL;
 }
 
 void graph_free(graph_t *g) {
-    size_t words = (size_t)g->n * sizeof(uint32_t) + 1, bits = graph_words(g->n) * sizeof(uint64_t);
+    size_t bits = graph_words(g->n) * sizeof(uint64_t);
     graph_drop_targets(g);
     graph_drop_owners(g);
-    mem_unmap(g->shallow, words);
-    mem_unmap(g->shape, words);
-    mem_unmap(g->via, words);
+    spare_give(&g->spare, g->shallow);
+    spare_give(&g->spare, g->shape);
+    spare_give(&g->spare, g->via);
     mem_unmap(g->cost, (size_t)g->n + 1);
     mem_unmap(g->surplus, bits);
     mem_unmap(g->immortal, bits);
+    spare_free(&g->spare);
     graph_big_vec_free(&g->big);
     *g = (graph_t){0};
 }

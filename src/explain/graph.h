@@ -13,6 +13,7 @@
 
 #include "base/err.h"
 #include "base/vec.h"
+#include "explain/spare.h"
 #include "lowtide/recording.h"
 
 #include <stdbool.h>
@@ -31,6 +32,7 @@ VEC_DEFINE(graph_big_vec, graph_big_t);
 
 typedef struct graph {
     uint32_t n;
+    spare_t spare; /* arrays of a word a node, virtual ones too; most of those below are of them */
     uint64_t references; /* stored ones */
     uint32_t *begin;     /* n + 1 */
     uint32_t *target;

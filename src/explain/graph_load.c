@@ -183,18 +183,19 @@ static void graph_mark_surplus(graph_pass_t *p) {
 
 static int graph_allocate(graph_pass_t *p) {
     graph_t *g = p->g;
-    size_t words = (size_t)g->n * sizeof(uint32_t), bits = graph_words(g->n) * sizeof(uint64_t);
+    size_t bits = graph_words(g->n) * sizeof(uint64_t);
     uint64_t references = lowtide_references(p->rec);
     g->target_room = references < UINT32_MAX ? (size_t)references + 1 : UINT32_MAX;
-    g->begin = mem_map(words + sizeof(uint32_t));
+    g->spare.bytes = ((size_t)g->n + GRAPH_VIRTUAL + 1) * sizeof(uint32_t);
+    g->begin = spare_take(&g->spare);
     g->target = mem_map(g->target_room * sizeof(uint32_t));
-    g->owners = mem_map(words + 1);
-    g->shallow = mem_map(words + 1);
-    g->shape = mem_map(words + 1);
-    g->via = mem_map(words + 1);
+    g->owners = spare_take_zeroed(&g->spare);
+    g->shallow = spare_take(&g->spare);
+    g->shape = spare_take(&g->spare);
+    g->via = spare_take(&g->spare);
     g->surplus = mem_map(bits);
     g->immortal = mem_map(bits);
-    p->refcount = mem_map(words + 1);
+    p->refcount = spare_take(&g->spare);
     p->g->cost = mem_map((size_t)g->n + 1);
     p->late = mem_map(bits);
     p->costs = label_costs_of(p->rec, &p->arena);
@@ -202,7 +203,7 @@ static int graph_allocate(graph_pass_t *p) {
         !g->surplus || !g->immortal || !p->refcount || !p->g->cost || !p->late || !p->costs) {
         return graph_no_memory(p);
     }
-    memset(g->via, 0xFF, words);
+    memset(g->via, 0xFF, (size_t)g->n * sizeof *g->via);
     memset(p->g->cost, GRAPH_UNSEEN, g->n);
     if (g->n > 0) p->g->cost[0] = 0;
     return 0;
@@ -222,7 +223,7 @@ int graph_load(graph_t *g, const lowtide_recording *rec, err_t *e) {
         status = graph_settle(&p);
     }
     lowtide_release_pages(rec);
-    mem_unmap(p.refcount, (size_t)g->n * sizeof(uint32_t) + 1);
+    spare_give(&g->spare, p.refcount);
     mem_unmap(p.late, graph_words(g->n) * sizeof(uint64_t));
     graph_u32_vec_free(&p.first);
     arena_free(&p.arena);

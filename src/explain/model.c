@@ -34,18 +34,30 @@ static void model_count(model_t *m) {
     t->immortal_objects = model_sum_bits(m, m->g.immortal, &t->immortal_bytes);
 }
 
+static int model_dominate(model_t *m, err_t *e) {
+    uint32_t *idom = m->order.parent;
+    uint64_t *room = mem_map(2 * m->g.spare.bytes);
+    m->order.parent = NULL;
+    int status = -ENOMEM;
+    if (room) {
+        status =
+            dom_find(m->order.count, m->order.pred_begin, m->order.pred, idom, room, &m->g.spare);
+    }
+    if (status) {
+        spare_give(&m->g.spare, idom);
+        mem_unmap(room, 2 * m->g.spare.bytes);
+        return err_set(e, status, "no memory for the dominators of %u objects", m->g.n);
+    }
+    return dom_tree_build(&m->tree, &m->order, idom, room, &m->g, e);
+}
+
 static int model_explain(model_t *m, err_t *e) {
     int status = graph_load(&m->g, m->rec, e);
     if (status) return status;
     if ((status = order_build(&m->order, &m->g, e))) return status;
     if ((status = order_predecessors(&m->order, &m->g, e))) return status;
-    uint32_t *idom = m->order.parent;
-    m->order.parent = NULL;
-    if ((status = dom_find(m->order.count, m->order.pred_begin, m->order.pred, idom))) {
-        mem_unmap(idom, (size_t)m->order.count * sizeof *idom);
-        return err_set(e, status, "no memory for the dominators of %u objects", m->g.n);
-    }
-    if ((status = dom_tree_build(&m->tree, &m->order, idom, &m->g, e))) return status;
+    if ((status = model_dominate(m, e))) return status;
+    spare_free(&m->g.spare);
     m->costs = label_costs_of(m->rec, &m->arena);
     if (!m->costs) return err_set(e, -ENOMEM, "no memory for the shapes of the recording");
     if ((status = types_build(m, e))) return status;
@@ -69,8 +81,8 @@ int model_build(lowtide_recording *rec, model_t **out, err_t *e) {
 
 void model_free(model_t *m) {
     if (!m) return;
-    dom_tree_free(&m->tree);
-    order_free(&m->order);
+    dom_tree_free(&m->tree, &m->g.spare);
+    order_free(&m->order, &m->g.spare);
     graph_free(&m->g);
     names_free(m->names);
     arena_free(&m->arena);

@@ -80,13 +80,13 @@ static int order_walk_garbage(order_walk_t *w) {
     return 0;
 }
 
-int order_build(order_t *o, const graph_t *g, err_t *e) {
+int order_build(order_t *o, graph_t *g, err_t *e) {
     uint32_t n = g->n, count = n + GRAPH_VIRTUAL;
-    size_t words = (size_t)count * sizeof(uint32_t), stack = (size_t)count * sizeof(order_level_t);
+    size_t stack = (size_t)count * sizeof(order_level_t);
     *o = (order_t){.count = count};
-    o->number = mem_map(words);
-    o->id = mem_map(words);
-    o->parent = mem_map(words);
+    o->number = spare_take_zeroed(&g->spare);
+    o->id = spare_take(&g->spare);
+    o->parent = spare_take(&g->spare);
     order_walk_t w = {.g = g, .o = o, .stack = mem_map(stack)};
     int status = -ENOMEM;
     if (!o->number || !o->id || !o->parent || !w.stack) goto cleanup;
@@ -100,7 +100,7 @@ int order_build(order_t *o, const graph_t *g, err_t *e) {
 cleanup:
     mem_unmap(w.stack, stack);
     if (status) {
-        order_free(o);
+        order_free(o, &g->spare);
         return err_set(e, status, "no memory for the order of %u objects", n);
     }
     return 0;
@@ -139,8 +139,7 @@ static void order_put_edge(void *to, uint32_t from, uint32_t place) {
 
 int order_predecessors(order_t *o, graph_t *g, err_t *e) {
     uint32_t n = g->n;
-    size_t words = ((size_t)o->count + 1) * sizeof(uint32_t);
-    o->pred_begin = mem_map(words);
+    o->pred_begin = spare_take_zeroed(&g->spare);
     if (!o->pred_begin)
         return err_set(e, -ENOMEM, "no memory for the predecessors of %u objects", n);
     for (uint32_t id = 0; id < n; id++) o->pred_begin[o->number[id] + 1] = g->owners[id];
@@ -168,21 +167,11 @@ int order_predecessors(order_t *o, graph_t *g, err_t *e) {
     return 0;
 }
 
-void order_drop_parent(order_t *o) {
-    mem_unmap(o->parent, (size_t)o->count * sizeof(uint32_t));
-    o->parent = NULL;
-}
-
-void order_drop_id(order_t *o) {
-    mem_unmap(o->id, (size_t)o->count * sizeof(uint32_t));
-    o->id = NULL;
-}
-
-void order_free(order_t *o) {
-    order_drop_parent(o);
-    order_drop_id(o);
-    mem_unmap(o->number, (size_t)o->count * sizeof(uint32_t));
-    mem_unmap(o->pred_begin, ((size_t)o->count + 1) * sizeof(uint32_t));
+void order_free(order_t *o, spare_t *spare) {
+    spare_give(spare, o->number);
+    spare_give(spare, o->id);
+    spare_give(spare, o->parent);
+    spare_give(spare, o->pred_begin);
     mem_unmap(o->pred, o->pred_count * sizeof(uint32_t));
     *o = (order_t){0};
 }

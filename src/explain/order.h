@@ -21,11 +21,9 @@ typedef struct order {
     size_t pred_count;
 } order_t;
 
-int order_build(order_t *o, const graph_t *g, err_t *e);
+int order_build(order_t *o, graph_t *g, err_t *e);
 /* Needs number, id and parent; uses up g->owners and lets the targets go. */
 int order_predecessors(order_t *o, graph_t *g, err_t *e);
-void order_free(order_t *o);
-void order_drop_parent(order_t *o);
-void order_drop_id(order_t *o);
+void order_free(order_t *o, spare_t *spare);
 
 #endif

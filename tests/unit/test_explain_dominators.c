@@ -3,6 +3,7 @@
 #include "base/mem.h"
 #include "explain/dom.h"
 
+#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -30,14 +31,14 @@ typedef struct edges {
 
 /* A graph as graph_load would leave it. */
 static int make_graph(graph_t *g, uint32_t n, const edges_t *edges) {
-    size_t words = (size_t)n * 4 + 1;
     *g = (graph_t){.n = n, .references = edges->count, .target_room = edges->count + 1};
-    g->begin = mem_map(words + 4);
+    g->spare.bytes = ((size_t)n + GRAPH_VIRTUAL + 1) * 4;
+    g->begin = mem_map(g->spare.bytes);
     g->target = mem_map(g->target_room * 4);
-    g->owners = mem_map(words);
-    g->shallow = mem_map(words);
-    g->shape = mem_map(words);
-    g->via = mem_map(words);
+    g->owners = mem_map(g->spare.bytes);
+    g->shallow = mem_map(g->spare.bytes);
+    g->shape = mem_map(g->spare.bytes);
+    g->via = mem_map(g->spare.bytes);
     g->surplus = mem_map(graph_words(n) * 8);
     g->immortal = mem_map(graph_words(n) * 8);
     if (!g->begin || !g->target || !g->owners || !g->shallow || !g->shape || !g->via ||
@@ -84,12 +85,15 @@ static int build_tree(dom_tree_t *t, order_t *o, graph_t *g, uint64_t *entry, er
         if (o->parent[p] == o->first_garbage) graph_set(entry, o->id[p]);
     }
     uint32_t *idom = o->parent;
+    uint64_t *room = mem_map(2 * g->spare.bytes);
     o->parent = NULL;
-    if ((status = dom_find(o->count, o->pred_begin, o->pred, idom))) {
-        mem_unmap(idom, (size_t)o->count * 4);
+    status = room ? dom_find(o->count, o->pred_begin, o->pred, idom, room, &g->spare) : -ENOMEM;
+    if (status) {
+        spare_give(&g->spare, idom);
+        mem_unmap(room, 2 * g->spare.bytes);
         return status;
     }
-    return dom_tree_build(t, o, idom, g, e);
+    return dom_tree_build(t, o, idom, room, g, e);
 }
 
 static void check_graph(uint32_t n, const edges_t *edges, const uint64_t *surplus,
@@ -122,8 +126,8 @@ static void check_graph(uint32_t n, const edges_t *edges, const uint64_t *surplu
         assert_int_equal(t.size[place], count);
         assert_true(t.idom[place] < place);
     }
-    dom_tree_free(&t);
-    order_free(&o);
+    dom_tree_free(&t, &g.spare);
+    order_free(&o, &g.spare);
     graph_free(&g);
 }
 
@@ -181,7 +185,7 @@ static void garbage_hangs_from_one_entry_for_each_part_that_nothing_refers_to(vo
                 assert_false(o.parent[q] == o.first_garbage && reached[o.id[q]][o.id[p]]);
             }
         }
-        order_free(&o);
+        order_free(&o, &g.spare);
         graph_free(&g);
     }
 }
@@ -193,12 +197,13 @@ static void a_list_of_a_million_links_needs_no_recursion(void **state) {
     order_t o;
     dom_tree_t t;
     err_t e;
-    g.begin = mem_map((N + 1) * 4);
+    g.spare.bytes = (N + GRAPH_VIRTUAL + 1) * 4;
+    g.begin = mem_map(g.spare.bytes);
     g.target = mem_map(g.target_room * 4);
-    g.owners = mem_map(N * 4 + 1);
-    g.shallow = mem_map(N * 4 + 1);
-    g.shape = mem_map(N * 4 + 1);
-    g.via = mem_map(N * 4 + 1);
+    g.owners = mem_map(g.spare.bytes);
+    g.shallow = mem_map(g.spare.bytes);
+    g.shape = mem_map(g.spare.bytes);
+    g.via = mem_map(g.spare.bytes);
     g.surplus = mem_map(graph_words(N) * 8);
     g.immortal = mem_map(graph_words(N) * 8);
     for (uint32_t u = 0; u < N; u++) { /* both ways: next and previous */
@@ -210,8 +215,8 @@ static void a_list_of_a_million_links_needs_no_recursion(void **state) {
     uint64_t *entry = mem_map(graph_words(N) * 8);
     assert_int_equal(build_tree(&t, &o, &g, entry, &e), 0);
     for (uint32_t u = 0; u < N; u++) assert_int_equal(t.size[t.place[u]], N - u);
-    dom_tree_free(&t);
-    order_free(&o);
+    dom_tree_free(&t, &g.spare);
+    order_free(&o, &g.spare);
     graph_free(&g);
     mem_unmap(entry, graph_words(N) * 8);
 }
@@ -231,8 +236,8 @@ static void every_allocation_that_fails_is_reported(void **state) {
         int status = build_tree(&t, &o, &g, entry, &e);
         long left = mem_fail_at(0);
         assert_int_equal(status != 0, left <= 0);
-        dom_tree_free(&t);
-        order_free(&o);
+        dom_tree_free(&t, &g.spare);
+        order_free(&o, &g.spare);
         graph_free(&g);
         if (left > 0) break;
     }
