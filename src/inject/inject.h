@@ -36,8 +36,8 @@
 #include <sys/types.h>
 
 /* What the library exports. It is called on a thread of its own in the target, made for it, named "lowtide", with all
- * signals blocked, 1 MiB of stack and without the GIL, and serves there until the agent is done: a goodbye by the
- * control protocol, or end of file on `fd` (recv gives 0). Then it returns, having ended what it started (threads,
+ * signals blocked (but libc's own two), 1 MiB of stack and without the GIL, and serves there until the agent is done: a
+ * goodbye by the control protocol, or end of file on `fd` (recv gives 0). Then it returns, having ended what it started (threads,
  * hooks, children); `fd` is closed and the library taken out by the caller. The result is not used. */
 typedef int inject_agent_start_fn(int fd);
 #define INJECT_AGENT_START "agent_start"

@@ -6,6 +6,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -172,8 +173,16 @@ PART void guest_host_library(inject_context_t *c, const gift_t *gift) {
     if (library) c->dlclose(library);
 }
 
+/* It was born with all signals blocked, those of libc itself too, to which each thread must answer: setuid waits for that. */
+PART void guest_unblock_libc(void) {
+    uint64_t cancel_and_setxid = 3ULL << 31;
+    call6(SYS_rt_sigprocmask, SIG_UNBLOCK, (long)&cancel_and_setxid, 0, sizeof cancel_and_setxid, 0,
+          0);
+}
+
 STUB __attribute__((visibility("hidden"))) void inject_stub_serve(inject_context_t *c) {
     gift_t gift;
+    guest_unblock_libc();
     call3(SYS_madvise, (long)c->region, (long)c->region_bytes, MADV_DONTFORK);
     call3(SYS_prctl, PR_SET_NAME, (long)c->thread_name, 0);
     guest_say(c, INJECT_HELLO_MAGIC, 0, 0);

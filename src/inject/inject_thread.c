@@ -264,9 +264,12 @@ int thread_call(thread_t *t, long number, const uint64_t args[6], long *result,
     r.rdi = args[0], r.rsi = args[1], r.rdx = args[2], r.r10 = args[3], r.r8 = args[4],
     r.r9 = args[5];
     int status = thread_set(t, &r);
-    if (status == 0) status = thread_to_call(t, deadline_ms);
-    if (status == 0) status = thread_to_call(t, deadline_ms);
-    if (status == 0 && trace(PTRACE_GETREGS, t->tid, 0, (uintptr_t)&r)) status = -errno;
+    /* Entry and exit. A handler of a signal that cannot be blocked may make calls of its own before. */
+    do {
+        if (status == 0) status = thread_to_call(t, deadline_ms);
+        if (status == 0) status = thread_to_call(t, deadline_ms);
+        if (status == 0 && trace(PTRACE_GETREGS, t->tid, 0, (uintptr_t)&r)) status = -errno;
+    } while (status == 0 && (r.rip != t->syscall_then_ret + 2 || (long)r.orig_rax != number));
     if (status == 0) *result = (long)r.rax;
     return status;
 }
@@ -280,7 +283,7 @@ int thread_run(thread_t *t, uint64_t pc, uint64_t sp, uint64_t context, int64_t 
         if (status == 0) status = thread_to_call(t, deadline_ms);
         if (status == 0) status = thread_to_call(t, deadline_ms);
         if (status == 0 && trace(PTRACE_GETREGS, t->tid, 0, (uintptr_t)&r)) status = -errno;
-    } while (status == 0 && r.rip != t->syscall_then_ret + 2);
+    } while (status == 0 && (r.rip != t->syscall_then_ret + 2 || r.orig_rax != SYS_clock_gettime));
     return status;
 }
 

@@ -213,3 +213,23 @@ def test_two_lowtides_at_once_do_not_meet(target_python: Python, spawn: Spawn) -
     assert first.wait(30) == 0
     assert b"memfd:lowtide" not in Path(f"/proc/{target.pid}/maps").read_bytes()
     assert target.finish() == (0, "")
+
+
+def test_a_guest_answers_when_the_target_changes_its_user(target_python: Python, spawn: Spawn) -> None:
+    """glibc has every thread change it, and waits for each: also for the guest."""
+    program = (
+        "import os, sys\nprint('ready', flush=True)\n"
+        "while line := sys.stdin.readline():\n    os.seteuid(os.geteuid()); print('changed', flush=True)\n"
+    )
+    target = spawn(target_python, program)
+    guest = subprocess.Popen([DRIVER, str(target.pid), AGENT, "1", "9000", "120000"])
+    try:
+        while "memfd:lowtide" not in Path(f"/proc/{target.pid}/maps").read_text():
+            assert guest.poll() is None
+        target.say("change")
+        target.wait_for("changed")
+        assert guest.poll() is None
+    finally:
+        guest.kill()
+        guest.wait()
+    assert target.finish() == (0, ""), target.stderr()
