@@ -86,16 +86,14 @@ static int tick(void *arg, uint64_t objects) {
     return ask_stop(work->c, 0) ? -ECANCELED : 0;
 }
 
-/* What the walk says of a failing descriptor, the writer says better. */
-static int explain(const work_t *work, int status, int closed, const err_t *closing, err_t *e) {
+/* One line for the walk's and the writer's failures. */
+static int explain(const work_t *work, int status, err_t *e) {
     if (status == -ETIMEDOUT)
         return err_set(e, status,
                        "the heap could not be walked in place in %g s; allow more with --timeout",
                        work->c->timeout_ms / 1000.0);
     if (status == -ECANCELED) return err_set(e, status, "canceled");
-    if (!closed) return status;
-    *e = *closing;
-    return closed;
+    return status;
 }
 
 /* The walk and the recording; figures and errors go into r. */
@@ -118,9 +116,16 @@ static void record(work_t *work, bool in_place, ctl_result_t *r) {
         r->walk_us = (uint64_t)(now_us() - began);
         facts_meta_thousandths(w, "walk_ms", r->walk_us);
         if (in_place) facts_meta_thousandths(w, "pause_ms", (uint64_t)(now_us() - work->held_us));
+        /* Of a walk that the writer stopped the writer knows better why; of one that stopped itself it only knows that
+         * something is missing. */
+        bool unwritten = rec_status(w) != 0;
         err_t closing = {{0}};
         int closed = rec_close(w, stats.reached, stats.skipped, &closing);
-        if (status || closed) status = explain(work, status, closed, &closing, &e);
+        if (closed && (!status || unwritten)) {
+            status = closed;
+            e = closing;
+        }
+        if (status) status = explain(work, status, &e);
     }
     r->mode = in_place ? CTL_MODE_IN_PLACE : CTL_MODE_FORK;
     r->objects = stats.objects;

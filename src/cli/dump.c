@@ -70,22 +70,22 @@ static int converse(int sock, int out, const dump_t *d, ctl_result_t *result, er
                                .timeout_ms = d->timeout_ms,
                                .pid = (uint32_t)d->pid}};
     bool canceled = false;
+    int64_t silent_ms = 0;
     int fd, status = ctl_send(sock, &m, out, HELLO_MS, e);
-    for (int waited_ms = 0; !status;) {
+    while (!status) {
         status = ctl_recv(sock, &m, &fd, canceled ? GIVE_UP_MS : LISTEN_MS, e);
-        if (status == -ETIMEDOUT && !canceled)
-            status = 0, waited_ms += LISTEN_MS;
-        else if (status == -EINTR)
-            status = 0;
-        else if (status)
-            break;
-        else if (m.type == CTL_PROGRESS)
-            say_progress(&m.progress, d);
-        else if (m.type == CTL_RESULT) {
+        if (!status && m.type == CTL_RESULT) {
             *result = m.result;
             return 0;
         }
-        if (interrupt_signal() && !canceled && !status) {
+        silent_ms = status == -ETIMEDOUT ? silent_ms + LISTEN_MS : 0;
+        if (!status && m.type == CTL_PROGRESS) say_progress(&m.progress, d);
+        if (status == -EINTR || (status == -ETIMEDOUT && !canceled)) status = 0;
+        if (!status && silent_ms > d->timeout_ms + (int64_t)HELLO_MS)
+            status =
+                err_set(e, -ETIMEDOUT, "the agent in process %d is silent; is the process stopped?",
+                        (int)d->pid);
+        if (!status && !canceled && interrupt_signal()) {
             canceled = true;
             m.type = CTL_CANCEL;
             status = ctl_send(sock, &m, -1, GIVE_UP_MS, e);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import select
 import shutil
 import signal
@@ -183,4 +184,25 @@ def test_a_forked_child_of_the_target_does_not_keep_the_socket(this_python: Pyth
     assert process.stdout.readline() == "forked\n"
     agent.bye()
     assert agent.sock.recv(100) == b""
+    assert process.communicate("") == ("", "")
+
+
+def test_where_memory_is_short_it_is_one_line_and_the_target_goes_on(
+    this_python: Python, agent_in: Start, tmp_path: Path
+) -> None:
+    code = "rows = [[str(i)] for i in range(300_000)]"
+    agent, process = agent_in(this_python, code)
+    pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[0])
+    texts = set()
+    for extra in range(0, 80 << 20, 1 << 20):
+        limit = pages * resource.getpagesize() + extra
+        resource.prlimit(process.pid, resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
+        result = agent.capture(tmp_path / "t.tide")
+        if result.status:
+            texts.add(result.text)
+    assert texts
+    assert all("memory" in text and "\n" not in text for text in texts), texts
+    resource.prlimit(process.pid, resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert agent.capture(tmp_path / "t.tide").status == 0
+    agent.bye()
     assert process.communicate("") == ("", "")

@@ -376,3 +376,26 @@ def test_no_values_leaves_contents_out(this_python: Python, spawn: Spawn, lowtid
     assert "hush2" not in texts["without"]
     assert "1234567890123456" not in texts["without"]
     assert "secret" in texts["without"]
+
+
+ENDING = """
+import sys, time
+class Late:
+    def __del__(self, sleep=time.sleep, say=print, out=sys.stdout.fileno(), write=__import__("os").write):
+        write(out, b"late\\n")
+        sleep(1.5)
+        write(out, b"gone\\n")
+late = Late()
+print("ready", flush=True)
+"""
+
+
+def test_a_python_that_is_shutting_down_is_one_line_and_shuts_down(
+    target_python: Python, spawn: Spawn, lowtide: Lowtide, tmp_path: Path
+) -> None:
+    target = spawn(target_python, ENDING)
+    target.wait_for("late")
+    done = lowtide("dump", target.pid, "-o", tmp_path / "t.tide", "--timeout", "20s")
+    assert (done.status, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert target.finish() == (0, "gone\n")
+    assert target.stderr() == ""
