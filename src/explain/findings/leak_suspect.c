@@ -187,12 +187,14 @@ static int suspect_search(suspect_t *s) {
     return status;
 }
 
-/* Bytes of a type's group that do not lie in a suspect that has been found already. */
-static uint64_t suspect_elsewhere(const suspect_t *s, uint32_t type, path_ids_t *ids) {
+/* The instances of a type that nothing but a module, class or frame keeps alone, outside of the suspects found already, and
+ * what they keep; 0 when one of them keeps a good part of it. */
+static int suspect_scattered(suspect_t *s, uint32_t type, path_ids_t *ids, uint64_t *bytes) {
     const model_t *m = s->f->m;
     const dom_tree_t *t = &m->tree;
-    uint64_t bytes = 0;
+    uint64_t biggest = 0;
     ids->count = 0;
+    *bytes = 0;
     for (uint32_t p = 0; p < t->count;) {
         bool covered = false;
         uint32_t id = t->id[p];
@@ -201,14 +203,18 @@ static uint64_t suspect_elsewhere(const suspect_t *s, uint32_t type, path_ids_t 
             id == model_node(m, MODEL_NODE_C)) {
             p += t->size[p];
         } else if (id < m->g.n && model_type_of(m, id) == type) {
-            if (path_ids_push(ids, id)) return UINT64_MAX;
-            bytes += suspect_retained(m, p);
+            uint64_t retained = suspect_retained(m, p);
+            bool alone = findings_is_structure(m, t->id[t->idom[p]]);
+            if (alone && path_ids_push(ids, id)) return findings_no_memory(s->f);
+            if (alone) *bytes += retained;
+            if (alone && retained > biggest) biggest = retained;
             p += t->size[p];
         } else {
             p++;
         }
     }
-    return bytes;
+    if (biggest > *bytes / 4) *bytes = 0;
+    return 0;
 }
 
 /* Instances of one class that several containers share, so that none of those keeps them alone. */
@@ -260,11 +266,11 @@ int finding_leak_suspect(findings_t *f) {
         if (!class || t->count < 1000 || t->retained_bytes < s.floor ||
             t->retained_bytes < heap / SUSPECT_ALIKE_SHARE)
             continue;
-        uint64_t elsewhere = suspect_elsewhere(&s, i, &ids);
-        if (elsewhere == UINT64_MAX)
-            status = findings_no_memory(f);
-        else if (elsewhere >= s.floor && elsewhere > t->retained_bytes / 2)
-            status = suspect_alike(&s, i, &ids, elsewhere);
+        uint64_t scattered;
+        status = suspect_scattered(&s, i, &ids, &scattered);
+        if (!status && scattered >= s.floor && scattered > t->retained_bytes / 2) {
+            status = suspect_alike(&s, i, &ids, scattered);
+        }
     }
     path_ids_free(&ids);
     path_ids_free(&s.stack);
