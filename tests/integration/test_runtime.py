@@ -112,6 +112,26 @@ def test_a_process_that_is_no_python_is_refused_in_one_line(tmp_path: Path, prob
     assert done.stdout == "not a Python process: nothing in it defines _PyRuntime\n"
 
 
+def test_a_python_in_a_library_of_its_own_is_found_and_waited_for(
+    local_python: Python, tmp_path: Path, probe: Path, cc: str
+) -> None:
+    ask = "import sysconfig as s; print(s.get_config_var('LIBDIR') + '/' + str(s.get_config_var('INSTSONAME')))"
+    library = Path(subprocess.check_output(local_python.command("-c", ask), text=True).strip())
+    if ".so" not in library.name or not library.exists():
+        pytest.skip(f"{local_python} has no shared library")
+    program = tmp_path / "embedder.c"
+    program.write_text(
+        "#include <dlfcn.h>\n#include <stdio.h>\nint main(int n, char **v) { (void)n;\n"
+        "void *p = dlopen(v[1], RTLD_NOW | RTLD_LOCAL), *h = dlopen(v[2], RTLD_NOW);\n"
+        "const char *(*probe)(void); void (*start)(void);\n"
+        '*(void **)&probe = dlsym(h, "probe_open"); *(void **)&start = dlsym(p, "Py_Initialize");\n'
+        "puts(probe()); start(); puts(probe()); return 0; }\n"
+    )
+    subprocess.run([cc, program, "-o", tmp_path / "embedder", "-ldl"], check=True)
+    done = subprocess.run([tmp_path / "embedder", library, probe], capture_output=True, text=True, check=True)
+    assert done.stdout == "Python is not initialised yet; try again when it runs\n\n"
+
+
 def test_a_python_that_is_too_old_is_refused_by_name(probe: Path) -> None:
     old = sorted(Path.home().glob(".pyenv/versions/3.10.*/bin/python3.10"))
     if not old:
