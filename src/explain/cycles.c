@@ -1,7 +1,8 @@
-/* The cycles of the garbage: its strongly connected parts, alike ones together, with the reference that closes each.
+/* The cycles of the garbage: its strongly connected parts, alike ones together, with the reference
+ * that closes each.
  *
- * Tarjan's algorithm without recursion, over the predecessors (a graph and its reverse have the same parts). The garbage is
- * one run of places, so all arrays are as long as the garbage. */
+ * Tarjan's algorithm without recursion, over the predecessors (a graph and its reverse have the
+ * same parts). The garbage is one run of places, so all arrays are as long as the garbage. */
 #include "explain/path.h"
 
 #include "base/map.h"
@@ -121,7 +122,8 @@ static uint64_t cycles_signature(const cycles_t *c, size_t begin, size_t end) {
     return h >> 2;
 }
 
-/* Each part goes to its kind; each object of the garbage to the part that is on it or dominates it. */
+/* Each part goes to its kind; each object of the garbage to the part that is on it or dominates
+ * it. */
 static int cycles_sort_out(cycles_t *c) {
     const dom_tree_t *t = &c->m->tree;
     map_t index = {0};
@@ -174,7 +176,8 @@ static int cycles_find(cycles_t *c) {
     return status ? status : cycles_sort_out(c);
 }
 
-/* The shortest way from an object back to itself, as nodes: the object, …, the object. Empty when it is too long. */
+/* The shortest way from an object back to itself, as nodes: the object, …, the object. Empty when
+ * it is too long. */
 static int cycles_ring(cycles_t *c, uint32_t id, path_ids_t *ring) {
     path_ids_t queue = {0},
                before = {0}; /* before: index in the queue of the object that was come from */
@@ -196,7 +199,8 @@ static int cycles_ring(cycles_t *c, uint32_t id, path_ids_t *ring) {
                          : 0;
         }
     }
-    /* Backward from the object along referrers, so from the end of the queue it reads in the right direction. */
+    /* Backward from the object along referrers, so from the end of the queue it reads in the right
+     * direction. */
     for (size_t at = queue.count - 1; back && !status;) {
         status = path_ids_push(ring, queue.at[at]);
         if (at == 0) break;

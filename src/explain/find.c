@@ -96,7 +96,8 @@ static int find_attribute(find_t *f, const char *name, size_t bytes) {
     return found == LOWTIDE_NONE ? -ENOENT : 0;
 }
 
-/* Where the subscript that begins behind '[' ends: its ']'. Brackets and quotes inside are passed over. */
+/* Where the subscript that begins behind '[' ends: its ']'. Brackets and quotes inside are passed
+ * over. */
 static const char *find_bracket(const char *at, const char *end) {
     int depth = 0;
     for (char quote = 0; at < end; at++) {
@@ -118,7 +119,8 @@ static const char *find_bracket(const char *at, const char *end) {
     return NULL;
 }
 
-/* Bring a key as somebody typed it into the form that literal_put writes. Strings alone may differ: in their quotes. */
+/* Bring a key as somebody typed it into the form that literal_put writes. Strings alone may
+ * differ: in their quotes. */
 static void find_normal(const char *key, size_t bytes, strbuf_t *out) {
     if (bytes < 2 || key[0] != '"' || key[bytes - 1] != '"' || memchr(key, '\\', bytes) ||
         memchr(key, '\'', bytes)) {

@@ -1,4 +1,5 @@
-/* The heap divided among modules, packages, threads or tasks: each object belongs to the nearest of them that dominates it.
+/* The heap divided among modules, packages, threads or tasks: each object belongs to the nearest
+ * of them that dominates it.
  */
 #include "explain/names.h"
 #include "explain/path.h"
@@ -102,7 +103,8 @@ static int groups_of(groups_t *g, uint32_t id, uint32_t *group) {
     return status;
 }
 
-/* The module, thread or task that an object of this shape is or stands for; LOWTIDE_NONE where it is none. */
+/* The module, thread or task that an object of this shape is or stands for; LOWTIDE_NONE where it
+ * is none. */
 static uint32_t groups_key(const groups_t *g, uint32_t id) {
     const model_t *m = g->m;
     const lowtide_shape *shape = model_shape_of(m, id);

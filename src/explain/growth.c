@@ -48,7 +48,8 @@ static void growth_finish(growth_t *g, model_growth_t *x) {
         x->steady = x->steady && x->retained_bytes[k] > x->retained_bytes[k - 1];
 }
 
-/* Of those that grew alike, the one with the longer path stands inside the other and is the one to look at. */
+/* Of those that grew alike, the one with the longer path stands inside the other and is the one to
+ * look at. */
 static int growth_compare(const void *a, const void *b) {
     const model_growth_t *x = a, *y = b;
     if (x->grown_bytes != y->grown_bytes) return x->grown_bytes < y->grown_bytes ? 1 : -1;

@@ -1,4 +1,5 @@
-/* What stands at the same place in several recordings. For growth.c and the finding growing-container.
+/* What stands at the same place in several recordings. For growth.c and the finding
+ * growing-container.
  */
 #ifndef LOWTIDE_EXPLAIN_GROWTH_H
 #define LOWTIDE_EXPLAIN_GROWTH_H

@@ -1,4 +1,5 @@
-/* The places that recordings are compared by: the biggest dominators of each, looked up in the others. */
+/* The places that recordings are compared by: the biggest dominators of each, looked up in the
+ * others. */
 #include "explain/growth.h"
 
 #include <errno.h>

@@ -7,8 +7,8 @@ static uint8_t label_cost_of_attribute(const char *name) {
     return name[0] == '_' && name[1] == '_' ? 4 : 2;
 }
 
-/* Modules first, then threads; what an interpreter holds beside them (its own dict of builtins, caches) only where nothing
- * else leads there. */
+/* Modules first, then threads; what an interpreter holds beside them (its own dict of builtins,
+ * caches) only where nothing else leads there. */
 static uint8_t label_cost_of_root(const lowtide_shape *shape, const char *name) {
     if (shape->kind == LOWTIDE_SHAPE_THREAD) return strcmp(name, "frame") == 0 ? 1 : 8;
     if (shape->kind != LOWTIDE_SHAPE_INTERPRETER)

@@ -146,7 +146,8 @@ int literal_put(const model_t *m, uint32_t id, strbuf_t *out, bool *exact, err_t
         } else {
             literal_put_value(m, &o, out, exact);
         }
-        /* The next item of the innermost tuple that has one; those that are at their end are closed. */
+        /* The next item of the innermost tuple that has one; those that are at their end are
+         * closed. */
         for (;; depth--) {
             if (depth == 0) return 0;
             literal_level_t *level = &stack[depth - 1];

@@ -6,8 +6,9 @@
 #include "base/strbuf.h"
 #include "explain/model_data.h"
 
-/* *exact is set to false when the text is not a Python literal equal to the object: a prefix ('abc…'), a type's name
- * (<app.Key>), a value that the recording leaves out. It is left alone otherwise. Status of reading. */
+/* *exact is set to false when the text is not a Python literal equal to the object: a prefix
+ * ('abc…'), a type's name (<app.Key>), a value that the recording leaves out. It is left alone
+ * otherwise. Status of reading. */
 int literal_put(const model_t *m, uint32_t id, strbuf_t *out, bool *exact, err_t *e);
 
 /* As Python's repr of a str, from UTF-8. */

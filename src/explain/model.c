@@ -147,7 +147,8 @@ bool model_has_surplus(const model_t *m, uint32_t id) {
     return id < m->g.n && graph_bit(m->g.surplus, id);
 }
 
-/* Virtual nodes were put behind the objects of a row (order_predecessors), so they are cut off at its end. */
+/* Virtual nodes were put behind the objects of a row (order_predecessors), so they are cut off at
+ * its end. */
 uint32_t model_referrers(const model_t *m, uint32_t id, const uint32_t **ids) {
     uint32_t row = m->order.number[id];
     uint32_t begin = m->order.pred_begin[row], end = m->order.pred_begin[row + 1];

@@ -30,7 +30,8 @@ int model_read(const model_t *m, uint32_t id, lowtide_object *out, err_t *e);
 
 /* types.c: fills types and type_of_shape. */
 int types_build(model_t *m, err_t *e);
-/* The type's name as people write it: "dict", "app.User"; in the arena, NULL when there is no memory. */
+/* The type's name as people write it: "dict", "app.User"; in the arena, NULL when there is no
+ * memory. */
 const char *types_name(arena_t *arena, const lowtide_recording *rec, const lowtide_shape *shape);
 
 static inline const lowtide_shape *model_shape_of(const model_t *m, uint32_t id) {

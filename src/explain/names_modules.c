@@ -54,7 +54,8 @@ void names_free(names_t *names) {
     mem_free(names);
 }
 
-/* Whether `a.b.c`, written bare, leads to that module: each part but the first must be an attribute of the one before. */
+/* Whether `a.b.c`, written bare, leads to that module: each part but the first must be an
+ * attribute of the one before. */
 static int names_is_plain(const model_t *m, const names_entry_t *module, bool *plain, err_t *e) {
     const names_t *names = m->names;
     const char *at = module->name, *end = at + module->bytes;

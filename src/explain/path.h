@@ -19,14 +19,16 @@ typedef struct path_edge {
 /* The best-named owning reference from one object to another; -ENOENT: there is none. */
 int path_edge_of(const model_t *m, uint32_t from, uint32_t to, path_edge_t *out, err_t *e);
 
-/* The nodes of the best path, first to last. A virtual node stands first where the path does not begin at object 0. */
+/* The nodes of the best path, first to last. A virtual node stands first where the path does not
+ * begin at object 0. */
 int path_nodes(const model_t *m, uint32_t id, path_ids_t *nodes, err_t *e);
 
 enum path_style {
     PATH_EXACT,
     PATH_SHAPE /* keys and indexes left open: app.cache[…].history[…] */
 };
-/* The text of a path and whether it is a Python expression. The middle of a long path is left out. */
+/* The text of a path and whether it is a Python expression. The middle of a long path is left out.
+ */
 int path_say(const model_t *m, const uint32_t *nodes, size_t count, int style, strbuf_t *out,
              bool *expression, err_t *e);
 
@@ -43,8 +45,8 @@ int path_finish(const model_t *m, const path_ids_t *nodes, model_path_t *out, er
 int path_text(const model_t *m, uint32_t id, int style, arena_t *arena, char **text,
               bool *expression, err_t *e);
 
-/* For each object who refers to it on a short path from object 0 that passes nothing avoided, or LOWTIDE_NONE; to be
- * given back by mem_unmap. */
+/* For each object who refers to it on a short path from object 0 that passes nothing avoided, or
+ * LOWTIDE_NONE; to be given back by mem_unmap. */
 int path_tree_avoiding(const model_t *m, const model_avoid_t *avoid, uint32_t **via, err_t *e);
 
 #endif

@@ -117,7 +117,8 @@ static int say_dict_itself(say_t *s) {
     return status;
 }
 
-/* From a namespace dict to a value: an attribute of its owner. Returns 1 when that cannot be said. */
+/* From a namespace dict to a value: an attribute of its owner. Returns 1 when that cannot be said.
+ */
 static int say_namespace_value(say_t *s, uint32_t value, uint32_t key) {
     const char *text;
     char name[256];

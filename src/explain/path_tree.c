@@ -32,7 +32,8 @@ int path_tree_avoiding(const model_t *m, const model_avoid_t *avoid, uint32_t **
         path_tree_mark(m, avoid, avoided);
         depth[0] = 1;
     }
-    /* Ids stand in breadth-first order, so one sweep settles nearly all; the last one finds nothing new. */
+    /* Ids stand in breadth-first order, so one sweep settles nearly all; the last one finds
+     * nothing new. */
     for (bool more = !status; more;) {
         more = false;
         for (uint32_t id = 1; id < n; id++) {

@@ -1,9 +1,10 @@
 /* Many objects by the shape of their best paths.
  *
- * The best paths of all objects are a tree. The nodes on the ways to the objects asked about are marked, the references
- * between them are read chunk by chunk, and a trie over the references' meanings is laid along the tree: objects that come
- * to the same node of the trie are reached in the same way. A reference that repeats the one before it (x.next.next), or
- * the two before it, goes back in the trie, so that chains and trees of any depth are one way. */
+ * The best paths of all objects are a tree. The nodes on the ways to the objects asked about are
+ * marked, the references between them are read chunk by chunk, and a trie over the references'
+ * meanings is laid along the tree: objects that come to the same node of the trie are reached in
+ * the same way. A reference that repeats the one before it (x.next.next), or the two before it,
+ * goes back in the trie, so that chains and trees of any depth are one way. */
 #include "explain/path.h"
 
 #include "base/map.h"

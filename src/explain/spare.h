@@ -1,5 +1,6 @@
-/* Arrays of one size, one 32-bit word a node, handed from stage to stage. Half of the time of explaining went into pages that
- * the kernel had to zero, since each stage mapped arrays of its own while the last one gave its back.
+/* Arrays of one size, one 32-bit word a node, handed from stage to stage. Half of the time of
+ * explaining went into pages that the kernel had to zero, since each stage mapped arrays of its
+ * own while the last one gave its back.
  */
 #ifndef LOWTIDE_EXPLAIN_SPARE_H
 #define LOWTIDE_EXPLAIN_SPARE_H

@@ -1,9 +1,10 @@
 /* The dominator list: who keeps how much, biggest first.
  *
- * From the root downward, the biggest line is opened again and again: what its object dominates directly is either big
- * enough to be a line of its own or is put together with its siblings of the same type. A line whose single child keeps
- * nearly all of it says nothing that the child does not, so the child takes its place. Roots, modules' namespaces and the
- * like are opened without being lines. */
+ * From the root downward, the biggest line is opened again and again: what its object dominates
+ * directly is either big enough to be a line of its own or is put together with its siblings of
+ * the same type. A line whose single child keeps nearly all of it says nothing that the child does
+ * not, so the child takes its place. Roots, modules' namespaces and the like are opened without
+ * being lines. */
 #include "explain/names.h"
 #include "explain/path.h"
 
@@ -53,7 +54,8 @@ static uint64_t top_retained(const model_t *m, uint32_t place) {
     return m->tree.sum[place + m->tree.size[place]] - m->tree.sum[place];
 }
 
-/* No holder by itself: roots, interpreters, sys.modules. What it dominates is shown as if nothing stood above it. */
+/* No holder by itself: roots, interpreters, sys.modules. What it dominates is shown as if nothing
+ * stood above it. */
 static bool top_is_ground(const model_t *m, uint32_t id) {
     if (id >= m->g.n || id == m->names->modules.dict) return true;
     uint8_t kind = model_shape_of(m, id)->kind;
@@ -116,7 +118,8 @@ static void top_judge(top_t *t, top_line_t *l) {
     l->scattered = l->members.count > 1 && (l->ground_above || t->lines.at[l->parent].scattered);
 }
 
-/* Makes lines of the children: the big ones singly, the rest by type. `above` has what they all have. */
+/* Makes lines of the children: the big ones singly, the rest by type. `above` has what they all
+ * have. */
 static int top_divide(top_t *t, const top_line_t *above, uint64_t big) {
     const model_t *m = t->m;
     int status = 0;
@@ -160,7 +163,8 @@ static int top_open(top_t *t, uint32_t index) {
         uint64_t r = top_retained(t->m, t->children.at[i]);
         if (r > biggest) biggest = r;
     }
-    /* More than 19 twentieths in one child: the child says it all. But a long list has no end to go to. */
+    /* More than 19 twentieths in one child: the child says it all. But a long list has no end to
+     * go to. */
     bool replaced = line->members.count == 1 && biggest > retained - retained / 20;
     bool endless = replaced && line->hops >= TOP_HOPS_MAX;
     if (!replaced || endless) {
@@ -216,7 +220,8 @@ static int top_holders(top_t *t, uint32_t id, model_dominators_t *out, model_dom
     return status;
 }
 
-/* The types from the root down stand for the paths, which are many: "(many holders) > function > code". */
+/* The types from the root down stand for the paths, which are many: "(many holders) > function >
+ * code". */
 static int top_say_scattered(top_t *t, const top_line_t *l, model_dominators_t *out,
                              model_dominator_t *line) {
     uint32_t types[TOP_DEPTH_MAX + 2], count = 0;

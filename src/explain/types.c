@@ -54,8 +54,9 @@ static int types_collect(model_t *m, map_t *index) {
     return 0;
 }
 
-/* Retained bytes of a type: those of its instances that no other instance dominates. In dominator order a subtree is one
- * run, so an instance is covered when it lies before the end of the last uncovered one. */
+/* Retained bytes of a type: those of its instances that no other instance dominates. In dominator
+ * order a subtree is one run, so an instance is covered when it lies before the end of the last
+ * uncovered one. */
 static void types_sum(model_t *m, uint32_t *covered) {
     const dom_tree_t *t = &m->tree;
     for (uint32_t p = 0; p < t->count; p++) {

@@ -22,7 +22,8 @@ typedef struct why {
     err_t *e;
 } why_t;
 
-/* Nodes that many holders share without being one themselves: interpreters, threads, frames, modules and their dicts. */
+/* Nodes that many holders share without being one themselves: interpreters, threads, frames,
+ * modules and their dicts. */
 static bool why_is_ground(const model_t *m, uint32_t id) {
     if (id >= m->g.n || id == m->names->modules.dict) return true;
     const lowtide_shape *shape = model_shape_of(m, id);
@@ -39,8 +40,9 @@ static bool why_is_cut(const why_t *w, uint32_t from, uint32_t to) {
     return false;
 }
 
-/* Whether the best path to a node is free; what was found on the way is remembered. What is blocked stays so, since more
- * and more is avoided; what was free is asked again in the next round. */
+/* Whether the best path to a node is free; what was found on the way is remembered. What is
+ * blocked stays so, since more and more is avoided; what was free is asked again in the next
+ * round. */
 static bool why_chain_is_clean(why_t *w, uint32_t id) {
     const uint32_t *via = w->m->g.via;
     uint32_t at = id;
@@ -76,8 +78,8 @@ static int why_compose(why_t *w, uint32_t from) {
     return status;
 }
 
-/* Backward from the object, level by level, until some node of a level has a free best path; the cheapest such is taken.
- * -ENOENT: there is no way left. */
+/* Backward from the object, level by level, until some node of a level has a free best path; the
+ * cheapest such is taken. -ENOENT: there is no way left. */
 static int why_search(why_t *w) {
     const model_t *m = w->m;
     uint32_t held_by_c = LOWTIDE_NONE;
@@ -116,8 +118,8 @@ static int why_search(why_t *w) {
     return held_by_c == LOWTIDE_NONE ? -ENOENT : why_compose(w, held_by_c);
 }
 
-/* What the path just found passes is not passed again, but for what every path must pass. The ground is shared, so there
- * the reference into what follows is cut. */
+/* What the path just found passes is not passed again, but for what every path must pass. The
+ * ground is shared, so there the reference into what follows is cut. */
 static int why_block(why_t *w) {
     const model_t *m = w->m;
     for (size_t i = 0; i + 1 < w->nodes.count; i++) {

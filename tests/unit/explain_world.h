@@ -1,4 +1,5 @@
-/* A small Python process made up for tests: objects with references, written as a recording and opened from memory.
+/* A small Python process made up for tests: objects with references, written as a recording and
+ * opened from memory.
  *
  *     world_t w;
  *     world_begin(&w);                             runtime, interpreter, sys.modules, __main__, type objects
@@ -114,7 +115,8 @@ static inline uint32_t world_text(world_t *w, uint32_t shape, int value_kind, co
     return id;
 }
 
-/* A type object and the shape of its instances: CLASS first. Heap types are owned by their instances. */
+/* A type object and the shape of its instances: CLASS first. Heap types are owned by their
+ * instances. */
 static inline uint32_t world_class(world_t *w, const char *module, const char *name, int heap) {
     char full[WORLD_TEXT];
     snprintf(full, sizeof full, "%s%s%s", module, module[0] ? "." : "", name);
@@ -177,7 +179,8 @@ static inline void world_name(world_t *w, uint32_t module, const char *name, uin
     world_set(w, w->objects[module].edges[1], name, value);
 }
 
-/* A frame of a thread of its own, with one local for each name given, to which edges are to be added. */
+/* A frame of a thread of its own, with one local for each name given, to which edges are to be
+ * added. */
 static inline uint32_t world_thread(world_t *w, const char *thread, const char *function,
                                     const char *local) {
     uint32_t t = world_text(w, w->s_thread, LOWTIDE_VALUE_NAME, thread);

@@ -1,4 +1,5 @@
-/* What a model answers: types, groups, ways to an object, alike objects, dominators, findings, growth. */
+/* What a model answers: types, groups, ways to an object, alike objects, dominators, findings,
+ * growth. */
 #include "explain_world.h"
 
 enum { MANY = 3000 };

@@ -1,4 +1,5 @@
-/* Recordings that no Python would write: whatever the reader hands out, the model explains it or says why not. */
+/* Recordings that no Python would write: whatever the reader hands out, the model explains it or
+ * says why not. */
 #include "explain_world.h"
 
 static uint64_t seed = 88172645463325252u;

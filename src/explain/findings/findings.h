@@ -1,7 +1,9 @@
-/* Findings: each is one file and one row of a table. A finding is listed only when it has a fix, and says the bytes that the
- * fix returns; that something is big is not enough. Healthy programs have none: floors are in bytes as well as in shares.
+/* Findings: each is one file and one row of a table. A finding is listed only when it has a fix,
+ * and says the bytes that the fix returns; that something is big is not enough. Healthy programs
+ * have none: floors are in bytes as well as in shares.
  *
- * To add one: write findings/<kind>.c with a function of the type below, and its row in findings.c.
+ * To add one: write findings/<kind>.c with a function of the type below, and its row in
+ * findings.c.
  */
 #ifndef LOWTIDE_EXPLAIN_FINDINGS_H
 #define LOWTIDE_EXPLAIN_FINDINGS_H
@@ -34,7 +36,8 @@ const char *findings_bytes(uint64_t bytes, char *to);
 
 /* Bytes that objects hold which are not garbage. */
 uint64_t findings_heap(const model_t *m);
-/* What holds names together without being data: roots, modules, namespaces, classes, functions, code. */
+/* What holds names together without being data: roots, modules, namespaces, classes, functions,
+ * code. */
 bool findings_is_structure(const model_t *m, uint32_t id);
 
 /* growing-container, which takes several recordings, comes from model_diff (growth.h). */

@@ -1,4 +1,5 @@
-/* garbage-cycle: objects that nothing holds, waiting for the collector because they refer to each other. */
+/* garbage-cycle: objects that nothing holds, waiting for the collector because they refer to each
+ * other. */
 #include "explain/findings/findings.h"
 
 #include <string.h>

@@ -1,4 +1,5 @@
-/* held-traceback: an exception that is kept keeps its traceback, that the frames, and those every local they had. */
+/* held-traceback: an exception that is kept keeps its traceback, that the frames, and those every
+ * local they had. */
 #include "explain/findings/findings.h"
 #include "explain/names.h"
 

@@ -1,7 +1,8 @@
 /* leak-suspect: a container in which much of the heap has gathered.
  *
- * In the manner of Eclipse MAT: from an object that keeps a good share of the heap, down while a child keeps most of it, to
- * where it scatters into many small things. One array of a gigabyte is big, but nothing gathers in it. */
+ * In the manner of Eclipse MAT: from an object that keeps a good share of the heap, down while a
+ * child keeps most of it, to where it scatters into many small things. One array of a gigabyte is
+ * big, but nothing gathers in it. */
 #include "explain/findings/findings.h"
 #include "explain/names.h"
 
@@ -32,8 +33,8 @@ static uint64_t suspect_retained(const model_t *m, uint32_t place) {
     return m->tree.sum[place + m->tree.size[place]] - m->tree.sum[place];
 }
 
-/* Looks at what a place dominates directly; namespace dicts are looked through. What is big enough to be looked into goes on
- * the stack. */
+/* Looks at what a place dominates directly; namespace dicts are looked through. What is big enough
+ * to be looked into goes on the stack. */
 typedef struct suspect_view {
     uint64_t children, big_bytes, biggest;
     uint32_t type;
@@ -52,7 +53,8 @@ static int suspect_count(suspect_t *s, uint32_t id, uint64_t retained, suspect_v
     return status;
 }
 
-/* Chains are followed by their type; the dict behind an instance's attributes is a link of no length. */
+/* Chains are followed by their type; the dict behind an instance's attributes is a link of no
+ * length. */
 static int suspect_push(suspect_t *s, uint32_t child, uint32_t head, uint32_t length) {
     const model_t *m = s->f->m;
     uint32_t id = m->tree.id[child], from = m->tree.id[head];
@@ -156,7 +158,8 @@ static int suspect_found(suspect_t *s, uint32_t place, const suspect_view_t *vie
     return suspect_report(s, place, view);
 }
 
-/* Where big children keep most of it, one of them is the point; and few children are no gathering. */
+/* Where big children keep most of it, one of them is the point; and few children are no gathering.
+ */
 static bool suspect_is_point(const suspect_t *s, uint32_t place, const suspect_view_t *view) {
     const model_t *m = s->f->m;
     uint64_t retained = suspect_retained(m, place),
@@ -187,8 +190,8 @@ static int suspect_search(suspect_t *s) {
     return status;
 }
 
-/* The instances of a type that nothing but a module, class or frame keeps alone, outside of the suspects found already, and
- * what they keep; 0 when one of them keeps a good part of it. */
+/* The instances of a type that nothing but a module, class or frame keeps alone, outside of the
+ * suspects found already, and what they keep; 0 when one of them keeps a good part of it. */
 static int suspect_scattered(suspect_t *s, uint32_t type, path_ids_t *ids, uint64_t *bytes) {
     const model_t *m = s->f->m;
     const dom_tree_t *t = &m->tree;

@@ -1,4 +1,5 @@
-/* native-reference: objects that no Python object and no frame holds, only references taken by C code. */
+/* native-reference: objects that no Python object and no frame holds, only references taken by C
+ * code. */
 #include "explain/findings/findings.h"
 
 #include "base/mem.h"
