@@ -28,6 +28,11 @@ import threading
 import types
 import weakref
 
+try:
+    import sqlite3
+except ImportError:  # a Python may be built without it
+    sqlite3 = None
+
 probe = ctypes.PyDLL(sys.argv[1])
 probe.probe_heap.restype = probe.probe_figures.restype = ctypes.c_char_p
 probe.probe_heap.argtypes = [ctypes.c_char_p, ctypes.c_int]
@@ -283,6 +288,8 @@ def make(n=30):
     world["patterns"] = [re.compile(f"a{i}(b)(?P<n>c)") for i in range(n)] + [re.match("(a)(b)", "ab")]
     world["operators"] = [operator.itemgetter(1, "x"), operator.attrgetter("a.b"), operator.methodcaller("f", 1, k=2)]
     world["structs"] = [struct.Struct("iihd"), mmap.mmap(-1, 8192)]
+    # Its members that are exceptions are borrowed.
+    world["databases"] = [sqlite3.connect(":memory:")] if sqlite3 else []
     world["threads"] = [threading.Lock(), threading.RLock(), threading.Event(), threading.local()]
     world["types"] = [list[int], int | str, type(None), types.SimpleNamespace(a=1, b=[2]), types.ModuleType("made")]
     world["contexts"] = [variable, contextvars.copy_context()]
@@ -322,7 +329,7 @@ def main():
     with open(sys.argv[3], "w") as out:
         json.dump({"counts": counts}, out)
     print("figures", json.dumps(figures))
-    for c in world["coroutines"]:
+    for c in world["coroutines"] + world["databases"]:
         c.close()
 
 

@@ -40,6 +40,19 @@ static void known_collect(walk_t *k, const kind_t *t, known_t *known) {
     for (uint32_t i = 1 + t->field_count; i < t->fixed_count; i++) known_add(known, k->edges.at[i]);
 }
 
+/* A member that the first instance's tp_traverse did not tell, though the collector would care for what is there, is kept
+ * without a reference (sqlite3.Connection's exceptions). Told before the shape is made. */
+static void known_borrowed(walk_t *k, kind_t *t, const known_t *left) {
+    for (uint32_t i = 0; i < t->base_field_count; i++) {
+        rt_addr_t v = rt_ptr(k->address, t->fields[i].offset);
+        uint32_t id = k->edges.at[1 + i];
+        bool told = true;
+        for (uint32_t n = 0; n < left->count; n++) told = told && left->ids[n] != id;
+        if (v && id != REC_NULL && !told && rt_has_gc_head(k->rt, v, rt_type(k->rt, v)))
+            t->fields[i].label.borrowed = 1;
+    }
+}
+
 static void edges_told(walk_t *k, kind_t *t, known_t *known) {
     k->visited.count = 0;
     t->traverse((void *)k->address, edges_visit, k);
@@ -62,6 +75,7 @@ edges_form_t edges_traverse(walk_t *k, kind_t *t) {
         known_t known = {.count = 0};
         known_collect(k, t, &known);
         edges_told(k, t, &known);
+        if (t->shape[0] == LOWTIDE_NONE) known_borrowed(k, t, &known);
     }
     uint32_t shape = t->shape[0];
     if (shape == LOWTIDE_NONE) {

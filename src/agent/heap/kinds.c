@@ -69,6 +69,10 @@ static void kind_add_members(walk_t *k, kind_t *t, rt_addr_t type) {
         int64_t offset = rt_i64(m, l->member_def_offset);
         if (what != MEMBER_OBJECT && what != MEMBER_OBJECT_EX) continue;
         if (offset < l->object_size || offset + 8 > t->basicsize) continue;
+        /* The dict is told apart; the list of weak references is borrowed, and of neither need a base's place be right. */
+        if (strcmp((const char *)name, "__dict__") == 0 ||
+            strcmp((const char *)name, "__weakref__") == 0)
+            continue;
         if (offset == t->dictoffset) continue;
         kind_add_field(t, (int32_t)offset,
                        walk_label(k, LOWTIDE_ATTRIBUTE, (const char *)name, false));
