@@ -22,8 +22,7 @@ enum { COLLECTING_WAIT_MS = 2, COLLECTING_WAITS = 250, REAP_WAIT_MS_MAX = 20 };
 
 /* Shared with the child: its only way to say anything but the recording itself. */
 typedef struct outcome {
-    uint32_t done;    /* 1: `result` is whole */
-    uint64_t objects; /* so far */
+    uint32_t done; /* 1: `result` is whole */
     ctl_result_t result;
 } outcome_t;
 
@@ -33,7 +32,7 @@ typedef struct work {
     outcome_t *outcome;
     facts_t facts;
     int64_t held_us;     /* when the program stopped */
-    int64_t deadline_us; /* of a walk in place; 0: none */
+    int64_t deadline_us; /* of a walk in place */
     err_t error;
 } work_t;
 
@@ -78,10 +77,9 @@ static void write_meta(const work_t *work, rec_writer_t *w, bool in_place, uint6
     if (others) facts_meta_number(w, "interpreters_running", others);
 }
 
-static int tick(void *arg, uint64_t objects) {
-    work_t *work = arg;
-    __atomic_store_n(&work->outcome->objects, objects, __ATOMIC_RELAXED);
-    if (!work->deadline_us) return 0;
+static int tick_in_place(void *arg, uint64_t objects) {
+    const work_t *work = arg;
+    (void)objects;
     if (now_us() > work->deadline_us) return -ETIMEDOUT;
     return ask_stop(work->c, 0) ? -ECANCELED : 0;
 }
@@ -102,7 +100,7 @@ static void record(work_t *work, bool in_place, ctl_result_t *r) {
     heap_options_t options = {.values = !(c->flags & CTL_NO_VALUES),
                               .in_place = in_place,
                               .hide_tid = c->join ? (uint64_t)gettid() : 0,
-                              .tick = tick,
+                              .tick = in_place ? tick_in_place : NULL,
                               .tick_arg = work};
     heap_stats_t stats = {0};
     rec_writer_t *w;

@@ -28,11 +28,8 @@ static const field_t capture_fields[] = {F(FIELD_32, ctl_capture_t, flags),
                                          F(FIELD_32, ctl_capture_t, timeout_ms),
                                          F(FIELD_32, ctl_capture_t, pid),
                                          {0}};
-static const field_t progress_fields[] = {F(FIELD_32, ctl_progress_t, phase),
-                                          F(FIELD_64, ctl_progress_t, objects),
-                                          F(FIELD_64, ctl_progress_t, references),
-                                          F(FIELD_64, ctl_progress_t, bytes),
-                                          {0}};
+static const field_t progress_fields[] = {
+    F(FIELD_32, ctl_progress_t, phase), F(FIELD_64, ctl_progress_t, bytes), {0}};
 static const field_t result_fields[] = {F(FIELD_32, ctl_result_t, status),
                                         F(FIELD_32, ctl_result_t, mode),
                                         F(FIELD_64, ctl_result_t, gil_us),

@@ -75,7 +75,7 @@ typedef struct ctl_capture {
 
 typedef struct ctl_progress {
     uint32_t phase; /* ctl_phase */
-    uint64_t objects, references, bytes;
+    uint64_t bytes; /* written so far, where that can be told */
 } ctl_progress_t;
 
 typedef struct ctl_result {
