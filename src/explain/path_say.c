@@ -75,7 +75,10 @@ static void say_class_attribute(say_t *s, uint32_t value, const char *name, size
     const char *type = model_type_name(s->m, value);
     for (size_t i = 0; i < sizeof plain / sizeof *plain && !safe; i++)
         safe = strcmp(type, plain[i]) == 0;
+    /* Of the names that classes themselves have (__doc__, __module__ …), methods are only these. */
     bool dunder = bytes > 1 && name[0] == '_' && name[1] == '_';
+    if (dunder && strcmp(type, "function") == 0)
+        dunder = bytes >= 10 && memcmp(name, "__annotate", 10) == 0;
     if (safe && !dunder && names_is_identifier(name, bytes))
         say_dot(s, name, bytes);
     else
