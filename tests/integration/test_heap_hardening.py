@@ -156,9 +156,7 @@ walk({NO_VALUES})
     assert {o["value"][0] for o in heap.rec.objects if o["value"]} <= {1, 6}
 
 
-def test_an_allocation_that_fails_ends_the_walk_with_a_line_at_worst(
-    walk: Walk, target_python: Python
-) -> None:
+def test_an_allocation_that_fails_ends_the_walk_with_a_line_at_worst(walk: Walk, target_python: Python) -> None:
     heap = walk(
         target_python,
         """

@@ -33,16 +33,8 @@ static void random_shape(world_t *w) {
 }
 
 static void random_value(world_object_t *o) {
-    static const char *const texts[] = {"__main__",
-                                        "app",
-                                        "a.b",
-                                        "x",
-                                        "sys",
-                                        "builtins",
-                                        "f\x1f/a.py\x1f"
-                                        "3",
-                                        "é'\"\n",
-                                        ""};
+    static const char *const texts[] = {
+        "__main__", "app", "a.b", "x", "sys", "builtins", "f\x1f/a.py\x1f\x33", "é'\"\n", ""};
     o->value_kind = (int)pick(8);
     if (o->value_kind == LOWTIDE_VALUE_BIG_INT || o->value_kind == LOWTIDE_VALUE_FLOAT)
         o->value_kind = 0;
