@@ -8,6 +8,7 @@ says of the same objects: sizes, reference counts, referents.
 
 import array
 import asyncio
+import builtins
 import collections
 import contextvars
 import ctypes
@@ -27,6 +28,7 @@ import sys
 import threading
 import types
 import weakref
+import xml.etree.ElementTree
 
 try:
     import sqlite3
@@ -290,6 +292,9 @@ def make(n=30):
     world["structs"] = [struct.Struct("iihd"), mmap.mmap(-1, 8192)]
     # Its members that are exceptions are borrowed.
     world["databases"] = [sqlite3.connect(":memory:")] if sqlite3 else []
+    world["trees"] = [xml.etree.ElementTree.fromstring("<a>" + "<b c='d'/>" * i + "</a>") for i in range(n)]
+    frozendict = getattr(builtins, "frozendict", dict)  # 3.15
+    world["frozen"] = [frozendict({"a": [1], "b": 2}), frozendict({1: 2})]
     world["threads"] = [threading.Lock(), threading.RLock(), threading.Event(), threading.local()]
     world["types"] = [list[int], int | str, type(None), types.SimpleNamespace(a=1, b=[2]), types.ModuleType("made")]
     world["contexts"] = [variable, contextvars.copy_context()]

@@ -153,6 +153,10 @@ static kind_family_t kind_family_of(walk_t *k, kind_t *t) {
             row = base_find(k->rt, b);
         if (row) kind_add_base_fields(k, t, row);
         if (row && row->family != FAMILY_PLAIN && row->family != FAMILY_CODE) return row->family;
+        /* A type that is told as a dict is one: frozendict. */
+        if (rt_ptr(t->c_base, k->lay->type_traverse) ==
+            rt_ptr(k->rt->types.dict, k->lay->type_traverse))
+            return FAMILY_DICT;
         if (kind_is_ndarray(k, t)) return ndarray_add_fields(k, t), FAMILY_NDARRAY;
         return FAMILY_TRAVERSE;
     }

@@ -33,7 +33,8 @@ typedef enum kind_size {
     SIZE_STR,
     SIZE_INT,
     SIZE_TYPE,
-    SIZE_CALL, /* the C function behind __sizeof__ */
+    SIZE_KNOWN, /* t->measure */
+    SIZE_CALL,  /* the C function behind __sizeof__ */
     SIZE_NDARRAY
 } kind_size_t;
 
@@ -63,6 +64,7 @@ typedef enum kind_dict {
 typedef int (*kind_visit_fn)(void *object, void *arg);
 typedef int (*kind_traverse_fn)(void *object, kind_visit_fn visit, void *arg);
 typedef void *(*kind_sizeof_fn)(void *object, void *none);
+typedef uint64_t (*kind_measure_fn)(walk_t *k, const struct kind *t, rt_addr_t object);
 /* Adds to k->buffer what an object owns beyond its size. */
 typedef void (*kind_buffer_fn)(walk_t *k, rt_addr_t object);
 
@@ -93,6 +95,7 @@ typedef struct kind {
     kind_field_t *fields;
     kind_traverse_fn traverse;
     kind_sizeof_fn size_of;
+    kind_measure_fn measure;
     kind_buffer_fn buffer;
     uint32_t name, module; /* strings */
     uint32_t shape[KIND_VARIANTS];

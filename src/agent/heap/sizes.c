@@ -2,6 +2,7 @@
 
 #include "agent/heap/ndarray.h"
 #include "agent/heap/py_text.h"
+#include "agent/heap/sizes_core.h"
 
 enum { METH_NOARGS_ONLY = 0x0004, WORD = sizeof(void *) };
 
@@ -65,12 +66,13 @@ void size_choose(walk_t *k, kind_t *t) {
                  {rt->types.str, SIZE_STR},
                  {rt->types.integer, SIZE_INT},
                  {rt->types.type, SIZE_TYPE}};
-    t->size_rule = SIZE_CALL;
+    t->measure = owner ? size_core_find(k, owner) : NULL;
+    t->size_rule = t->measure ? SIZE_KNOWN : SIZE_CALL;
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
         if (known[i].type == owner) t->size_rule = known[i].rule;
 }
 
-static uint64_t size_basic(const walk_t *k, const kind_t *t, rt_addr_t object) {
+uint64_t size_basic(const walk_t *k, const kind_t *t, rt_addr_t object) {
     uint64_t size = (uint64_t)t->basicsize;
     if (t->itemsize) {
         int64_t n = rt_i64(object, k->lay->var_size);
@@ -79,7 +81,7 @@ static uint64_t size_basic(const walk_t *k, const kind_t *t, rt_addr_t object) {
     return size;
 }
 
-static uint64_t size_dict(const walk_t *k, const kind_t *t, rt_addr_t dict) {
+uint64_t size_dict(const walk_t *k, const kind_t *t, rt_addr_t dict) {
     const layout_t *l = k->lay;
     rt_addr_t keys = rt_ptr(dict, l->dict_keys);
     uint64_t size = (uint64_t)t->basicsize;
@@ -133,7 +135,7 @@ static uint64_t size_type(const walk_t *k, rt_addr_t type) {
 }
 
 /* Calls the C function. Its int is dropped again: small ones are shared, others go back to where they came from. */
-static uint64_t size_call(walk_t *k, const kind_t *t, rt_addr_t object) {
+uint64_t size_call(walk_t *k, const kind_t *t, rt_addr_t object) {
     void *result = t->size_of((void *)object, NULL);
     int64_t size = 0;
     uint64_t bits;
@@ -177,6 +179,9 @@ uint64_t size_measure(walk_t *k, const kind_t *t, rt_addr_t object) {
         break;
     case SIZE_TYPE:
         size = size_type(k, object);
+        break;
+    case SIZE_KNOWN:
+        size = t->measure(k, t, object);
         break;
     case SIZE_CALL:
         size = size_call(k, t, object);
