@@ -237,7 +237,10 @@ def test_an_interrupted_command_is_quiet_and_leaves_nothing(lowtide_exe, shop, t
     while not any(path.stat().st_size for path in tmp_path.iterdir()):
         time.sleep(0.01)
     process.send_signal(which)
-    assert process.communicate(timeout=30) == (b"", b"")
+    try:
+        assert process.communicate(timeout=30) == (b"", b"")
+    finally:
+        process.kill()
     assert process.returncode == 128 + which
     assert list(tmp_path.iterdir()) == []
 
