@@ -1,4 +1,5 @@
 /* From words to objects: a path as Python writes it, the name of a type, an address. */
+#include "explain/find_local.h"
 #include "explain/literal.h"
 #include "explain/names.h"
 #include "explain/path.h"
@@ -192,7 +193,8 @@ static int find_start(find_t *f) {
         f->at += n - 1;
         return f->id == LOWTIDE_NONE ? -ENOENT : 0;
     }
-    return find_name(f);
+    int status = find_local(f->m, &f->at, f->end, &f->id, f->e);
+    return status == -ENOENT ? find_name(f) : status;
 }
 
 static int find_path(find_t *f) {

@@ -169,9 +169,9 @@ typedef struct model_found {
     uint32_t *ids;
 } model_found_t;
 
-/* `what` is a path expression (app.cache['u17'].history[3]), a type name ("User", "app.User"; a
- * path wins over a type unless it leads to that very type), or an address (0x7f…). -ENOENT: nothing
- * by that name; the line names what comes near. */
+/* `what` is a path (app.cache['u17'].history[3], thread MainThread > main() > rows[0]), a type name
+ * ("User", "app.User"; a path wins over a type unless it leads to that very type), or an address
+ * (0x7f…). -ENOENT: nothing by that name; the line names what comes near. */
 int model_find(const model_t *m, const char *what, model_found_t *out, err_t *e);
 void model_found_free(model_found_t *found);
 

@@ -237,8 +237,14 @@ static void objects_are_found_by_path_and_address(void **state) {
     world_edge(&w, pair, world_str(&w, "]'"));
     world_item(&w, cache, pair, x);
     world_set(&w, cache, "u17", deep);
+    world_edge(&w, world_thread(&w, "MainThread", "main", "rows"), deep);
     model_t *m = world_model(&w);
     char address[32];
+    expect_found(m, "thread MainThread > main() > rows", deep);
+    expect_found(m, "thread MainThread > main() > rows[0]", LOWTIDE_NONE);
+    expect_found(m, "thread MainThread > main() > row", LOWTIDE_NONE);
+    expect_found(m, "thread MainThread > mine() > rows", LOWTIDE_NONE);
+    expect_found(m, "thread Other > main() > rows", LOWTIDE_NONE);
     expect_found(m, "app.cache", cache);
     expect_found(m, "app.cache[0]", first);
     expect_found(m, "app.cache[0].history[0]", deep);
