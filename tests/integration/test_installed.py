@@ -41,3 +41,11 @@ def test_the_package_is_typed_and_imports(tmp_path: Path) -> None:
     code = "import lowtide, pathlib; print((pathlib.Path(lowtide.__file__).parent / 'py.typed').exists())"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("True\n", "")
+
+
+def test_the_wheel_is_for_one_python_by_the_extension_behind_the_cache_alone() -> None:
+    names = {path.name for path in AGENT.parent.glob("*.so")}
+    assert names == {"lowtide-agent.so", "_core.abi3.so", "_keep" + sysconfig.get_config_var("EXT_SUFFIX")}
+    wheel = next(AGENT.parent.parent.glob("lowtide-*.dist-info/WHEEL")).read_text()
+    tag = f"cp{sys.version_info.major}{sys.version_info.minor}"
+    assert f"Tag: {tag}-{tag}-linux_x86_64" in wheel

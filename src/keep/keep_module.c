@@ -1,0 +1,61 @@
+/* lowtide._keep: the caches, and what lowtide.limit asks of all of them. */
+#include "keep/keep_cache.h"
+#include "keep/keep_function.h"
+#include "keep/keep_refs.h"
+#include "keep/keep_size.h"
+
+static PyObject *module_shrink(PyObject *Py_UNUSED(module), PyObject *given) {
+    size_t bytes;
+    if (keep_parse_bytes(given, "bytes", &bytes) < 0) return NULL;
+    return PyLong_FromSize_t(keep_shrink(bytes));
+}
+
+static PyObject *module_total_bytes(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored)) {
+    return PyLong_FromSize_t(keep_total_bytes());
+}
+
+static PyObject *module_deep_size(PyObject *Py_UNUSED(module), PyObject *object) {
+    size_t bytes;
+    return keep_deep_size(object, NULL, &bytes) < 0 ? NULL : PyLong_FromSize_t(bytes);
+}
+
+static PyObject *module_stop_clock(PyObject *Py_UNUSED(module), PyObject *given) {
+    long long ns = PyLong_AsLongLong(given);
+    if (ns == -1 && PyErr_Occurred()) return NULL;
+    keep_clock_stop(ns);
+    return PyLong_FromLongLong(keep_clock_ns());
+}
+
+static PyMethodDef module_methods[] = {
+    {"shrink", module_shrink, METH_O,
+     PyDoc_STR("shrink(bytes)\n--\n\nEvicts from all caches of the process until that many bytes "
+               "are let go, least "
+               "valuable first; returns the bytes let go.")},
+    {"total_bytes", module_total_bytes, METH_NOARGS,
+     PyDoc_STR("total_bytes()\n--\n\nBytes that all caches of the process hold.")},
+    {"deep_size", module_deep_size, METH_O,
+     PyDoc_STR("deep_size(object)\n--\n\nBytes of an object with what it leads to, as a cache "
+               "counts them.")},
+    {"stop_clock", module_stop_clock, METH_O,
+     PyDoc_STR(
+         "stop_clock(ns)\n--\n\nFor tests: the time is ns from now on; -1 lets the clock go on.")},
+    {0},
+};
+
+static struct PyModuleDef module_def = {
+    PyModuleDef_HEAD_INIT, "lowtide._keep", NULL, -1, module_methods, NULL, NULL, NULL, NULL};
+
+PyMODINIT_FUNC PyInit__keep(void);
+
+PyMODINIT_FUNC PyInit__keep(void) {
+    if (PyType_Ready(&keep_cache_type) < 0 || PyType_Ready(&keep_iter_type) < 0 ||
+        PyType_Ready(&keep_flight_type) < 0 || keep_refs_ready() < 0 || keep_function_ready() < 0)
+        return NULL;
+    PyObject *module = PyModule_Create(&module_def);
+    if (!module || PyModule_AddObjectRef(module, "Cache", (PyObject *)&keep_cache_type) < 0 ||
+        PyModule_AddObjectRef(module, "CachedFunction", (PyObject *)&keep_function_type) < 0) {
+        Py_XDECREF(module);
+        return NULL;
+    }
+    return module;
+}

@@ -1,0 +1,135 @@
+"""Cache against a plain dict that knows only what must hold, under random operations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import lowtide
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from lowtide import _keep
+
+SECOND = 1_000_000_000
+keys = st.integers(0, 30) | st.sampled_from(["a", "b", "c", (1, 2), 2.5, None, True])
+values = st.integers(-1000, 1000) | st.text(max_size=300)
+
+
+@pytest.fixture(autouse=True)
+def clock_goes_on() -> Iterator[None]:
+    yield
+    _keep.stop_clock(-1)
+
+
+class CacheModel(RuleBasedStateMachine):
+    """What is in the cache was put there last under its key, is not over its time, and fits; what left unasked was told."""
+
+    @initialize(
+        items=st.none() | st.integers(0, 12),
+        size=st.none() | st.integers(0, 3000),
+        ttl=st.none() | st.integers(1, 20),
+        own_size=st.booleans(),
+    )
+    def make(self, items: int | None, size: int | None, ttl: int | None, own_size: bool) -> None:
+        self.now = SECOND
+        _keep.stop_clock(self.now)
+        self.evicted: list[tuple[Any, Any]] = []
+        self.last: dict[Any, tuple[Any, int]] = {}  # all that was put and not deleted: value, time
+        self.ttl = ttl
+        self.bounded = items is not None or size is not None
+        self.cache = lowtide.Cache[Any, Any](
+            max_items=items,
+            max_bytes=size,
+            ttl=ttl,
+            getsizeof=(lambda value: len(str(value))) if own_size else None,
+            on_evict=lambda key, value: self.evicted.append((key, value)),
+        )
+
+    def holds(self, key: Any) -> bool:
+        """Whether it must not be over its time, as far as the model knows."""
+        return key in self.last and (self.ttl is None or self.now - self.last[key][1] < self.ttl * SECOND)
+
+    @rule(key=keys, value=values)
+    def put(self, key: Any, value: Any) -> None:
+        self.cache[key] = value
+        self.last[key] = (value, self.now)
+
+    @rule(key=keys)
+    def look_up(self, key: Any) -> None:
+        missing = object()
+        found = self.cache.get(key, missing)
+        assert (found is not missing) == (key in self.cache)
+        if found is not missing:
+            assert self.holds(key) and found == self.last[key][0]
+        elif not self.bounded:
+            assert not self.holds(key)
+
+    @rule(key=keys)
+    def take_out(self, key: Any) -> None:
+        was_there = key in self.cache
+        assert self.cache.discard(key) == was_there
+        assert key not in self.cache
+        if was_there:
+            del self.last[key]
+
+    @rule(key=keys, value=values)
+    def compute(self, key: Any, value: Any) -> None:
+        was_there = key in self.cache
+        got = self.cache.get_or_compute(key, lambda: value)
+        if was_there:
+            assert got == self.last[key][0]
+        else:
+            assert got is value
+            self.last[key] = (value, self.now)
+
+    @rule()
+    def pop_one(self) -> None:
+        if len(self.cache):
+            key, value = self.cache.popitem()
+            assert self.last.pop(key)[0] == value
+        else:
+            with pytest.raises(KeyError):
+                self.cache.popitem()
+
+    @rule(seconds=st.integers(1, 10))
+    def wait(self, seconds: int) -> None:
+        self.now += seconds * SECOND
+        _keep.stop_clock(self.now)
+
+    @rule()
+    def copy(self) -> None:
+        assert dict(self.cache.copy().items()) == dict(self.cache.items())
+
+    @rule()
+    def clear(self) -> None:
+        self.cache.clear()
+        self.last.clear()
+
+    @invariant()
+    def is_in_order(self) -> None:
+        if not hasattr(self, "cache"):
+            return
+        assert self.cache._is_valid()
+        assert len(self.cache) == len(list(self.cache)) == len(list(self.cache.items()))
+        assert self.cache.max_items is None or len(self.cache) <= self.cache.max_items
+        assert self.cache.max_bytes is None or self.cache.bytes <= self.cache.max_bytes
+        assert all(self.holds(key) and self.last[key][0] == value for key, value in self.cache.items())
+
+
+TestCacheModel = pytest.mark.usefixtures("clock_goes_on")(CacheModel.TestCase)
+TestCacheModel.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+
+
+def test_without_bounds_it_is_a_dict_in_the_order_of_inserts() -> None:
+    cache, reference = lowtide.Cache[int, int](), dict[int, int]()
+    for i in range(3000):
+        key = i * 7919 % 1009
+        if i % 5 == 4:
+            assert cache.pop(key, None) == reference.pop(key, None)
+        else:
+            cache[key] = reference[key] = i
+    assert list(cache.items()) == list(reference.items())
+    assert list(reversed(cache)) == list(reversed(reference))
+    assert cache == reference

@@ -1,0 +1,309 @@
+"""Hostile keys and values, threads, tasks, and references that must not leak."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import gc
+import pickle
+import random
+import sys
+import threading
+import weakref
+from typing import Any
+
+import lowtide
+import pytest
+from lowtide import _keep
+
+
+class Reentrant:
+    """Its __eq__ and __hash__ change the cache that is just looking for it."""
+
+    cache: lowtide.Cache[Any, Any]
+    depth = 0
+
+    def __init__(self, name: int) -> None:
+        self.name = name
+
+    def meddle(self) -> None:
+        if Reentrant.depth < 2:
+            Reentrant.depth += 1
+            random.choice([self.insert_many, self.cache.clear, lambda: self.cache.discard(self)])()
+            Reentrant.depth -= 1
+
+    def insert_many(self) -> None:
+        for i in range(20):
+            self.cache[i] = i
+
+    def __hash__(self) -> int:
+        return self.name % 3
+
+    def __eq__(self, other: object) -> bool:
+        self.meddle()
+        return isinstance(other, Reentrant) and self.name == other.name
+
+    def __del__(self) -> None:
+        self.meddle()
+
+
+class Broken:
+    def __hash__(self) -> int:
+        return 1
+
+    def __eq__(self, other: object) -> bool:
+        raise ZeroDivisionError
+
+
+class Node:
+    pass
+
+
+def test_a_cache_stays_in_order_when_keys_and_values_come_back_into_it() -> None:
+    random.seed(11)
+    for bounds in ({"max_items": 5}, {"max_bytes": 2000}, {}):
+        cache = Reentrant.cache = lowtide.Cache[Any, Any](**bounds)  # type: ignore[arg-type]
+        for i in range(400):
+            cache[Reentrant(i % 17)] = Reentrant(i)
+            cache.get(Reentrant(i % 5))
+            assert cache._is_valid()
+        cache.clear()
+
+
+def test_an_error_in_a_comparison_reaches_the_caller_and_changes_nothing() -> None:
+    cache = lowtide.Cache[Any, int](max_items=4)
+    cache[1] = 1
+    for act in (cache.get, cache.__getitem__, cache.discard, cache.pop, lambda key: cache.get_or_compute(key, int)):
+        with pytest.raises(ZeroDivisionError):
+            act(Broken())
+    with pytest.raises(TypeError, match="unhashable"):
+        cache[[]] = 1
+    assert dict(cache) == {1: 1}
+
+
+def test_an_error_in_on_evict_is_shown_and_the_insert_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: shown.append(unraisable.exc_type))
+    cache = lowtide.Cache[int, int](max_items=1, on_evict=lambda key, value: 1 // 0)
+    cache[1] = cache[2] = 0
+    assert (list(cache), shown) == ([2], [ZeroDivisionError])
+
+
+def test_threads_that_hammer_a_cache_leave_it_in_order() -> None:
+    cache = lowtide.Cache[Any, Any](max_items=50, max_bytes="40KB", on_evict=lambda key, value: None)
+    failed: list[BaseException] = []
+
+    def hammer(seed: int) -> None:
+        rng = random.Random(seed)
+        try:
+            for _ in range(4000):
+                key = rng.randrange(100)
+                act = rng.randrange(6)
+                if act == 0:
+                    cache[key] = [key] * rng.randrange(50)
+                elif act == 1:
+                    cache.discard(key)
+                elif act == 2:
+                    assert cache.get_or_compute(key, lambda key=key: [key])[:1] in ([key], [])
+                elif act == 3 and rng.random() < 0.1:
+                    assert len(list(cache.items())) <= 50
+                else:
+                    assert cache.get(key, [key])[:1] in ([key], [])
+        except BaseException as error:
+            failed.append(error)
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=hammer, args=(i,)) for i in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
+    assert not failed
+    assert cache._is_valid() and len(cache) <= 50 and cache.bytes <= 40_000
+
+
+def test_many_threads_that_ask_for_a_key_compute_it_once() -> None:
+    cache, calls, barrier = lowtide.Cache[str, object](), list[int](), threading.Barrier(16)
+    got: list[object] = []
+
+    def ask() -> None:
+        barrier.wait()
+        got.append(cache.get_or_compute("key", compute))
+
+    def compute() -> object:
+        calls.append(1)
+        threading.Event().wait(0.05)
+        return object()
+
+    threads = [threading.Thread(target=ask) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(calls) == 1 and len(set(map(id, got))) == 1
+
+
+def test_two_threads_whose_computations_need_each_other_do_not_wait_for_ever() -> None:
+    cache, barrier = lowtide.Cache[str, int](), threading.Barrier(2)
+
+    def first_of(other: str) -> int:
+        barrier.wait(30)
+        return cache.get_or_compute(other, lambda: 1)
+
+    threads = [
+        threading.Thread(target=lambda: cache.get_or_compute("a", lambda: first_of("b")), daemon=True),
+        threading.Thread(target=lambda: cache.get_or_compute("b", lambda: first_of("a")), daemon=True),
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not any(thread.is_alive() for thread in threads)
+
+
+def test_an_exception_of_f_reaches_the_caller_and_nothing_is_kept() -> None:
+    cache = lowtide.Cache[str, int]()
+    with pytest.raises(ZeroDivisionError):
+        cache.get_or_compute("key", lambda: 1 // 0)
+    assert cache.get_or_compute("key", lambda: 3) == 3
+
+
+def test_tasks_that_ask_for_a_key_compute_it_once_even_when_the_first_is_cancelled() -> None:
+    cache, calls = lowtide.Cache[str, int](), list[int]()
+
+    async def compute() -> int:
+        calls.append(1)
+        await asyncio.sleep(0.01)
+        return 7
+
+    async def main() -> None:
+        assert await asyncio.gather(*(cache.get_or_compute("a", compute) for _ in range(50))) == [7] * 50
+        assert len(calls) == 1
+        tasks = [asyncio.ensure_future(cache.get_or_compute("b", compute)) for _ in range(5)]
+        await asyncio.sleep(0)
+        tasks[0].cancel()
+        assert await asyncio.gather(*tasks[1:]) == [7] * 4
+        assert len(calls) == 3
+
+    asyncio.run(main())
+    with pytest.raises(TypeError, match="coroutine"):
+        coroutine = compute()
+        try:
+            cache.get_or_compute("c", lambda: coroutine)  # type: ignore[arg-type, return-value]
+        finally:
+            coroutine.close()
+
+
+def test_a_cached_method_does_not_keep_its_instance_and_gives_its_entries_back() -> None:
+    class Shop:
+        @lowtide.cache
+        def price(self, item: str, times: int = 1) -> str:
+            return item * times
+
+        @lowtide.cache(ttl=60)
+        async def fetch(self, item: str) -> str:
+            return item
+
+    shop, other = Shop(), Shop()
+    assert shop.price("a") == "a" and shop.price("b", times=2) == "bb" and other.price("a") == "a"
+    assert asyncio.run(shop.fetch("x")) == "x"
+    assert Shop.price.cache_info().currsize == 3
+    gone = weakref.ref(shop)
+    del shop
+    assert gone() is None
+    assert Shop.price.cache_info().currsize == 1 and Shop.fetch.cache_info().currsize == 0
+
+
+def test_concurrent_awaits_of_a_cached_function_compute_once() -> None:
+    calls = []
+
+    @lowtide.cache(max_bytes="1MiB")
+    async def fetch(name: str) -> str:
+        calls.append(name)
+        await asyncio.sleep(0.01)
+        return name * 2
+
+    async def main() -> list[str]:
+        return await asyncio.gather(*(fetch(name) for name in "abab" * 10))
+
+    assert set(asyncio.run(main())) == {"aa", "bb"} and sorted(calls) == ["a", "b"]
+
+
+def test_an_oversized_value_is_returned_and_not_kept() -> None:
+    cache = lowtide.Cache[str, str](max_bytes="10kB")
+    assert len(cache.get_or_compute("big", lambda: "x" * 20_000)) == 20_000
+    cache["small"] = "x"
+    cache["small"] = "x" * 20_000
+    assert len(cache) == 0 and cache.stats().rejections == 2
+
+
+def test_copies_and_pickles_have_the_bounds_and_the_entries() -> None:
+    cache = lowtide.Cache[str, Any](max_items=9, max_bytes="1MiB", ttl=1000)
+    cache.update(a=[1], b=[2])
+    for other in (copy.copy(cache), pickle.loads(pickle.dumps(cache)), copy.deepcopy(cache), cache.copy()):
+        assert list(other.items()) == list(cache.items()) and other._settings() == cache._settings()
+    assert copy.copy(cache)["a"] is cache["a"] and copy.deepcopy(cache)["a"] is not cache["a"]
+
+
+def test_nothing_leaks() -> None:
+    key, value = ("key", 1.5), Node()
+
+    def act() -> None:
+        cache = lowtide.Cache[Any, Any](max_items=3, max_bytes=10_000, on_evict=lambda *_: None)
+        weak = lowtide.Cache[Any, Any](weak=True)
+        function = lowtide.cache(max_bytes=5000, typed=True)(lambda *args, **kwargs: value)
+        for i in range(10):
+            cache[(*key, i)] = value
+            cache[key] = weak[key] = value
+            function(key, named=key)
+            function(value)
+        list(cache.items()), list(weak.values()), cache.pop(key), weak.get(key), cache.popitem()
+        cache.get_or_compute(key, lambda: value)
+        iter(cache)
+
+    class Own(lowtide.Cache[Any, Any]):
+        pass
+
+    def cycle() -> None:
+        own = Own(max_items=2)
+        own["me"] = own
+        own[key] = value
+
+    def run() -> tuple[int, int, int]:
+        for _ in range(50):
+            act()
+            cycle()
+        gc.collect()
+        return sys.getrefcount(key), sys.getrefcount(value), sys.getrefcount(Node)
+
+    run()
+    before, count = run(), len(gc.get_objects())
+    assert run() == before
+    assert len(gc.get_objects()) <= count + 20
+
+
+def test_shrink_takes_from_the_cache_whose_bytes_bring_the_fewest_hits() -> None:
+    gc.collect()
+    _keep.shrink(_keep.total_bytes())
+    used, idle = lowtide.Cache[int, bytes](max_bytes="10MB"), lowtide.Cache[int, bytes](max_items=1000)
+    for i in range(100):
+        used[i] = idle[i] = bytes(1000)
+    for _ in range(5):
+        for i in range(100):
+            assert used[i]
+    total = _keep.total_bytes()
+    gone = _keep.shrink(50_000)
+    assert 50_000 <= gone < 60_000 and _keep.total_bytes() == total - gone
+    assert len(used) == 100 and len(idle) < 60
+
+
+def test_a_loop_larger_than_the_cache_still_hits() -> None:
+    cache = lowtide.Cache[int, int](max_items=100)
+    for _ in range(20):
+        for i in range(150):
+            cache.get_or_compute(i, int)
+    assert cache.stats().hits > 1000
