@@ -212,12 +212,19 @@ static int cycles_ring(cycles_t *c, uint32_t id, path_ids_t *ring) {
     return status;
 }
 
-/* A ring reads best from an instance of a class that somebody wrote. */
+/* A ring reads best from an instance of a class that somebody wrote, or else from a function. */
+static unsigned cycles_rank(const cycles_t *c, uint32_t id) {
+    const lowtide_shape *s = model_shape_of(c->m, id);
+    const char *type = model_type_name(c->m, id);
+    if (s->flags & LOWTIDE_SHAPE_HEAP_TYPE && !(s->flags & LOWTIDE_SHAPE_IS_TYPE)) return 3;
+    if (s->flags & LOWTIDE_SHAPE_IS_TYPE || strcmp(type, "function") == 0) return 2;
+    return strcmp(type, "tuple") != 0 && strcmp(type, "cell") != 0;
+}
+
 static void cycles_turn(const cycles_t *c, path_ids_t *ring) {
     size_t length = ring->count - 1, best = 0;
-    for (size_t i = length; i-- > 0;) {
-        const lowtide_shape *s = model_shape_of(c->m, ring->at[i]);
-        if (s->flags & LOWTIDE_SHAPE_HEAP_TYPE && !(s->flags & LOWTIDE_SHAPE_IS_TYPE)) best = i;
+    for (size_t i = 1; i < length; i++) {
+        if (cycles_rank(c, ring->at[i]) > cycles_rank(c, ring->at[best])) best = i;
     }
     for (; best > 0; best--) {
         uint32_t first = ring->at[0];
