@@ -97,6 +97,13 @@ def missing_versions() -> list[str]:
     return [f"python 3.{m} is not on this machine: {why}" for m in MINORS if m not in here]
 
 
+def pytest_configure() -> None:
+    """What runs in the background or under nohup ignores these signals, and all that it starts would, too."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGQUIT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def pytest_report_header() -> list[str]:
     return [f"targets: {', '.join(map(str, all_pythons()))}", *missing_versions()]
 
