@@ -26,6 +26,7 @@
 #define HELD_MS_MAX        2000 /* for the borrowed thread's own work, which takes well under one */
 #define PATIENCE_MS        3000
 #define LEAVING_MS         500
+#define STARTING_MS        2000 /* for a process that is just starting, or becomes another by exec */
 #define FD_FLOOR           960
 #define MXCSR_DEFAULT      0x1f80
 
@@ -233,10 +234,7 @@ static int stop_failed(const borrow_t *b, int status) {
         if (status == -EPERM) return target_not_permitted(t->pid, t->name, b->e);
         return 0; /* stopped a moment ago, and goes on already */
     }
-    if (status == -EAGAIN)
-        return err_set(b->e, -EAGAIN,
-                       "process %d (%s) became another program meanwhile (exec); try again",
-                       (int)t->pid, t->name);
+    if (status == -EAGAIN) return target_gone(t->pid, b->e);
     return err_sys(b->e, status, "cannot stop a thread of process %d (%s)", (int)t->pid, t->name);
 }
 
@@ -448,6 +446,14 @@ static int open_target(inject_t *in, inject_target_t *t, const char *library, in
     return status;
 }
 
+/* It went with the program that the target was before. */
+static void forget_guest(inject_t *in) {
+    if (in->sock >= 0) close(in->sock);
+    in->sock = -1;
+    in->guest = 0;
+    pause_ms(5);
+}
+
 int inject_open(pid_t pid, const inject_options_t *options, inject_t **out, int *socket_fd,
                 err_t *e) {
     inject_target_t target;
@@ -458,17 +464,22 @@ int inject_open(pid_t pid, const inject_options_t *options, inject_t **out, int 
     sigset_t all, before;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    int status = target_open(pid, &target, e);
-    if (status == 0) {
-        memcpy(in->name, target.name, sizeof in->name);
-        status = open_target(in, &target, options->library_path, socket_fd, e);
-        target_close(&target);
-    }
+    int64_t patience_end_ms = thread_clock_ms() + STARTING_MS;
+    int status;
+    do {
+        status = target_open(pid, &target, e);
+        if (status == 0) {
+            memcpy(in->name, target.name, sizeof in->name);
+            status = open_target(in, &target, options->library_path, socket_fd, e);
+            target_close(&target);
+        }
+        if (status == -EAGAIN) forget_guest(in);
+    } while (status == -EAGAIN && !interrupted() && thread_clock_ms() < patience_end_ms);
     if (status == 0) {
         *out = in;
     } else {
         in->timeout_ms =
-            LEAVING_MS; /* a guest that was let in and not used leaves at once if it can */
+            LEAVING_MS; /* a guest that is there but of no use leaves at once if it can */
         inject_close(in, NULL);
     }
     pthread_sigmask(SIG_SETMASK, &before, NULL);

@@ -22,7 +22,8 @@
  *
  * The guest takes the loader's lock and malloc's, each for a moment, and nothing else: no GIL (the agent does that,
  * with a time limit), so no thread of the target can wait for it and be waited for. A target that forks while the
- * agent is in it leaves the library and an idle socket in that child until it calls exec or ends.
+ * agent is in it leaves the library and an idle socket in that child until it calls exec or ends, and Python 3.12 and
+ * later may warn of a fork beside another thread (DeprecationWarning).
  *
  * What stays behind is what any thread that came and went leaves: glibc may keep one thread stack (1 MiB, address
  * space only) and one malloc arena for the next thread. Doing it again uses the same ones.
@@ -55,7 +56,7 @@ typedef struct inject_options {
  * (not permitted: says what to do), -EBUSY (stopped, already traced, seccomp), -ENOTSUP (not a Python 3.11–3.15 with a
  * GIL, static, musl, 32-bit, old kernel), -ETIMEDOUT (no safe moment; or the loader's lock was not to be had: the
  * guest then leaves as soon as it gets it), -ELIBBAD (the target's loader refused the library; its own words), -EAGAIN
- * (it called exec meanwhile), -EINTR (SIGINT, SIGTERM or SIGHUP came; they are held back while a thread is borrowed). */
+ * (for two seconds it did nothing but start or call exec), -EINTR (SIGINT, SIGTERM or SIGHUP came; they are held back while a thread is borrowed). */
 int inject_open(pid_t pid, const inject_options_t *options, inject_t **out, int *socket_fd,
                 err_t *e);
 

@@ -52,7 +52,7 @@ int elf_object_open(int mem_fd, const proc_maps_t *maps, const proc_map_t *first
                     elf_object_t *out) {
     Elf64_Ehdr h;
     *out = (elf_object_t){.base = first->start, .path = first->path};
-    if (elf_read(mem_fd, first->start, &h, sizeof h)) return -ENOEXEC;
+    if (elf_read(mem_fd, first->start, &h, sizeof h)) return -EFAULT;
     if (memcmp(h.e_ident, ELFMAG, SELFMAG) != 0) return -ENOEXEC;
     if (h.e_ident[EI_CLASS] != ELFCLASS64 || h.e_machine != EM_X86_64) return -ENOTSUP;
     if (h.e_phentsize != sizeof(Elf64_Phdr) || h.e_phnum > 256) return -ENOEXEC;
@@ -67,6 +67,7 @@ int elf_object_open(int mem_fd, const proc_maps_t *maps, const proc_map_t *first
             loads = true;
             out->bias = first->start - ((p.p_vaddr - p.p_offset) & ~4095ULL);
         }
+        if (p.p_type == PT_INTERP) out->has_interpreter = true;
         if (p.p_type == PT_DYNAMIC) {
             dynamic = p.p_vaddr;
             dynamic_bytes = p.p_memsz;

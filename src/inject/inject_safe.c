@@ -169,6 +169,8 @@ bool safe_here(const inject_target_t *t, const thread_t *thread, const char **wh
     const proc_map_t *stack = proc_maps_find(&t->maps, thread->state.regs.rsp);
     *why = "is inside the C library";
     if (!safe_code(t, thread)) return false;
+    *why = "waits while its loader is busy";
+    if (!target_loader_rests(t)) return false;
     *why = "is on a stack without room";
     if (!has_room(thread, stack)) return false;
     *why = "is not a thread of the C library";

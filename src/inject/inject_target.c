@@ -26,6 +26,10 @@ static void name_of(pid_t pid, char out[64]) {
 }
 
 int target_gone(pid_t pid, err_t *e) {
+    proc_stat_t stat;
+    if (proc_stat_read(pid, pid, &stat) == 0 && stat.state != 'Z' && stat.state != 'X')
+        return err_set(e, -EAGAIN, "process %d became another program meanwhile (exec); try again",
+                       (int)pid);
     return err_set(e, -ESRCH, "process %d ended while lowtide was at it", (int)pid);
 }
 
@@ -150,7 +154,7 @@ static int refuse_borrowed_memory(const inject_target_t *t, err_t *e) {
 typedef struct survey {
     inject_target_t *t;
     elf_object_t libc, python;
-    bool has_libc, has_python, has_old_python, has_musl, has_loader;
+    bool has_libc, has_python, has_musl, has_loader, has_program, needs_loader;
     elf_object_t libraries[4]; /* libc, and where they are apart libpthread and libdl */
     int library_count;
 } survey_t;
@@ -178,6 +182,7 @@ static int survey_object(survey_t *s, const proc_map_t *m, const elf_object_t *o
     }
     if (elf_symbol(fd, o, "_rtld_global") != 0) {
         s->has_loader = true;
+        s->t->loader_debug = elf_symbol(fd, o, "_r_debug");
         return remember_code(s->t, m, TARGET_CODE_UNSAFE);
     }
     if (!s->has_python && elf_symbol(fd, o, "Py_IsInitialized")) {
@@ -210,6 +215,8 @@ static int survey_all(survey_t *s, err_t *e) {
             s->has_musl = true;
         elf_object_t o;
         int status = elf_object_open(t->mem_fd, &t->maps, m, &o);
+        s->has_program |= status != -EFAULT;
+        s->needs_loader |= o.has_interpreter;
         if (status == -ENOTSUP)
             return err_set(e, -ENOTSUP, "process %d (%s) is not an x86-64 program", (int)t->pid,
                            t->name);
@@ -219,13 +226,30 @@ static int survey_all(survey_t *s, err_t *e) {
     return 0;
 }
 
+bool target_loader_rests(const inject_target_t *t) {
+    struct {
+        int version;
+        uint64_t objects, stop_here;
+        int state; /* 0 = consistent */
+    } debug;
+    if (!t->loader_debug || elf_read(t->mem_fd, t->loader_debug, &debug, sizeof debug))
+        return false;
+    return debug.version != 0 && debug.state == 0;
+}
+
 static int refuse_by_survey(survey_t *s, err_t *e) {
     inject_target_t *t = s->t;
     int pid = (int)t->pid;
+    char byte;
+    if (elf_read(t->mem_fd, t->maps.list.at[0].start, &byte, 1) == -ESRCH)
+        return target_gone(t->pid, e);
     if (s->has_musl)
         return err_set(e, -ENOTSUP,
                        "process %d (%s) runs on musl; lowtide observes Pythons on glibc", pid,
                        t->name);
+    bool in_exec = !s->has_program || (s->needs_loader && !s->has_loader);
+    if (in_exec || (s->has_loader && !s->has_python && !target_loader_rests(t)))
+        return err_set(e, -EAGAIN, "process %d (%s) is just starting; try again", pid, t->name);
     if (!s->has_libc || !s->has_loader)
         return err_set(
             e, -ENOTSUP,
@@ -311,6 +335,8 @@ static int find_addresses(survey_t *s, err_t *e) {
     t->restorer = find_code(t, &s->libc, "sigaction", "\x48\xc7\xc0\x0f\0\0\0\x0f\x05", 9);
     if (!t->syscall_then_ret || !t->restorer) missing = "a system call instruction";
     if (!missing) return 0;
+    char byte;
+    if (elf_read(t->mem_fd, s->libc.base, &byte, 1) == -ESRCH) return target_gone(t->pid, e);
     return err_set(e, -ENOTSUP,
                    "process %d (%s) has no %s where lowtide looks for it; please report its C "
                    "library and Python",
@@ -380,8 +406,7 @@ int target_refresh(inject_target_t *t, err_t *e) {
     if (now && now->start == start && now->inode == inode &&
         elf_read(t->mem_fd, t->at.thread_create, &byte, 1) == 0)
         return 0;
-    return err_set(e, -EAGAIN, "process %d (%s) became another program meanwhile (exec); try again",
-                   (int)t->pid, t->name);
+    return target_gone(t->pid, e);
 }
 
 target_code_t target_code_at(const inject_target_t *t, uint64_t pc) {

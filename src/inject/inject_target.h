@@ -34,12 +34,13 @@ typedef struct inject_target {
     target_file_vec_t files; /* those that are not TARGET_CODE_OTHER */
     target_functions_t at;
     uint64_t syscall_then_ret; /* "syscall; ret" in libc */
+    uint64_t loader_debug;     /* struct r_debug of ld.so */
     uint64_t restorer;         /* "mov $15, %rax; syscall" in libc: back from a signal handler */
     uint64_t python_version;   /* Py_Version: 0x030d00f0 is 3.13.0 */
     bool has_proc;             /* /proc is there in its mount namespace */
 } inject_target_t;
 
-/* 0, or a refusal as inject_open documents it. After a failure nothing has to be closed. */
+/* 0, or a refusal as inject_open documents it; -EAGAIN: it is just starting. After a failure nothing has to be closed. */
 int target_open(pid_t pid, inject_target_t *out, err_t *e);
 void target_close(inject_target_t *t);
 
@@ -48,11 +49,14 @@ int target_refresh(inject_target_t *t, err_t *e);
 
 target_code_t target_code_at(const inject_target_t *t, uint64_t pc);
 
+/* Whether ld.so has loaded all that it was asked to, and is not at it again. */
+bool target_loader_rests(const inject_target_t *t);
+
 /* What its status says against it, asked again. 0 or a refusal. */
 int target_refuse_by_status(const inject_target_t *t, err_t *e);
 
 /* Why ptrace or /proc said no, and what to do about it; returns -EPERM or -ESRCH. */
 int target_not_permitted(pid_t pid, const char *name, err_t *e);
-int target_gone(pid_t pid, err_t *e); /* -ESRCH */
+int target_gone(pid_t pid, err_t *e); /* -ESRCH: it ended; -EAGAIN: it called exec */
 
 #endif

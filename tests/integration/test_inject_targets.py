@@ -177,7 +177,7 @@ print(seen)
 def test_no_signal_is_swallowed(target_python: Python, spawn: Spawn) -> None:
     """Signals of one kind melt together while they are pending, so each is sent once the one before was seen."""
     counting = "n = 0\ndef h(*_):\n    global n\n    n += 1\n    os.write(1, b'.')\n"
-    program = f"import os, signal, time\n{counting}signal.signal(10, h)\nprint('ready', flush=True)\nwhile n < 300: time.sleep(9)\n"
+    program = f"import os, signal, time\n{counting}signal.signal(10, h)\nprint('ready', flush=True)\nwhile n < 300: time.sleep(0.05)\n"
     target = spawn(target_python, program)
     sender = subprocess.Popen(
         ["python3", "-c", SENDER, str(target.pid)], stdin=target.process.stdout, stdout=subprocess.PIPE
