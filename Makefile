@@ -57,6 +57,7 @@ build/fuzz: setup
 bench: build
 	$(PYTHON) -m pip install --quiet -r bench/requirements.txt
 	$(PYTHON) bench/run.py --lowtide .venv/bin/lowtide $(BENCH_ARGS)
+	$(PYTHON) bench/cache.py
 
 # New inputs stay in build/corpus; the kept corpus, in the repository, is only read.
 fuzz: build/fuzz

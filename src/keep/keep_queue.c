@@ -33,12 +33,6 @@ void keep_queue_remove(keep_store_t *store, uint32_t number) {
     queue->bytes -= entry->bytes;
 }
 
-static uint64_t ghost_mix(uint32_t tag) {
-    uint64_t x = tag * UINT64_C(0xFF51AFD7ED558CCD);
-    x ^= x >> 32;
-    return x * UINT64_C(0xC4CEB9FE1A85EC53);
-}
-
 static uint32_t ghost_age(const keep_ghosts_t *ghosts, uint32_t slot) {
     return (ghosts->epoch - slot) & GHOST_EPOCH_MASK;
 }
@@ -59,8 +53,8 @@ static bool ghosts_fit(keep_ghosts_t *ghosts, uint32_t count) {
 void keep_ghosts_add(keep_store_t *store, uint32_t tag) {
     keep_ghosts_t *ghosts = &store->ghosts;
     if (!ghosts_fit(ghosts, store->count)) return;
-    uint64_t mixed = ghost_mix(tag);
-    uint32_t *pair = &ghosts->slots[(mixed >> 20) & ghosts->mask & ~UINT32_C(1)];
+    uint64_t mixed = keep_ghost_mix(tag);
+    uint32_t *pair = keep_ghosts_pair(ghosts, tag);
     uint32_t older = ghost_age(ghosts, pair[1]) > ghost_age(ghosts, pair[0]);
     pair[older] = (uint32_t)(mixed >> 44) << 12 | ghosts->epoch;
     if (++ghosts->in_epoch > store->count / 10 * 9 / GHOST_EPOCHS) {
@@ -72,8 +66,8 @@ void keep_ghosts_add(keep_store_t *store, uint32_t tag) {
 bool keep_ghosts_take(keep_store_t *store, uint32_t tag) {
     keep_ghosts_t *ghosts = &store->ghosts;
     if (!ghosts->slots) return false;
-    uint64_t mixed = ghost_mix(tag);
-    uint32_t *pair = &ghosts->slots[(mixed >> 20) & ghosts->mask & ~UINT32_C(1)];
+    uint64_t mixed = keep_ghost_mix(tag);
+    uint32_t *pair = keep_ghosts_pair(ghosts, tag);
     for (int i = 0; i < 2; i++) {
         if (pair[i] >> 12 == mixed >> 44 && ghost_age(ghosts, pair[i]) < GHOST_EPOCHS) {
             pair[i] = (ghosts->epoch - GHOST_EPOCHS) & GHOST_EPOCH_MASK;

@@ -153,6 +153,17 @@ static inline uint32_t keep_tag(Py_hash_t hash) {
     return (uint32_t)(((uint64_t)hash * UINT64_C(0x9E3779B97F4A7C15)) >> 32);
 }
 
+static inline uint64_t keep_ghost_mix(uint32_t tag) {
+    uint64_t x = tag * UINT64_C(0xFF51AFD7ED558CCD);
+    x ^= x >> 32;
+    return x * UINT64_C(0xC4CEB9FE1A85EC53);
+}
+
+/* The two slots where a tag's ghost may be. */
+static inline uint32_t *keep_ghosts_pair(const keep_ghosts_t *ghosts, uint32_t tag) {
+    return &ghosts->slots[(keep_ghost_mix(tag) >> 20) & ghosts->mask & ~UINT32_C(1)];
+}
+
 static inline uint32_t keep_home(const keep_store_t *store, uint32_t tag) {
     return tag >> store->index_shift;
 }

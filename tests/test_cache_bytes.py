@@ -1,0 +1,141 @@
+"""The bytes that a cache counts, held against what the allocator gave and what sys.getsizeof says."""
+
+from __future__ import annotations
+
+import array
+import gc
+import sys
+import tracemalloc
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import lowtide
+from lowtide import _keep
+
+
+class Plain:
+    def __init__(self, i: int) -> None:
+        self.name, self.size, self.parts = f"name-{i}", i * 1.5, [i]
+
+
+class Slotted:
+    __slots__ = ("name", "size")
+
+    def __init__(self, i: int) -> None:
+        self.name, self.size = f"name-{i}", i * 1.5
+
+
+class Liar:
+    def __sizeof__(self) -> int:
+        raise AssertionError("code of the user ran")
+
+    __class__ = property(lambda self: 1 // 0)  # type: ignore[assignment]
+
+    def __getattribute__(self, name: str) -> Any:
+        raise AssertionError("code of the user ran")
+
+
+MAKERS: dict[str, Callable[[int], Any]] = {
+    "str": lambda i: f"value-{i}" * 20,
+    "wide str": lambda i: f"värde-{i}-\N{WAVE DASH}" * 20,
+    "bytes": lambda i: bytes(i % 50 + 1000),
+    "list of floats": lambda i: [i * 0.5 + j for j in range(30)],
+    "dict": lambda i: {f"{i}-{j}": j * 0.5 for j in range(10)},
+    "tuples in lists": lambda i: [(i * 0.5, f"{i}"), (f"{i}x", i * 1.5)],
+    "set": lambda i: {f"{i}-{j}" for j in range(10)},
+    "instance": Plain,
+    "slotted instance": Slotted,
+    "NumPy array": lambda i: np.zeros(500 + i % 10),
+    "view of a NumPy array": lambda i: np.zeros(500 + i % 10)[3:5],
+    "array.array": lambda i: array.array("d", range(200)),
+    "bytearray": lambda i: bytearray(900 + i % 10),
+    "large int": lambda i: 7 ** (300 + i % 5),
+}
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_what_a_cache_counts_is_what_the_allocator_gave(kind: str) -> None:
+    make, count = MAKERS[kind], 2000
+    make(1)
+    cache = lowtide.Cache[int, Any](max_bytes="1GiB")
+    gc.collect()
+    tracemalloc.start()
+    try:
+        for i in range(10**6, 10**6 + count):
+            cache[i] = make(i)
+        given = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert 0.85 * given < cache.bytes < 1.2 * given
+
+
+def test_an_entry_costs_90_bytes_at_most_beyond_key_and_value() -> None:
+    for size in (1000, 5500, 11_000, 22_000):
+        keys = list(range(10**6, 10**6 + 2 * size))
+        tracemalloc.start()
+        try:
+            cache = lowtide.Cache[int, None](max_items=size)
+            for key in keys:
+                cache[key] = None
+            assert tracemalloc.get_traced_memory()[0] / size <= 90
+            assert abs(sys.getsizeof(cache) - tracemalloc.get_traced_memory()[0]) < 1000
+        finally:
+            tracemalloc.stop()
+
+
+def test_measuring_runs_no_code_of_the_user() -> None:
+    assert _keep.deep_size([Liar(), Liar()]) > 100
+
+
+def test_what_is_shared_counts_once_and_what_is_the_programs_not_at_all() -> None:
+    text = "x" * 10_000
+    assert _keep.deep_size([text] * 50) < 11_000
+    assert _keep.deep_size([sys, Plain, len, Plain.__init__, None, True]) < 200
+    loop: list[Any] = [text]
+    loop.append(loop)
+    assert _keep.deep_size(loop) < 11_000
+
+
+def test_a_deep_nest_of_lists_is_measured_without_recursion() -> None:
+    nest: list[Any] = []
+    for _ in range(100_000):
+        nest = [nest]
+    assert _keep.deep_size(nest) > 100_000 * sys.getsizeof([])
+
+
+def test_bytes_bound_what_is_held_for_small_containers_too() -> None:
+    cache = lowtide.Cache[int, Any](max_bytes="1MiB")
+    gc.collect()
+    tracemalloc.start()
+    try:
+        for i in range(20_000):
+            cache[i] = {"id": i * 0.5, "tags": [f"{i}a", f"{i}b"]}
+        assert tracemalloc.get_traced_memory()[0] < 1.2 * 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def test_getsizeof_of_the_user_counts_in_its_own_unit() -> None:
+    cache = lowtide.Cache[str, str](max_bytes=10, getsizeof=len)
+    cache.update(a="12345", b="12345")
+    assert cache.bytes == 10
+    cache["c"] = "1"
+    assert cache.bytes <= 10 and "c" in cache
+    with pytest.raises(ValueError, match="negative"):
+        lowtide.Cache[str, str](getsizeof=lambda value: -1)["a"] = ""
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"), [("256MiB", 2**28), ("1.5 kB", 1500), ("10", 10), (7, 7), ("2gib", 2**31), (None, None)]
+)
+def test_bounds_are_ints_or_text(given: Any, expected: int | None) -> None:
+    assert lowtide.Cache[int, int](max_bytes=given).max_bytes == expected
+
+
+@pytest.mark.parametrize("given", ["", "MiB", "-5MB", "5 parsecs", "nan", -1, "1e30GB"])
+def test_a_bound_that_makes_no_sense_is_refused(given: Any) -> None:
+    with pytest.raises(ValueError, match="max_bytes"):
+        lowtide.Cache[int, int](max_bytes=given)
