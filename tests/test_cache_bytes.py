@@ -9,10 +9,9 @@ import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
+import lowtide
 import numpy as np
 import pytest
-
-import lowtide
 from lowtide import _keep
 
 

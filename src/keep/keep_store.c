@@ -145,7 +145,8 @@ static void foresee_eviction(keep_store_t *store) {
 
 int keep_put(keep_store_t *store, PyObject *key, Py_hash_t hash, PyObject *value, size_t bytes,
              uint32_t *number) {
-    if (store->ghosts.slots) __builtin_prefetch(keep_ghosts_pair(&store->ghosts, keep_tag(hash)), 1);
+    if (store->ghosts.slots)
+        __builtin_prefetch(keep_ghosts_pair(&store->ghosts, keep_tag(hash)), 1);
     int64_t found = keep_find(store, key, hash);
     if (found < 0) return -1;
     if (bytes > store->max_bytes || !store->max_items) {
