@@ -248,8 +248,9 @@ static int refuse_by_survey(survey_t *s, err_t *e) {
                        "process %d (%s) runs on musl; lowtide observes Pythons on glibc", pid,
                        t->name);
     bool in_exec = !s->has_program || (s->needs_loader && !s->has_loader);
-    if (in_exec || (s->has_loader && !s->has_python && !target_loader_rests(t)))
-        return err_set(e, -EAGAIN, "process %d (%s) is just starting; try again", pid, t->name);
+    if (in_exec || (s->has_loader && !target_loader_rests(t)))
+        return err_set(e, -EAGAIN, "process %d (%s) is just loading its libraries; try again", pid,
+                       t->name);
     if (!s->has_libc || !s->has_loader)
         return err_set(
             e, -ENOTSUP,
@@ -364,6 +365,15 @@ static bool has_proc(pid_t pid) {
     return statfs(path, &fs) == 0 && fs.f_type == PROC_SUPER_MAGIC;
 }
 
+/* What was missing may have been mapped since we looked. */
+static bool has_changed(const inject_target_t *t) {
+    proc_maps_t now;
+    if (proc_maps_read(t->pid, &now)) return false;
+    bool changed = now.list.count != t->maps.list.count;
+    proc_maps_free(&now);
+    return changed;
+}
+
 int target_open(pid_t pid, inject_target_t *out, err_t *e) {
     *out = (inject_target_t){.pid = pid, .mem_fd = -1};
     if (pid <= 0) return err_set(e, -EINVAL, "%d is not a process id", (int)pid);
@@ -379,6 +389,7 @@ int target_open(pid_t pid, inject_target_t *out, err_t *e) {
     if (status == 0) status = survey_all(&s, e);
     if (status == 0) status = refuse_by_survey(&s, e);
     if (status == 0) status = find_addresses(&s, e);
+    if (status == -ENOTSUP && has_changed(out)) status = -EAGAIN;
     if (status == 0) out->has_proc = has_proc(pid);
     if (status) target_close(out);
     return status;
