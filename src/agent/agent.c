@@ -5,17 +5,20 @@
 #include "agent/gil.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
 
-enum { SEND_WAIT_MS = 1000, PROGRESS_EVERY_MS = 250 };
+enum { SEND_WAIT_MS = 1000, PROGRESS_EVERY_MS = 250, HIGH_FD = 600 };
 
 /* One talk with a command line. */
 typedef struct talk {
-    int sock, out;
+    int sock;
+    ctl_msg_t request;
+    bool fetched;  /* the request was taken from the socket */
     int ended;     /* not 0: leave after this request */
     bool canceled; /* this request */
     uint32_t timeout_ms;
@@ -43,10 +46,7 @@ static void tell(talk_t *t, const ctl_msg_t *m) {
 }
 
 static void tell_progress(talk_t *t, uint32_t phase) {
-    /* The child writes through the same open file, so its place in it is ours to see. */
-    off_t at = phase == CTL_PHASE_WALK ? lseek(t->out, 0, SEEK_CUR) : 0;
-    ctl_msg_t m = {.type = CTL_PROGRESS,
-                   .progress = {.phase = phase, .bytes = at > 0 ? (uint64_t)at : 0}};
+    ctl_msg_t m = {.type = CTL_PROGRESS, .progress = {.phase = phase}};
     t->told_ms = now_ms();
     tell(t, &m);
 }
@@ -57,11 +57,10 @@ static bool wants_stop(talk_t *t, int wait_ms) {
     if (t->ended || t->canceled) return true;
     if (poll(&p, 1, wait_ms) <= 0) return false;
     ctl_msg_t m;
-    int fd;
     err_t e;
-    int status = ctl_recv(t->sock, &m, &fd, 0, &e);
+    int status = ctl_peek(t->sock, &m, 0, &e);
     if (status == -ETIMEDOUT || status == -EINTR) return false;
-    if (fd >= 0) close(fd);
+    ctl_drop(t->sock);
     if (status)
         t->ended = status;
     else if (m.type != CTL_CANCEL)
@@ -69,8 +68,10 @@ static bool wants_stop(talk_t *t, int wait_ms) {
     return t->canceled = true;
 }
 
+/* The request still waits in the socket, with its descriptor. */
 static bool stop_waiting(void *arg) {
-    return wants_stop(arg, 0);
+    talk_t *t = arg;
+    return t->canceled = t->canceled || t->ended || ctl_more(t->sock, &t->request);
 }
 
 static int hold(void *arg, err_t *e) {
@@ -80,6 +81,21 @@ static int hold(void *arg, err_t *e) {
     if (status || !t->canceled) return status;
     gil_release(&t->gil);
     return err_set(e, -ECANCELED, "canceled");
+}
+
+/* Out of the way, for a program that will count on its numbers once it runs on. */
+static int fetch(void *arg, int *fd, err_t *e) {
+    talk_t *t = arg;
+    ctl_msg_t m;
+    int low, status = ctl_recv(t->sock, &m, &low, 0, e);
+    if (status) return t->ended = status;
+    t->fetched = true;
+    *fd = fcntl(low, F_DUPFD_CLOEXEC, HIGH_FD);
+    if (*fd < 0)
+        *fd = low; /* the limit of descriptors is lower */
+    else
+        close(low);
+    return 0;
 }
 
 static void let_go(void *arg) {
@@ -102,54 +118,61 @@ static void adopt(void *arg) {
     gil_adopt(&((talk_t *)arg)->gil);
 }
 
-static bool stop_walking(void *arg, int wait_ms) {
+static bool stop_capture(void *arg, int wait_ms) {
     talk_t *t = arg;
+    if (!t->fetched) {
+        usleep((useconds_t)wait_ms * 1000);
+        return stop_waiting(t);
+    }
     if (now_ms() - t->told_ms > PROGRESS_EVERY_MS) tell_progress(t, CTL_PHASE_WALK);
     return wants_stop(t, wait_ms);
 }
 
-static void serve_capture(talk_t *t, const ctl_capture_t *request) {
+static void serve_capture(talk_t *t) {
     err_t e = {{0}};
     ctl_msg_t m = {.type = CTL_RESULT};
     int status = runtime.layout ? 0 : rt_find(&runtime, &e);
     runtime.no_thread = true;
+    t->timeout_ms = t->request.capture.timeout_ms;
+    t->canceled = t->fetched = false;
     if (!status) status = gil_find(&t->gil, &runtime, &e);
     if (status) {
         m.result.status = status;
         memcpy(m.result.text, e.text, sizeof m.result.text);
     } else {
-        t->timeout_ms = request->timeout_ms;
-        t->canceled = false;
         capture_t c = {.rt = &runtime,
-                       .fd = t->out,
+                       .fd = -1,
+                       .fetch = fetch,
                        .peer = t->sock,
-                       .flags = request->flags,
-                       .pid = request->pid,
+                       .flags = t->request.capture.flags,
+                       .pid = t->request.capture.pid,
                        .hold = hold,
                        .let_go = let_go,
                        .adopt = adopt,
                        .join = join,
-                       .timeout_ms = request->timeout_ms,
-                       .stop = stop_walking,
+                       .timeout_ms = t->timeout_ms,
+                       .stop = stop_capture,
                        .arg = t};
         capture_run(&c, &m.result);
     }
-    tell(t, &m);
+    if (!t->fetched) ctl_drop(t->sock);
+    if (!t->ended) tell(t, &m);
 }
 
 static void serve(talk_t *t) {
     while (!t->ended) {
-        ctl_msg_t m;
         err_t e;
-        int status = ctl_recv(t->sock, &m, &t->out, -1, &e);
+        int status = ctl_peek(t->sock, &t->request, -1, &e);
         if (status == -EINTR) continue;
         if (status) {
+            ctl_drop(t->sock);
             t->ended = status;
-        } else if (m.type == CTL_CAPTURE) {
-            serve_capture(t, &m.capture);
-            close(t->out);
-        } else if (m.type != CTL_CANCEL) { /* a CANCEL that crossed our RESULT is nothing */
-            t->ended = m.type == CTL_BYE ? -ESHUTDOWN : -EPROTO;
+        } else if (t->request.type == CTL_CAPTURE) {
+            serve_capture(t);
+        } else {
+            ctl_drop(t->sock);
+            if (t->request.type != CTL_CANCEL) /* a CANCEL that crossed our RESULT is nothing */
+                t->ended = t->request.type == CTL_BYE ? -ESHUTDOWN : -EPROTO;
         }
     }
 }
@@ -162,7 +185,7 @@ static void forget_socket(void) {
 
 int agent_start(int fd) {
     static bool registered;
-    talk_t t = {.sock = fd, .out = -1};
+    talk_t t = {.sock = fd};
     ctl_msg_t hello = {.type = CTL_HELLO,
                        .hello = {.pid = (uint32_t)getpid(), .what = CTL_ATTACHED}};
     /* Unloading the library takes the handler away. */

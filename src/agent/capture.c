@@ -29,6 +29,7 @@ typedef struct outcome {
 /* All that a capture needs beyond the request; mapped, since the agent's stack is small. */
 typedef struct work {
     const capture_t *c;
+    int fd;
     outcome_t *outcome;
     facts_t facts;
     int64_t held_us;     /* when the program stopped */
@@ -107,7 +108,7 @@ static void record(work_t *work, bool in_place, ctl_result_t *r) {
     err_t e = {{0}};
     int64_t began = now_us();
     r->pause_us = (uint64_t)(began - work->held_us);
-    int status = rec_open(&w, c->fd, 0, work->facts.captured_ns, &e);
+    int status = rec_open(&w, work->fd, 0, work->facts.captured_ns, &e);
     if (!status) {
         write_meta(work, w, in_place, r->pause_us);
         status = heap_capture(c->rt, &options, w, &stats, &e);
@@ -129,7 +130,7 @@ static void record(work_t *work, bool in_place, ctl_result_t *r) {
     r->objects = stats.objects;
     r->references = stats.references;
     r->skipped = stats.skipped;
-    off_t at = lseek(c->fd, 0, SEEK_CUR);
+    off_t at = lseek(work->fd, 0, SEEK_CUR);
     r->bytes = at > 0 ? (uint64_t)at : 0;
     if (status) fail(r, status, &e);
 }
@@ -244,9 +245,13 @@ static int fork_unwanted(const capture_t *c, err_t *e) {
 
 static int capture_held(work_t *work, ctl_result_t *out, pid_t *child) {
     const capture_t *c = work->c;
-    int status = fork_unwanted(c, &work->error);
+    /* Opens files: not while the program may be about to open one and count on its number. */
+    facts_gather(&work->facts, c->pid);
+    int status = c->fetch ? c->fetch(c->arg, &work->fd, &work->error) : 0;
+    if (status) return fail(out, status, &work->error);
+    status = fork_unwanted(c, &work->error);
     if (!status) {
-        *child = child_start(child_main, work, c->fd, c->peer);
+        *child = child_start(child_main, work, work->fd, c->peer);
         if (*child >= 0) {
             out->mode = CTL_MODE_FORK;
             return 0;
@@ -272,7 +277,6 @@ int capture_run(const capture_t *c, ctl_result_t *out) {
     if (!status) {
         work->c = c;
         work->outcome = outcome;
-        facts_gather(&work->facts, c->pid);
         status = rt_refresh(c->rt, &e);
         int64_t began = now_us();
         if (!status) status = hold(c, &e);
@@ -281,12 +285,16 @@ int capture_run(const capture_t *c, ctl_result_t *out) {
         if (status) fail(out, status, &e);
     }
     if (!status) {
+        work->fd = c->fd;
         status = capture_held(work, out, &child);
+        if (work->fd >= 0) close(work->fd);
         if (c->let_go) c->let_go(c->arg);
         if (child) {
             out->pause_us = (uint64_t)(now_us() - work->held_us);
             status = reap(c, outcome, child, out);
         }
+    } else if (c->fd >= 0) {
+        close(c->fd);
     }
     if (outcome != MAP_FAILED) munmap(outcome, sizeof *outcome);
     if (work) mem_unmap(work, sizeof *work);

@@ -87,7 +87,6 @@ static void *at_exit(void *self, void *args) {
         capture_run(&c, &m.result);
         say(sock, &m);
     }
-    if (out >= 0) close(out);
     if (sock >= 0) close(sock);
     runtime.Py_IncRef((void *)runtime.py_none);
     return (void *)runtime.py_none;

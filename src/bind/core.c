@@ -6,6 +6,7 @@
 #include "agent/capture.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdbool.h>
 #include <time.h>
 
@@ -79,9 +80,11 @@ static PyObject *core_capture(PyObject *module, PyObject *args) {
         PyErr_SetString(PyExc_RuntimeError, e.text);
         return NULL;
     }
+    int out = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+    if (out < 0) return PyErr_SetFromErrno(PyExc_OSError);
     call_t call = {0};
     capture_t c = {.rt = &runtime,
-                   .fd = fd,
+                   .fd = out,
                    .peer = -1,
                    .flags = values ? 0 : CTL_NO_VALUES,
                    .hold = hold,

@@ -52,12 +52,14 @@ static bool read_pid(const char *text, pid_t *pid) {
     return !errno && end != text && !*end && n > 0 && n <= INT_MAX;
 }
 
-static void say_progress(const ctl_progress_t *p, const dump_t *d) {
+static void say_progress(const ctl_progress_t *p, const dump_t *d, int out) {
     char size[UNITS_BYTES], line[96];
+    /* The agent's child writes through the same open file, so its place in it is ours to see. */
+    off_t at = lseek(out, 0, SEEK_CUR);
     if (p->phase == CTL_PHASE_GIL)
         snprintf(line, sizeof line, "waiting for the GIL of process %d", (int)d->pid);
-    else if (p->bytes)
-        snprintf(line, sizeof line, "reading the heap, %s written", units_size(size, p->bytes));
+    else if (at > 0)
+        snprintf(line, sizeof line, "reading the heap, %s written", units_size(size, (uint64_t)at));
     else
         snprintf(line, sizeof line, "reading the heap");
     progress_say(line);
@@ -79,7 +81,7 @@ static int converse(int sock, int out, const dump_t *d, ctl_result_t *result, er
             return 0;
         }
         silent_ms = status == -ETIMEDOUT ? silent_ms + LISTEN_MS : 0;
-        if (!status && m.type == CTL_PROGRESS) say_progress(&m.progress, d);
+        if (!status && m.type == CTL_PROGRESS) say_progress(&m.progress, d, out);
         if (status == -EINTR || (status == -ETIMEDOUT && !canceled)) status = 0;
         if (!status && silent_ms > d->timeout_ms + (int64_t)HELLO_MS)
             status =

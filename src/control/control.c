@@ -3,9 +3,11 @@
 
 #include <endian.h>
 #include <errno.h>
+#include <linux/sockios.h>
 #include <poll.h>
 #include <stddef.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -28,8 +30,7 @@ static const field_t capture_fields[] = {F(FIELD_32, ctl_capture_t, flags),
                                          F(FIELD_32, ctl_capture_t, timeout_ms),
                                          F(FIELD_32, ctl_capture_t, pid),
                                          {0}};
-static const field_t progress_fields[] = {
-    F(FIELD_32, ctl_progress_t, phase), F(FIELD_64, ctl_progress_t, bytes), {0}};
+static const field_t progress_fields[] = {F(FIELD_32, ctl_progress_t, phase), {0}};
 static const field_t result_fields[] = {F(FIELD_32, ctl_result_t, status),
                                         F(FIELD_32, ctl_result_t, mode),
                                         F(FIELD_64, ctl_result_t, gil_us),
@@ -226,6 +227,36 @@ static int take_fds(struct msghdr *h) {
     return first;
 }
 
+static int recv_failed(ssize_t n, err_t *e) {
+    if (n == 0 || errno == ECONNRESET || errno == ENOTCONN)
+        return err_set(e, -EPIPE, "the other side is gone");
+    return err_sys(e, -errno, "cannot hear the other side");
+}
+
+int ctl_peek(int sock, ctl_msg_t *m, int timeout_ms, err_t *e) {
+    unsigned char packet[CTL_PACKET_MAX];
+    int status = wait_ready(sock, POLLIN, timeout_ms, e);
+    if (status) return status;
+    ssize_t n = recv(sock, packet, sizeof packet, MSG_PEEK | MSG_DONTWAIT | MSG_TRUNC);
+    if (n <= 0) return recv_failed(n, e);
+    if ((size_t)n > sizeof packet) return err_set(e, -EBADMSG, "a message came that is too large");
+    return ctl_decode(packet, (unsigned long)n, m, e);
+}
+
+void ctl_drop(int sock) {
+    char byte;
+    ssize_t ignored = recv(sock, &byte, sizeof byte, MSG_DONTWAIT);
+    (void)ignored;
+}
+
+bool ctl_more(int sock, const ctl_msg_t *next) {
+    unsigned char packet[CTL_PACKET_MAX];
+    struct pollfd p = {.fd = sock, .events = POLLRDHUP};
+    int queued = 0, n = ctl_encode(next, packet, NULL);
+    if (poll(&p, 1, 0) > 0) return true;
+    return ioctl(sock, SIOCINQ, &queued) || queued > n;
+}
+
 int ctl_recv(int sock, ctl_msg_t *m, int *fd, int timeout_ms, err_t *e) {
     unsigned char packet[CTL_PACKET_MAX];
     struct iovec iov = {packet, sizeof packet};
@@ -241,9 +272,7 @@ int ctl_recv(int sock, ctl_msg_t *m, int *fd, int timeout_ms, err_t *e) {
     int status = wait_ready(sock, POLLIN, timeout_ms, e);
     if (status) return status;
     ssize_t n = recvmsg(sock, &h, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
-    if (n == 0 || (n < 0 && (errno == ECONNRESET || errno == ENOTCONN)))
-        return err_set(e, -EPIPE, "the other side is gone");
-    if (n < 0) return err_sys(e, -errno, "cannot hear the other side");
+    if (n <= 0) return recv_failed(n, e);
     int came = take_fds(&h);
     status = h.msg_flags & (MSG_TRUNC | MSG_CTRUNC)
                  ? err_set(e, -EBADMSG, "a message came that is too large")

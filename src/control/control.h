@@ -32,6 +32,7 @@
 
 #include "base/err.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 
 /* `lowtide run` tells the program in the environment where to call: "key:name:agent" is the key to say, the name of an
@@ -74,8 +75,7 @@ typedef struct ctl_capture {
 } ctl_capture_t;
 
 typedef struct ctl_progress {
-    uint32_t phase; /* ctl_phase */
-    uint64_t bytes; /* written so far, where that can be told */
+    uint32_t phase; /* ctl_phase; how much is written the command line sees by its own descriptor */
 } ctl_progress_t;
 
 typedef struct ctl_result {
@@ -105,6 +105,13 @@ int ctl_send(int sock, const ctl_msg_t *m, int fd, int timeout_ms, err_t *e);
 /* *fd: the descriptor that came along (the caller's now, close-on-exec), or -1. Only CAPTURE brings
  * one, and must. timeout_ms: -1 for ever, 0 not at all; -EINTR when a signal came first. */
 int ctl_recv(int sock, ctl_msg_t *m, int *fd, int timeout_ms, err_t *e);
+
+/* Looks at the next message without taking it: a descriptor that comes with it stays outside of this process. */
+int ctl_peek(int sock, ctl_msg_t *m, int timeout_ms, err_t *e);
+/* Takes the next message away, if there is one, and lets its descriptor go unseen. */
+void ctl_drop(int sock);
+/* Has the other side said more than the next message, or gone? Does not wait. */
+bool ctl_more(int sock, const ctl_msg_t *next);
 
 /* One packet's bytes from and to a message: what send and recv do between the socket and you.
  * `packet` has room for CTL_PACKET_MAX bytes; ctl_encode returns the bytes used. */

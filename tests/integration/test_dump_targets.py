@@ -126,6 +126,23 @@ while not select.select([sys.stdin], [], [], 0)[0]:
 print("collected right", Node.gone == made)
 """
 
+# Closes its standard output and counts on the number, as a daemon or a shell does.
+REPLUGGING = """
+import os, select
+os.write(1, b"ready\\n")
+wrong = 0
+while not select.select([0], [], [], 0.001)[0]:
+    saved = os.dup(1)
+    os.close(1)
+    new = os.open("/dev/null", os.O_WRONLY)
+    wrong += new != 1
+    os.write(new, b"hidden")
+    os.dup2(saved, 1)
+    os.close(saved)
+    if new != 1: os.close(new)
+os.write(1, b"wrong numbers %d\\n" % wrong)
+"""
+
 ENDINGS = {
     "busy": (BUSY, "sum True\n"),
     "idle": (IDLE, "idle to the end\n"),
@@ -133,6 +150,7 @@ ENDINGS = {
     "forking": (FORKING, "children right True\n"),
     "childless": (CHILDLESS, "signals [] strangers 0\n"),
     "asyncio": (GENERATORS, "tasks right True\n"),
+    "replugging": (REPLUGGING, "wrong numbers 0\n"),
     "collecting": (COLLECTING, "collected right True\n"),
 }
 

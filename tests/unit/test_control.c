@@ -98,6 +98,36 @@ static void silence_and_a_closed_socket_are_told_apart(void **state) {
     close(s[1]);
 }
 
+static int descriptors(void) {
+    int n = 0;
+    for (int fd = 0; fd < 256; fd++) n += fcntl(fd, F_GETFD) >= 0;
+    return n;
+}
+
+static void a_capture_can_be_looked_at_and_dropped_without_its_descriptor(void **state) {
+    (void)state;
+    int s[2], fd;
+    err_t e;
+    pair_open(s);
+    ctl_msg_t m = {.type = CTL_CAPTURE, .capture = {0, 30000, 4711}}, got;
+    assert_int_equal(ctl_send(s[0], &m, 1, 0, &e), 0);
+    int before = descriptors();
+    assert_int_equal(ctl_peek(s[1], &got, 0, &e), 0);
+    assert_int_equal(got.capture.pid, 4711);
+    assert_false(ctl_more(s[1], &got));
+    assert_int_equal(ctl_send(s[0], &(ctl_msg_t){.type = CTL_CANCEL}, -1, 0, &e), 0);
+    assert_true(ctl_more(s[1], &got));
+    ctl_drop(s[1]);
+    assert_int_equal(descriptors(), before);
+    assert_int_equal(ctl_recv(s[1], &got, &fd, 0, &e), 0);
+    assert_int_equal(got.type, CTL_CANCEL);
+    assert_int_equal(ctl_send(s[0], &m, 1, 0, &e), 0);
+    assert_int_equal(ctl_peek(s[1], &got, 0, &e), 0);
+    close(s[0]);
+    assert_true(ctl_more(s[1], &got));
+    close(s[1]);
+}
+
 static void every_cut_and_every_changed_header_is_refused(void **state) {
     (void)state;
     err_t e;
@@ -148,11 +178,11 @@ a_body_that_a_later_minor_version_made_longer_is_read_as_far_as_it_is_known(void
     (void)state;
     err_t e;
     unsigned char packet[CTL_PACKET_MAX] = {0};
-    ctl_msg_t m = {.type = CTL_PROGRESS, .progress = {CTL_PHASE_WALK, 3}}, got;
+    ctl_msg_t m = {.type = CTL_PROGRESS, .progress = {CTL_PHASE_WALK}}, got;
     int n = ctl_encode(&m, packet, &e) + 8;
     packet[8] = (unsigned char)(n - CTL_HEADER_BYTES);
     assert_int_equal(ctl_decode(packet, (unsigned long)n, &got, &e), 0);
-    assert_int_equal(got.progress.bytes, 3);
+    assert_int_equal(got.progress.phase, CTL_PHASE_WALK);
 }
 
 static void text_without_an_end_is_ended(void **state) {
@@ -172,6 +202,7 @@ int main(void) {
         cmocka_unit_test(a_capture_brings_its_descriptor_closed_on_exec),
         cmocka_unit_test(a_capture_without_a_descriptor_is_refused_on_both_sides),
         cmocka_unit_test(silence_and_a_closed_socket_are_told_apart),
+        cmocka_unit_test(a_capture_can_be_looked_at_and_dropped_without_its_descriptor),
         cmocka_unit_test(every_cut_and_every_changed_header_is_refused),
         cmocka_unit_test(another_version_is_refused_by_name),
         cmocka_unit_test(values_without_a_meaning_are_refused),
