@@ -29,10 +29,6 @@ SID = Path(os.environ.get("LOWTIDE_SID", "/opt/lowtide/sid"))
 EXECUTABLE = Path(os.environ.get("LOWTIDE_EXE", REPOSITORY / "build/bin/lowtide"))
 MINORS = (11, 12, 13, 14, 15)
 
-# Started by nohup or in a script's background, the tests would hand on signals that are ignored.
-for ignored in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
-    signal.signal(ignored, signal.default_int_handler if ignored == signal.SIGINT else signal.SIG_DFL)
-
 # In a mount namespace of its own: /proc and /tmp of this machine, and tests/ as /mnt, so that scripts
 # can be run. The agent's file is not to be seen there, as in a container. exec all the way: the
 # target has the PID of the process that was started.
