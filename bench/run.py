@@ -67,19 +67,21 @@ class Shot:
     def __init__(self, lowtide: str, target: Target, folder: str) -> None:
         file = str(Path(folder) / "bench.tide")
         start = time.perf_counter()
-        subprocess.run([lowtide, "dump", str(target.process.pid), "-o", file], check=True, stdout=subprocess.DEVNULL)
+        dump = subprocess.run(
+            [lowtide, "dump", str(target.process.pid), "-o", file, "--json"], check=True, stdout=subprocess.PIPE
+        )
         self.dump_s = time.perf_counter() - start
         start = time.perf_counter()
         report = subprocess.Popen([lowtide, "report", file, "--json"], stdout=subprocess.PIPE)
         assert report.stdout is not None
-        self.report = json.loads(report.stdout.read())
+        json.load(report.stdout)
         _, status, usage = os.wait4(report.pid, 0)
         self.report_s = time.perf_counter() - start
         if status:
             raise SystemExit(f"bench: lowtide report ended with status {status}")
         self.explain_bytes = usage.ru_maxrss * 1024
-        self.objects = self.report["capture"]["objects"]
-        self.edges = self.report["capture"]["edges"]
+        capture = json.loads(dump.stdout)["capture"]
+        self.objects, self.edges = capture["objects"], capture["edges"]
         self.file_bytes = os.path.getsize(file)
         self.total_s = self.dump_s + self.report_s
 
