@@ -81,6 +81,23 @@ def test_an_error_in_a_comparison_reaches_the_caller_and_changes_nothing() -> No
     assert dict(cache) == {1: 1}
 
 
+def test_a_key_that_changes_the_cache_at_every_comparison_is_an_error_and_not_a_loop() -> None:
+    class Restless:
+        def __hash__(self) -> int:
+            return 1
+
+        def __eq__(self, other: object) -> bool:
+            cache["other"] = 1
+            cache.discard("other")
+            return False
+
+    cache = lowtide.Cache[Any, int]()
+    cache[1] = 1
+    with pytest.raises(RuntimeError, match="each time"):
+        cache.get(Restless())
+    assert cache._is_valid() and dict(cache) == {1: 1}
+
+
 def test_an_error_in_on_evict_is_shown_and_the_insert_stands(monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[Any] = []
     monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: shown.append(unraisable.exc_type))

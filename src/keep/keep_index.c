@@ -1,7 +1,7 @@
 #include "keep/keep_store.h"
 #include <string.h>
 
-enum { INDEX_SLOTS_MIN = 16 };
+enum { INDEX_SLOTS_MIN = 16, RESTARTS_MAX = 1000 };
 
 /* Two thirds full at most: tags of neighbours lie in one line of the processor's cache. */
 bool keep_index_reserve(keep_store_t *store, uint32_t count) {
@@ -65,6 +65,7 @@ static int compare(PyObject *stored, PyObject *key) {
 }
 
 int64_t keep_find_slowly(keep_store_t *store, PyObject *key, uint32_t tag) {
+    int restarts = 0;
 again:;
     keep_slot_t slot;
     for (uint32_t at = keep_home(store, tag); (slot = store->index[at]).number;
@@ -77,7 +78,9 @@ again:;
         if (equal < 0) return -1;
         if (store->version != version) {
             if (!store->count) return 0;
-            goto again;
+            if (restarts++ < RESTARTS_MAX) goto again;
+            PyErr_SetString(PyExc_RuntimeError, "comparing keys changes the cache each time");
+            return -1;
         }
         if (equal) return slot.number;
     }
