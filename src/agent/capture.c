@@ -22,7 +22,8 @@ enum { COLLECTING_WAIT_MS = 2, COLLECTING_WAITS = 250, REAP_WAIT_MS_MAX = 20 };
 
 /* Shared with the child: its only way to say anything but the recording itself. */
 typedef struct outcome {
-    uint32_t done; /* 1: `result` is whole */
+    uint32_t done;     /* 1: `result` is whole */
+    uint64_t pause_us; /* the parent writes it, once the program runs on */
     ctl_result_t result;
 } outcome_t;
 
@@ -114,7 +115,10 @@ static void record(work_t *work, bool in_place, ctl_result_t *r) {
         status = heap_capture(c->rt, &options, w, &stats, &e);
         r->walk_us = (uint64_t)(now_us() - began);
         facts_meta_thousandths(w, "walk_ms", r->walk_us);
-        if (in_place) facts_meta_thousandths(w, "pause_ms", (uint64_t)(now_us() - work->held_us));
+        /* Only now is it known how long the program stood still. */
+        uint64_t pause_us = in_place ? (uint64_t)(now_us() - work->held_us)
+                                     : __atomic_load_n(&work->outcome->pause_us, __ATOMIC_RELAXED);
+        if (pause_us) facts_meta_thousandths(w, "pause_ms", pause_us);
         /* Of a walk that the writer stopped the writer knows better why; of one that stopped itself it only knows that
          * something is missing. */
         bool unwritten = rec_status(w) != 0;
@@ -291,6 +295,7 @@ int capture_run(const capture_t *c, ctl_result_t *out) {
         if (c->let_go) c->let_go(c->arg);
         if (child) {
             out->pause_us = (uint64_t)(now_us() - work->held_us);
+            __atomic_store_n(&outcome->pause_us, out->pause_us, __ATOMIC_RELAXED);
             status = reap(c, outcome, child, out);
         }
     } else if (c->fd >= 0) {
