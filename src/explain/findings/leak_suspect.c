@@ -137,17 +137,23 @@ static int suspect_report(suspect_t *s, uint32_t place, const suspect_view_t *vi
     if (status) return status;
     bool local = strncmp(x->path, "thread ", 7) == 0;
     unsigned share = (unsigned)(bytes * 100 / (findings_heap(m) ? findings_heap(m) : 1));
-    const char *what = view->type == UINT32_MAX ? "" : m->types[view->type].name;
-    x->title = findings_text(f, "%s (%s) has gathered %s %s: %s, %u %% of the heap", x->path,
-                             x->type, findings_count(view->type_count, number), what,
-                             findings_bytes(bytes, size), share);
+    bool alone = view->type == UINT32_MAX; /* an array: big by itself */
+    findings_bytes(bytes, size);
+    x->title = alone ? findings_text(f, "%s (%s) is %s by itself, %u %% of the heap", x->path,
+                                     x->type, size, share)
+                     : findings_text(f, "%s (%s) has gathered %s %s: %s, %u %% of the heap",
+                                     x->path, x->type, findings_count(view->type_count, number),
+                                     m->types[view->type].name, size, share);
     const char *name = strrchr(x->path, '>'); /* of a local: behind its thread and function */
     x->fix =
         local && name
             ? findings_text(f, "del%s once it has been used, or work through the data in parts",
                             name + 1)
+        : alone
+            ? findings_text(f, "drop %s once it has been used, or work through the data in parts",
+                            x->path)
             : findings_text(f, suspect_fix(x->type), x->path);
-    x->confidence = local                                                       ? "low"
+    x->confidence = local || alone                                              ? "low"
                     : view->type_bytes > bytes / 2 && view->type_count >= 10000 ? "high"
                                                                                 : "medium";
     return x->title && x->fix ? 0 : findings_no_memory(f);
