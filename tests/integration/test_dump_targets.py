@@ -173,11 +173,12 @@ def remains(pid: int) -> dict[str, object]:
     """What a target has that a dump could leave something in."""
     proc = Path(f"/proc/{pid}")
     status = (proc / "status").read_text()
-    wanted = ("SigPnd", "SigBlk", "SigIgn", "Shd", "Threads", "Tracer", "NoNewPrivs", "Seccomp", "CoreDumping")
-    # Signals 32 and 33 are libc's: it catches them as soon as there is a second thread.
-    caught = int(status.split("SigCgt:")[1].split()[0], 16) & ~(3 << 31)
+    wanted = ("SigPnd", "SigBlk", "Shd", "Threads", "Tracer", "NoNewPrivs", "Seccomp", "CoreDumping")
+    # Signals 32 and 33 are libc's: it catches them as soon as there is a second thread, also where make had them ignored.
+    caught, ignored = (int(status.split(key)[1].split()[0], 16) & ~(3 << 31) for key in ("SigCgt:", "SigIgn:"))
     return {
         "caught": caught,
+        "ignored": ignored,
         "descriptors": {fd.name: os.readlink(fd) for fd in (proc / "fd").iterdir()},
         "status": [line for line in status.splitlines() if line.startswith(wanted)],
         "tasks": sorted(task.name for task in (proc / "task").iterdir()),

@@ -97,12 +97,13 @@ def state_of(target: Target) -> dict[str, object]:
     """What must be the same afterwards."""
     proc = Path(f"/proc/{target.pid}")
     status = dict(line.split(":\t", 1) for line in (proc / "status").read_text().splitlines())
-    signals = {key: int(status[key], 16) for key in ("SigBlk", "SigIgn", "SigPnd", "ShdPnd")}
-    caught = int(status["SigCgt"], 16) & ~(3 << 31)  # glibc's own two come with the first thread
+    signals = {key: int(status[key], 16) for key in ("SigBlk", "SigPnd", "ShdPnd")}
+    for key in ("SigCgt", "SigIgn"):  # but for glibc's own two, which it catches from the first thread on
+        signals[key] = int(status[key], 16) & ~(3 << 31)
     maps = (proc / "maps").read_text()
     return {
         "fds": {link.name: link.readlink() for link in (proc / "fd").iterdir()},
-        "signals": signals | {"SigCgt": caught},
+        "signals": signals,
         "threads": status["Threads"],
         "files": re.findall(r"^\S+ \S+ \S+ \S+ [1-9]\d* .*$", maps, re.M),
         "code": re.findall(r"^\S+ ..x. .*$", maps, re.M),
