@@ -231,7 +231,8 @@ static int stop_failed(const borrow_t *b, int status) {
     if (status == -EPERM || status == -EBUSY) {
         int refused = target_refuse_by_status(t, b->e);
         if (refused) return refused;
-        if (status == -EPERM) return target_not_permitted(t->pid, t->name, b->e);
+        /* Its memory could be opened, which asks for the same right: most likely it was traced, and is no more. */
+        if (status == -EPERM && target_not_permitted(t->pid, t->name, b->e)) return -EAGAIN;
         return 0; /* stopped a moment ago, and goes on already */
     }
     if (status == -EAGAIN) return target_gone(t->pid, b->e);

@@ -75,8 +75,10 @@ int target_not_permitted(pid_t pid, const char *name, err_t *e) {
 static int refuse_traced(const inject_target_t *t, long tracer, err_t *e) {
     char by[64];
     name_of((pid_t)tracer, by);
+    /* Another lowtide holds a thread for a millisecond, and may be gone already: that is waited for. */
+    int code = strcmp(by, "lowtide") == 0 || strcmp(by, "?") == 0 ? -EAGAIN : -EBUSY;
     return err_set(
-        e, -EBUSY,
+        e, code,
         "process %d (%s) is already traced by process %ld (%s); try again when that is done",
         (int)t->pid, t->name, tracer, by);
 }

@@ -234,3 +234,13 @@ def test_a_guest_answers_when_the_target_changes_its_user(target_python: Python,
         guest.kill()
         guest.wait()
     assert target.finish() == (0, ""), target.stderr()
+
+
+def test_lowtides_wait_for_one_another(local_python: Python, spawn: Spawn, tmp_path: Path) -> None:
+    target = spawn(local_python, "")
+    lowtide = tmp_path / "lowtide"
+    lowtide.symlink_to(DRIVER)
+    command = [lowtide, str(target.pid), AGENT, "40", "30000"]
+    several = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    assert [(p.communicate()[1], p.returncode) for p in several] == [("", 0)] * 4
+    assert target.finish() == (0, ""), target.stderr()
