@@ -48,7 +48,9 @@ static uint32_t take_entry(keep_store_t *store) {
         return number;
     }
     if (store->entries_used >= store->entries_max) {
-        uint64_t max = (uint64_t)store->entries_max + store->entries_max / 8 + 8;
+        uint64_t max = (uint64_t)store->entries_max + store->entries_max / 16 + 8;
+        if (store->entries_max <= store->max_items && max - 1 > store->max_items)
+            max = store->max_items + 1;
         keep_entry_t *entries =
             max > UINT32_MAX ? NULL : PyMem_Realloc(store->entries, max * sizeof *entries);
         if (!entries) {
