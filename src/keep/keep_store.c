@@ -140,7 +140,7 @@ static void foresee_eviction(keep_store_t *store) {
     if (!next) return;
     keep_entry_t *entry = &store->entries[next];
     __builtin_prefetch(&store->index[keep_home(store, entry->tag)], 1);
-    __builtin_prefetch(keep_ghosts_pair(&store->ghosts, entry->tag), 1);
+    if (store->ghosts.slots) __builtin_prefetch(keep_ghosts_pair(&store->ghosts, entry->tag), 1);
     __builtin_prefetch(entry->key, 1);
     if (entry->next) __builtin_prefetch(&store->entries[entry->next], 1);
 }
