@@ -142,11 +142,11 @@ def pause(args: argparse.Namespace, folder: str) -> list[tuple[str, str, str]]:
             time.sleep(0.5)
             Shot(args.lowtide, target, folder)
             gaps.append(float(target.line()))
-    gap, bound = statistics.median(gaps), 5 + 25 * rss / 2**30
+    gap, bound = statistics.median(gaps), 5 + 25 * rss / 1e9
     return [
         (
             f"longest pause seen by a thread of the target, {rss / 2**20:.0f} MiB RSS",
-            f"{gap:.1f} ms (undisturbed {statistics.median(quiet):.1f} ms): {gap / bound:.2f} of 25 ms a GiB + 5 ms",
+            f"{gap:.1f} ms (undisturbed {statistics.median(quiet):.1f} ms): {gap / bound:.2f} of 25 ms a GB + 5 ms",
             "≤ 1",
         )
     ]
