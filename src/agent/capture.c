@@ -100,7 +100,6 @@ static int explain(const work_t *work, int status, err_t *e) {
 static void record(work_t *work, bool in_place, ctl_result_t *r) {
     const capture_t *c = work->c;
     heap_options_t options = {.values = !(c->flags & CTL_NO_VALUES),
-                              .in_place = in_place,
                               .hide_tid = c->join ? (uint64_t)gettid() : 0,
                               .tick = in_place ? tick_in_place : NULL,
                               .tick_arg = work};

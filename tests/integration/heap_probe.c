@@ -38,8 +38,7 @@ static long probe_dirty(int wanted) {
 }
 
 static void probe_walk(int fd, int flags) {
-    heap_options_t options = {.values = !(flags & PROBE_NO_VALUES),
-                              .in_place = flags & PROBE_IN_PLACE};
+    heap_options_t options = {.values = !(flags & PROBE_NO_VALUES)};
     rec_writer_t *w;
     shared->dirty_before = probe_dirty(1);
     shared->status = rec_open(&w, fd, 0, 1, &shared->error);

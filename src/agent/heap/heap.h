@@ -31,7 +31,6 @@
 
 typedef struct heap_options {
     bool values;       /* false: only namespace keys are written, no other contents */
-    bool in_place;     /* not in a forked child */
     uint64_t hide_tid; /* Linux TID of a thread that is the agent's own: left out; 0: none */
     /* Asked every few thousand objects; not 0 (a negative errno) ends the walk with it. May be NULL. */
     int (*tick)(void *arg, uint64_t objects);
