@@ -1,0 +1,102 @@
+/* The allocation profile of one process, in memory that it shares with who records it.
+ *
+ *     observed process (agent/alloc)                     recorder (collect)
+ *     memfd ── MAP_SHARED ──▶ ┌────────┬────────┬────────┬───────┬────────┬────────┐ ◀── MAP_SHARED
+ *                             │ header │ texts  │ frames │ stacks│ cells  │ blocks │
+ *                             └────────┴────────┴────────┴───────┴────────┴────────┘
+ *
+ * The process writes and never waits; the recorder reads whenever it likes. Nothing else runs in the process for the
+ * profile: no thread, no file, no timer. A process killed in any way leaves its last state in the recorder's hands.
+ *
+ * Texts, frames and stacks are append-only: a count is stored with release after what it counts. Cells (one a stack
+ * and domain) are counters changed by relaxed atomics; blocks (the sampled blocks that are alive) is an open-addressing table
+ * whose slots are claimed by their address. What is full loses detail and never memory safety: `lost_*` counts it,
+ * and new stacks go to stack 0, "(stacks beyond the table)".
+ *
+ * Peaks are kept without copying a table: a cell saves its live figures when it first changes after a peak has ended.
+ *     heap   the process itself: while the total rises above the highest so far every cell's live figures *are* the peak's;
+ *            when it first falls, heap_epoch goes up by one, and each cell saves `live` into `peak` before its next change
+ *     RSS    the same, but the recorder, which watches the RSS, raises rss_epoch at each new highest
+ * A reader takes cell.peak when cell.peak_epoch equals the header's epoch, else cell.live (it has not changed since).
+ *
+ * The reader trusts nothing: every index and length is checked against the region's size, which is fixed at its making.
+ * All fields are little-endian and naturally aligned; sizes and offsets are bytes. version changes with any layout change:
+ * agent and recorder come from one build.
+ */
+#ifndef LOWTIDE_CONTROL_REGION_H
+#define LOWTIDE_CONTROL_REGION_H
+
+#include <stdatomic.h>
+#include <stdint.h>
+
+enum { REGION_VERSION = 1 };
+#define REGION_MAGIC 0x6c61746564697431ull
+
+enum region_mode { REGION_SAMPLED = 1, REGION_EXACT = 2 };
+enum region_domain { REGION_RAW = 1, REGION_MEM, REGION_OBJECT, REGION_MMAP, REGION_DOMAINS };
+enum region_frame_kind { REGION_FRAME_PYTHON = 1, REGION_FRAME_NATIVE, REGION_FRAME_OTHER };
+enum region_event_kind { REGION_EVENT_GC = 1, REGION_EVENT_MARK };
+
+/* One of the arrays: `used` elements of `room`. */
+typedef struct region_part {
+    uint64_t offset; /* from the region's begin */
+    uint64_t room;   /* elements (texts: bytes) */
+    _Atomic uint64_t used;
+} region_part_t;
+
+typedef struct region_frame {
+    uint32_t function, file; /* offsets in texts: u32 length, then so many bytes */
+    uint32_t line, first_line;
+    uint32_t kind; /* region_frame_kind; native: file is the library's, offset the address in it, resolved by the recorder */
+    uint32_t reserved;
+    uint64_t offset;
+} region_frame_t;
+
+typedef struct region_stack {
+    uint32_t parent; /* index + 1, or 0 at the outermost frame */
+    uint32_t frame;
+} region_stack_t;
+
+typedef struct region_counts {
+    _Atomic int64_t bytes, blocks; /* estimated where sampled; may be below 0 for a moment */
+    _Atomic uint64_t variance;     /* in units of 2^20 bytes² */
+} region_counts_t;
+
+typedef struct region_cell {
+    uint32_t stack, domain;
+    _Atomic uint64_t heap_epoch, rss_epoch; /* for which `peak` and `rss_peak` are valid */
+    region_counts_t live, total, peak, rss_peak;
+} region_cell_t;
+
+typedef struct region_block {
+    _Atomic uint64_t address; /* 0: free, 1: was used */
+    uint64_t bytes;
+    uint32_t cell;
+    uint32_t reserved;
+} region_block_t;
+
+typedef struct region_event {
+    uint64_t t_ns; /* CLOCK_MONOTONIC */
+    uint32_t kind, value;
+    uint64_t duration_ns;
+    uint32_t text; /* offset in texts, or 0 */
+    uint32_t reserved;
+} region_event_t;
+
+typedef struct region {
+    uint64_t magic;
+    uint32_t version, mode;
+    uint64_t bytes;          /* of the whole region */
+    uint64_t interval_bytes; /* mean bytes between samples; 0 where exact */
+    uint64_t begin_ns;       /* CLOCK_MONOTONIC */
+    uint32_t pid;            /* as the process knows itself */
+    uint32_t flags;
+    _Atomic uint32_t ended; /* the hooks have been taken out */
+    uint32_t reserved;
+    _Atomic int64_t heap_bytes, heap_peak_bytes; /* live now, and at the highest */
+    _Atomic uint64_t heap_epoch, rss_epoch;
+    _Atomic uint64_t lost_blocks, lost_stacks, lost_events;
+    region_part_t texts, frames, stacks, cells, blocks, events;
+} region_t;
+
+#endif
