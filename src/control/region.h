@@ -47,7 +47,8 @@ typedef struct region_part {
 typedef struct region_frame {
     uint32_t function, file; /* offsets in texts: u32 length, then so many bytes */
     uint32_t line, first_line;
-    uint32_t kind; /* region_frame_kind; native: file is the library's, offset the address in it, resolved by the recorder */
+    uint32_t
+        kind; /* region_frame_kind; native: file is the library's, offset the address in it, resolved by the recorder */
     uint32_t reserved;
     uint64_t offset;
 } region_frame_t;
