@@ -3,6 +3,7 @@
 #include "keep/keep_function.h"
 #include "keep/keep_refs.h"
 #include "keep/keep_size.h"
+#include "keep/stream_module.h"
 
 static PyObject *module_shrink(PyObject *Py_UNUSED(module), PyObject *given) {
     size_t bytes;
@@ -39,6 +40,9 @@ static PyMethodDef module_methods[] = {
     {"stop_clock", module_stop_clock, METH_O,
      PyDoc_STR(
          "stop_clock(ns)\n--\n\nFor tests: the time is ns from now on; -1 lets the clock go on.")},
+    {"stream_cut", stream_module_cut, METH_VARARGS,
+     PyDoc_STR("stream_cut(text, want, delimiter)\n--\n\nThe end of the last record within want "
+               "bytes, and how many there are.")},
     {0},
 };
 
