@@ -8,16 +8,21 @@
  * The process writes and never waits; the recorder reads whenever it likes. Nothing else runs in the process for the
  * profile: no thread, no file, no timer. A process killed in any way leaves its last state in the recorder's hands.
  *
- * Texts, frames and stacks are append-only: a count is stored with release after what it counts. Cells (one a stack
- * and domain) are counters changed by relaxed atomics; blocks (the sampled blocks that are alive) is an open-addressing table
- * whose slots are claimed by their address. What is full loses detail and never memory safety: `lost_*` counts it,
- * and new stacks go to stack 0, "(stacks beyond the table)".
+ * Texts, frames and stacks are append-only, and so are cells (one a stack and domain). Many threads write without a lock:
+ * `used` counts what has been reserved, and may run ahead of what is written. So begin at the cells: one whose `domain` is not 0
+ * (stored last, with release) is complete, and with it all that it refers to. Cells are counters changed by relaxed atomics;
+ * blocks (the sampled blocks that are alive) are a table whose slots are claimed by their address: `used` is no bound there, look
+ * at all `room` (it is sparse: mostly pages never touched). What is full loses detail and never memory safety:
+ * `lost_*` counts it; what has no place goes to stack 0, "(stacks beyond the table)".
+ * A stack is an index of its leaf: {parent, frame}, parent + 1 stored, 0 at the outermost. Text 0 is empty.
  *
  * Peaks are kept without copying a table: a cell saves its live figures when it first changes after a peak has ended.
- *     heap   the process itself: while the total rises above the highest so far every cell's live figures *are* the peak's;
- *            when it first falls, heap_epoch goes up by one, and each cell saves `live` into `peak` before its next change
- *     RSS    the same, but the recorder, which watches the RSS, raises rss_epoch at each new highest
- * A reader takes cell.peak when cell.peak_epoch equals the header's epoch, else cell.live (it has not changed since).
+ *     heap   the process itself. heap_epoch is even while the total stands at its highest so far: every cell's live figures *are*
+ *            the peak's. When it falls, heap_epoch goes up by one, and each cell saves `live` into `peak` before its next change
+ *            and notes the epoch; when it rises above the highest again, by one more, and nobody saves
+ *     RSS    the recorder, which watches the RSS, adds 1 to rss_epoch at each new highest; a cell saves `live` into
+ *            rss_peak before its next change and notes the epoch
+ * A reader takes cell.peak when cell.heap_epoch equals the header's, else cell.live (it has not changed since); so with rss_peak.
  *
  * The reader trusts nothing: every index and length is checked against the region's size, which is fixed at its making.
  * All fields are little-endian and naturally aligned; sizes and offsets are bytes. version changes with any layout change:
@@ -33,7 +38,15 @@ enum { REGION_VERSION = 1 };
 #define REGION_MAGIC 0x6c61746564697431ull
 
 enum region_mode { REGION_SAMPLED = 1, REGION_EXACT = 2 };
-enum region_domain { REGION_RAW = 1, REGION_MEM, REGION_OBJECT, REGION_MMAP, REGION_DOMAINS };
+/* RAW is PyMem_Raw… where it is told from libc's own (exact); else that is LIBC too. */
+enum region_domain {
+    REGION_RAW = 1,
+    REGION_MEM,
+    REGION_OBJECT,
+    REGION_MMAP,
+    REGION_LIBC,
+    REGION_DOMAINS
+};
 enum region_frame_kind { REGION_FRAME_PYTHON = 1, REGION_FRAME_NATIVE, REGION_FRAME_OTHER };
 enum region_event_kind { REGION_EVENT_GC = 1, REGION_EVENT_MARK };
 

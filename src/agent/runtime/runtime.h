@@ -64,7 +64,12 @@ typedef uintptr_t rt_addr_t;
     F(PyErr_Restore, void, (void *, void *, void *), 1)                                            \
     F(Py_DecRef, void, (void *), 1)                                                                \
     F(Py_IncRef, void, (void *), 1)                                                                \
-    F(PyCompile_OpcodeStackEffectWithJump, int, (int, int, int), 1)
+    F(PyCompile_OpcodeStackEffectWithJump, int, (int, int, int), 1)                                \
+    F(PyMem_GetAllocator, void, (int, void *), 0)                                                  \
+    F(PyMem_SetAllocator, void, (int, void *), 0)                                                  \
+    F(PyObject_GetArenaAllocator, void, (void *), 0)                                               \
+    F(PyObject_SetArenaAllocator, void, (void *), 0)                                               \
+    F(_PyMem_GetCurrentAllocatorName, const char *, (void), 0)
 
 #define RT_TYPES(T)                                                                                \
     T(object, PyBaseObject_Type)                                                                   \
