@@ -1,0 +1,146 @@
+#define _GNU_SOURCE
+#include "agent/limit/limit_watch.h"
+
+#include <string.h>
+#include <time.h>
+
+#define MS               1000000ll
+#define FILL_BYTES_PER_S (4ll << 30)
+enum { STALL_SHARE = 15, FREED_LITTLE = 100, REST_MS_MIN = 20 };
+enum { READ_MS_MIN = 5, READ_MS_MAX = 1000, IDLE_MS_MIN = 250, IDLE_MS_MAX = 60000 };
+
+static int64_t now_ns(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec * 1000 * MS + t.tv_nsec;
+}
+
+static uint64_t percent(uint64_t bytes, unsigned share) {
+    return bytes / 100 * share;
+}
+
+void limit_watch_open(limit_watch_t *w, const gauge_places_t *places, uint64_t limit_bytes,
+                      double max_time_share) {
+    pthread_condattr_t monotonic;
+    memset(w, 0, sizeof *w);
+    w->places = *places;
+    w->limit_bytes = limit_bytes;
+    w->max_time_share = max_time_share;
+    pthread_mutex_init(&w->lock, NULL);
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_cond_init(&w->changed, &monotonic);
+    pthread_condattr_destroy(&monotonic);
+    w->stalls_read_ns = now_ns();
+    gauges_t g;
+    gauge_read(&w->places, &g);
+    w->stalled_us = g.stalled_us;
+    w->throttled = g.throttled;
+}
+
+void limit_watch_stop(limit_watch_t *w) {
+    pthread_mutex_lock(&w->lock);
+    w->stopped = true;
+    pthread_cond_broadcast(&w->changed);
+    pthread_mutex_unlock(&w->lock);
+}
+
+bool limit_watch_sleep(limit_watch_t *w, int64_t ns) {
+    int64_t until = now_ns() + ns;
+    struct timespec t = {until / (1000 * MS), until % (1000 * MS)};
+    pthread_mutex_lock(&w->lock);
+    int status = 0;
+    while (!w->stopped && status == 0) status = pthread_cond_timedwait(&w->changed, &w->lock, &t);
+    bool stopped = w->stopped;
+    pthread_mutex_unlock(&w->lock);
+    return !stopped;
+}
+
+static void read_state(const limit_watch_t *w, gauges_t *g, limit_state_t *s) {
+    double fullest = -1;
+    gauge_read(&w->places, g);
+    g->of[GAUGE_RSS].hard_bytes = w->limit_bytes;
+    memset(s, 0, sizeof *s);
+    for (int i = 0; i < GAUGES; i++) {
+        uint64_t used = g->of[i].used_bytes, hard = g->of[i].hard_bytes,
+                 goal = percent(hard, LIMIT_GOAL);
+        if (hard == UINT64_MAX) continue;
+        if (used > goal && used - goal > s->wanted_bytes) s->wanted_bytes = used - goal;
+        if ((double)used / (double)hard <= fullest) continue;
+        fullest = (double)used / (double)hard;
+        s->source = (enum gauge_kind)i;
+        s->used_bytes = used;
+        s->hard_bytes = hard;
+    }
+}
+
+void limit_watch_read(const limit_watch_t *w, limit_state_t *out) {
+    gauges_t g;
+    read_state(w, &g, out);
+}
+
+/* Once a second: did the kernel make us wait? */
+static bool is_stalled(limit_watch_t *w, const gauges_t *g) {
+    int64_t now = now_ns(), ns = now - w->stalls_read_ns;
+    if (ns < 1000 * MS) return false;
+    bool waits = g->stalled_us > w->stalled_us &&
+                 (int64_t)(g->stalled_us - w->stalled_us) * 1000 > ns / 100 * STALL_SHARE;
+    bool throttled = g->throttled > w->throttled;
+    w->stalls_read_ns = now;
+    w->stalled_us = g->stalled_us;
+    w->throttled = g->throttled;
+    return (waits || throttled) && g->of[GAUGE_RSS].used_bytes >= w->limit_bytes / 2;
+}
+
+static bool may_act(const limit_watch_t *w, const limit_state_t *s) {
+    int64_t now = now_ns();
+    if (now < w->not_before_ns) return false;
+    return now >= w->retry_ns || s->used_bytes > w->settled_bytes + s->hard_bytes / FREED_LITTLE;
+}
+
+static int64_t next_look_ns(const limit_state_t *s, unsigned mark) {
+    uint64_t at = percent(s->hard_bytes, mark);
+    if (s->used_bytes >= at) return READ_MS_MIN * MS;
+    int64_t ns = (int64_t)((double)(at - s->used_bytes) / (double)FILL_BYTES_PER_S * 1e9);
+    if (ns < READ_MS_MIN * MS) return READ_MS_MIN * MS;
+    return ns > READ_MS_MAX * MS ? READ_MS_MAX * MS : ns;
+}
+
+enum limit_level limit_watch_wait(limit_watch_t *w, enum limit_level level, limit_state_t *out) {
+    unsigned mark = level == LIMIT_NEAR ? LIMIT_NEAR_MARK : LIMIT_MARK;
+    int64_t sleep_ns = 0;
+    while (limit_watch_sleep(w, sleep_ns)) {
+        gauges_t g;
+        read_state(w, &g, out);
+        bool full = out->used_bytes >= percent(out->hard_bytes, mark);
+        if (level == LIMIT_NEAR) {
+            if (full) return LIMIT_NEAR;
+        } else {
+            out->stalled = !full && is_stalled(w, &g);
+            if (out->stalled && !out->wanted_bytes)
+                out->wanted_bytes = g.of[GAUGE_RSS].used_bytes / 20;
+            if ((full || out->stalled) && may_act(w, out)) return LIMIT_PRESSURE;
+        }
+        sleep_ns = next_look_ns(out, mark);
+    }
+    return LIMIT_STOPPED;
+}
+
+uint64_t limit_watch_acted(limit_watch_t *w, const limit_state_t *before, int64_t took_ns) {
+    gauges_t g;
+    limit_state_t after;
+    read_state(w, &g, &after);
+    uint64_t used = g.of[before->source].used_bytes;
+    uint64_t freed = before->used_bytes > used ? before->used_bytes - used : 0;
+    int64_t now = now_ns(), rest = (int64_t)((double)took_ns * (1 / w->max_time_share - 1));
+    w->not_before_ns = now + (rest > REST_MS_MIN * MS ? rest : REST_MS_MIN * MS);
+    w->settled_bytes = after.used_bytes;
+    if (freed >= before->hard_bytes / FREED_LITTLE) {
+        w->idle_ns = 0;
+    } else {
+        w->idle_ns = w->idle_ns ? w->idle_ns * 2 : IDLE_MS_MIN * MS;
+        if (w->idle_ns > IDLE_MS_MAX * MS) w->idle_ns = IDLE_MS_MAX * MS;
+    }
+    w->retry_ns = now + w->idle_ns;
+    return freed;
+}

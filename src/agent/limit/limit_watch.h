@@ -1,0 +1,70 @@
+/* Waits for memory to run short, and says so before it has.
+ *
+ *     0 ──────────────────────────── 80 % ─────── 90 % ──── 95 % ── limit
+ *                                     goal        mark      near
+ *                       what an action   an action   a recording,
+ *                       tries to reach   begins      while there is room for one
+ *
+ * A thread sleeps in limit_watch_wait without the GIL. It reads the gauges (some µs) the more often the nearer the mark
+ * is: every second at rest, every 5 ms beside it, so that a program which fills 4 GiB/s does not get past unseen.
+ *
+ * No death spiral. An action that took t seconds is followed by t · (1 / share − 1) seconds without one: their share of
+ * all time stays below `max_time_share`, whatever the program does. And one that brought nothing (less than 1 % of the limit)
+ * is not tried again until usage has grown by 1 % of the limit, or after 0.25 s, 0.5 s, … at most a minute.
+ *
+ * PSI and memory.events: when tasks stood still for memory for more than 15 % of the last second, or the group went over
+ * its high mark, and the process has half of its limit in use, that is pressure too. The counters are read along with the
+ * gauges; a trigger would need a descriptor that lives, which programs that close all of theirs would close.
+ */
+#ifndef LOWTIDE_AGENT_LIMIT_WATCH_H
+#define LOWTIDE_AGENT_LIMIT_WATCH_H
+
+#include "agent/limit/limit_gauge.h"
+
+#include <pthread.h>
+
+enum limit_level { LIMIT_STOPPED, LIMIT_PRESSURE, LIMIT_NEAR };
+enum { LIMIT_GOAL = 80, LIMIT_MARK = 90, LIMIT_NEAR_MARK = 95 }; /* percent */
+
+typedef struct limit_state {
+    enum gauge_kind source; /* the gauge that is fullest */
+    bool stalled; /* no gauge is at its mark, but the kernel makes tasks wait for memory */
+    uint64_t used_bytes, hard_bytes;
+    uint64_t wanted_bytes; /* to give back, so that all gauges are at their goal */
+} limit_state_t;
+
+typedef struct limit_watch {
+    gauge_places_t places;
+    uint64_t limit_bytes;
+    double max_time_share;
+    pthread_mutex_t
+        lock; /* for `stopped` alone; the rest belongs to the thread that waits for pressure */
+    pthread_cond_t changed;
+    bool stopped;
+    int64_t not_before_ns, retry_ns, idle_ns;
+    uint64_t settled_bytes; /* in use after the last action */
+    int64_t stalls_read_ns;
+    uint64_t stalled_us, throttled;
+} limit_watch_t;
+
+/* The watch is the caller's and stays where it is until limit_watch_stop and every wait have returned. */
+void limit_watch_open(limit_watch_t *w, const gauge_places_t *places, uint64_t limit_bytes,
+                      double max_time_share);
+
+/* Blocks until there is something to do. One thread may wait for LIMIT_PRESSURE and another for LIMIT_NEAR, which comes as often
+ * as it is asked for while it lasts. */
+enum limit_level limit_watch_wait(limit_watch_t *w, enum limit_level level, limit_state_t *out);
+
+/* After an action: how long it took. Reads the gauges and returns what was freed of the fullest one's usage. */
+uint64_t limit_watch_acted(limit_watch_t *w, const limit_state_t *before, int64_t took_ns);
+
+/* How it stands now. Any thread. */
+void limit_watch_read(const limit_watch_t *w, limit_state_t *out);
+
+/* Every wait returns LIMIT_STOPPED, now and from now on. Any thread. */
+void limit_watch_stop(limit_watch_t *w);
+
+/* Sleeps; false: stopped meanwhile. */
+bool limit_watch_sleep(limit_watch_t *w, int64_t ns);
+
+#endif

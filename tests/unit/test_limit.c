@@ -1,0 +1,205 @@
+#define _GNU_SOURCE
+#include "agent/limit/limit_size.h"
+#include "agent/limit/limit_watch.h"
+
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+enum { MIB = 1 << 20 };
+
+static void sizes_are_read_as_people_write_them(void **state) {
+    (void)state;
+    static const struct {
+        const char *text;
+        uint64_t bytes;
+    } CASES[] = {
+        {"1", 1},        {"2GiB", 2ull << 30}, {" 1.5 GB", 1500000000}, {"512m", 512ull * MIB},
+        {"80%", 800000}, {"-200kB", 800000},   {"-25%", 750000},        {"100%", 1000000},
+    };
+    for (size_t i = 0; i < sizeof CASES / sizeof *CASES; i++) {
+        uint64_t bytes = 0;
+        err_t e;
+        assert_int_equal(limit_size_parse(CASES[i].text, 1000000, &bytes, &e), 0);
+        assert_int_equal(bytes, CASES[i].bytes);
+    }
+}
+
+static void what_is_no_size_is_refused_in_one_line(void **state) {
+    (void)state;
+    static const char *const CASES[] = {"",
+                                        "GiB",
+                                        "2 Gigs",
+                                        "-",
+                                        "--1",
+                                        "1e9",
+                                        "2GiB!",
+                                        "-2MB",
+                                        "0",
+                                        "0%",
+                                        "-100%",
+                                        "nan",
+                                        "99999999999999999999999"};
+    for (size_t i = 0; i < sizeof CASES / sizeof *CASES; i++) {
+        uint64_t bytes = 7;
+        err_t e = {{0}};
+        assert_int_equal(limit_size_parse(CASES[i], 1000000, &bytes, &e), -EINVAL);
+        assert_int_equal(bytes, 7);
+        assert_true(e.text[0] && !strchr(e.text, '\n'));
+    }
+}
+
+typedef struct fake {
+    char root[64], proc[128], cgroups[128];
+} fake_t;
+
+static void put(const char *directory, const char *name, const char *text) {
+    char path[256];
+    snprintf(path, sizeof path, "%s/%s", directory, name);
+    for (char *p = path + 1; (p = strchr(p, '/')); p++) {
+        *p = 0;
+        mkdir(path, 0755);
+        *p = '/';
+    }
+    FILE *f = fopen(path, "w");
+    assert_non_null(f);
+    fputs(text, f);
+    fclose(f);
+}
+
+static int set_up(void **state) {
+    static fake_t f;
+    snprintf(f.root, sizeof f.root, "/tmp/lowtide-limit-XXXXXX");
+    assert_non_null(mkdtemp(f.root));
+    snprintf(f.proc, sizeof f.proc, "%s/proc", f.root);
+    snprintf(f.cgroups, sizeof f.cgroups, "%s/cgroups", f.root);
+    put(f.proc, "meminfo", "MemTotal: 1048576 kB\nMemFree: 1 kB\n");
+    put(f.proc, "self/statm", "100000 2560 100 10 0 5000 0\n");
+    put(f.proc, "pressure/memory",
+        "some avg10=0.00 avg60=0.00 avg300=0.00 total=123\nfull total=0\n");
+    *state = &f;
+    return 0;
+}
+
+static int tear_down(void **state) {
+    char command[128];
+    snprintf(command, sizeof command, "rm -r %s", ((fake_t *)*state)->root);
+    return system(command);
+}
+
+static void the_fullest_group_counts_and_spare_files_do_not(void **state) {
+    fake_t *f = *state;
+    gauge_places_t places;
+    gauges_t g;
+    put(f->proc, "self/cgroup", "1:cpu:/x\n0::/slice/app\n");
+    put(f->cgroups, "slice/app/memory.current", "50000000\n");
+    put(f->cgroups, "slice/app/memory.max", "max\n");
+    put(f->cgroups, "slice/memory.current", "95000000\n");
+    put(f->cgroups, "slice/memory.max", "100000000\n");
+    put(f->cgroups, "slice/memory.stat", "anon 5\nactive_file 9\ninactive_file 15000000\n");
+    put(f->cgroups, "slice/app/memory.pressure", "some avg10=0.00 total=77\n");
+    put(f->cgroups, "slice/app/memory.events", "low 0\nhigh 3\nmax 4\noom 0\n");
+    gauge_find(&places, f->proc, f->cgroups);
+    assert_int_equal(places.group_count, 2);
+    gauge_read(&places, &g);
+    assert_int_equal(g.of[GAUGE_RSS].used_bytes, 2560 * sysconf(_SC_PAGESIZE));
+    assert_int_equal(g.of[GAUGE_CGROUP].used_bytes, 80000000);
+    assert_int_equal(g.of[GAUGE_CGROUP].hard_bytes, 100000000);
+    assert_int_equal(g.stalled_us, 77);
+    assert_int_equal(g.throttled, 7);
+    assert_int_equal(gauge_total(&places), 100000000);
+    put(f->cgroups, "slice/app/memory.high", "51000000\n");
+    gauge_read(&places, &g);
+    assert_int_equal(g.of[GAUGE_CGROUP].hard_bytes, 51000000);
+}
+
+static void a_group_of_version_1_and_one_outside_are_understood(void **state) {
+    fake_t *f = *state;
+    gauge_places_t places;
+    gauges_t g;
+    put(f->proc, "self/cgroup", "4:cpu,memory:/docker/abc\n0::/\n");
+    put(f->cgroups, "memory/memory.usage_in_bytes", "7000\n");
+    put(f->cgroups, "memory/memory.limit_in_bytes", "9223372036854771712\n");
+    gauge_find(&places, f->proc, f->cgroups);
+    assert_true(places.v1);
+    assert_int_equal(places.group_count, 1);
+    gauge_read(&places, &g);
+    assert_true(g.of[GAUGE_CGROUP].hard_bytes == UINT64_MAX);
+    assert_int_equal(gauge_total(&places), 1u << 30);
+    put(f->cgroups, "memory/memory.limit_in_bytes", "10000\n");
+    gauge_read(&places, &g);
+    assert_int_equal(g.of[GAUGE_CGROUP].used_bytes, 7000);
+    assert_int_equal(g.of[GAUGE_CGROUP].hard_bytes, 10000);
+}
+
+static void say_rss(const fake_t *f, uint64_t bytes) {
+    char text[128];
+    snprintf(text, sizeof text, "100000 %llu 0 0 0 0 0\n",
+             (unsigned long long)bytes / (unsigned long long)sysconf(_SC_PAGESIZE));
+    put(f->proc, "self/statm", text);
+}
+
+static void pressure_comes_at_the_mark_and_aims_at_the_goal(void **state) {
+    fake_t *f = *state;
+    gauge_places_t places;
+    limit_watch_t w;
+    limit_state_t s;
+    gauge_find(&places, f->proc, f->cgroups);
+    limit_watch_open(&w, &places, 100 * MIB, 0.5);
+    say_rss(f, 92 * MIB);
+    assert_int_equal(limit_watch_wait(&w, LIMIT_PRESSURE, &s), LIMIT_PRESSURE);
+    assert_int_equal(s.source, GAUGE_RSS);
+    assert_int_equal(s.used_bytes, 92 * MIB);
+    assert_int_equal(s.wanted_bytes, 12 * MIB);
+    say_rss(f, 96 * MIB);
+    assert_int_equal(limit_watch_wait(&w, LIMIT_NEAR, &s), LIMIT_NEAR);
+    limit_watch_stop(&w);
+    assert_int_equal(limit_watch_wait(&w, LIMIT_PRESSURE, &s), LIMIT_STOPPED);
+}
+
+static void what_brings_nothing_is_tried_more_and_more_seldom(void **state) {
+    fake_t *f = *state;
+    gauge_places_t places;
+    limit_watch_t w;
+    limit_state_t s = {0};
+    gauge_find(&places, f->proc, f->cgroups);
+    limit_watch_open(&w, &places, 100 * MIB, 0.5);
+    say_rss(f, 92 * MIB);
+    limit_watch_wait(&w, LIMIT_PRESSURE, &s);
+    int64_t idle = 0;
+    for (int i = 0; i < 12; i++) {
+        assert_int_equal(limit_watch_acted(&w, &s, 0), 0);
+        assert_true(w.idle_ns > idle || w.idle_ns == 60000000000ll);
+        idle = w.idle_ns;
+    }
+    say_rss(f, 93 * MIB + 4096 * 100); /* more than 1 % has come since: at once */
+    assert_int_equal(limit_watch_wait(&w, LIMIT_PRESSURE, &s), LIMIT_PRESSURE);
+    say_rss(f, 85 * MIB);
+    assert_true(limit_watch_acted(&w, &s, 2000000000) > 8 * MIB);
+    assert_int_equal(w.idle_ns, 0);
+    assert_int_equal(w.not_before_ns - w.retry_ns, 2000000000); /* half of all time, as was said */
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(sizes_are_read_as_people_write_them),
+        cmocka_unit_test(what_is_no_size_is_refused_in_one_line),
+        cmocka_unit_test_setup_teardown(the_fullest_group_counts_and_spare_files_do_not, set_up,
+                                        tear_down),
+        cmocka_unit_test_setup_teardown(a_group_of_version_1_and_one_outside_are_understood, set_up,
+                                        tear_down),
+        cmocka_unit_test_setup_teardown(pressure_comes_at_the_mark_and_aims_at_the_goal, set_up,
+                                        tear_down),
+        cmocka_unit_test_setup_teardown(what_brings_nothing_is_tried_more_and_more_seldom, set_up,
+                                        tear_down),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
