@@ -38,6 +38,7 @@ lint: build/clang
 	$(RUFF) format --check .
 	$(PYTHON) -m mypy
 	shellcheck $(SHELL_FILES)
+	npm run --prefix web --silent check
 
 sanitize: build/clang
 	@ctest --test-dir build/clang --output-on-failure --parallel $(JOBS)

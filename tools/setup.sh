@@ -56,10 +56,12 @@ install_packages() {
 [ "$(uname -sm)" = "Linux x86_64" ] || die "runs on Linux on x86-64 only; this is $(uname -sm)"
 if command -v apt-get >/dev/null; then
     mapfile -t missing < <(missing_packages "${packages[@]}"; find_python >/dev/null || missing_packages "${python_packages[@]}")
+    # Another source's Node.js does not go together with Debian's npm.
+    { command -v node && command -v npm; } >/dev/null || missing+=(nodejs npm)
     [ "${#missing[@]}" = 0 ] || install_packages "${missing[@]}"
 else
     missing=()
-    for tool in gcc cmake ninja clang shellcheck; do
+    for tool in gcc cmake ninja clang shellcheck node npm; do
         command -v "$tool" >/dev/null || missing+=("$tool")
     done
     for header in zstd.h xxhash.h cmocka.h sqlite3.h; do
@@ -79,4 +81,9 @@ if ! cmp -s "$requirements" .venv/requirements.txt; then
     say "installing the test tools into .venv"
     .venv/bin/python -m pip install --quiet --disable-pip-version-check -r "$requirements"
     cp "$requirements" .venv/requirements.txt
+fi
+if ! cmp -s web/package-lock.json web/node_modules/.lowtide-lock; then
+    say "installing what the page is built from into web/node_modules"
+    npm ci --prefix web --silent --no-update-notifier >&2 || die "npm could not install what web/package-lock.json names: mend that, then run make again"
+    cp web/package-lock.json web/node_modules/.lowtide-lock
 fi

@@ -32,7 +32,8 @@ static void escaped(json_t *j, const char *text, size_t n) {
             fprintf(j->file, "\\%c", (int)c);
         else if (c == '\n')
             fputs("\\n", j->file);
-        else if (c < 0x20 || (c >= 0x7f && c < 0xa0) || c == 0x2028 || c == 0x2029)
+        else if (c < 0x20 || (c >= 0x7f && c < 0xa0) || c == 0x2028 || c == 0x2029 ||
+                 (j->in_html && c == '<'))
             fprintf(j->file, "\\u%04x", (unsigned)c);
         else
             fwrite(text, 1, (size_t)(next - text), j->file);

@@ -23,6 +23,7 @@ enum { JSON_DEPTH_MAX = 64 };
 typedef struct json {
     FILE *file;
     bool compact; /* no line breaks */
+    bool in_html; /* '<' is written as \u003c: no text may end the script element it stands in */
     int depth;
     char closer[JSON_DEPTH_MAX];
     bool begun[JSON_DEPTH_MAX]; /* something stands in it already */

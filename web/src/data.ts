@@ -1,0 +1,92 @@
+/** What the executable puts into the page: the report (schema 1, docs/report.md) and the call tree. */
+
+export interface Site {
+  file: string;
+  line: number;
+  function: string;
+}
+
+export interface Finding {
+  kind: string;
+  title: string;
+  bytes: number;
+  objects: number;
+  path: string | null;
+  fix: string;
+  confidence: string;
+  site?: Site | null;
+}
+
+export interface Report {
+  process: {
+    pid: number | null;
+    command: string[];
+    python: string | null;
+    started: string | null;
+    duration_s: number | null;
+    exit_status: number | null;
+  };
+  memory: {
+    rss_bytes: number | null;
+    peak_rss_bytes: number | null;
+    peak_at_s: number | null;
+    timeline: { t_s: number; rss_bytes: number; heap_bytes: number }[];
+  };
+  ledger: { name: string; bytes: number; returnable_bytes: number; note: string | null }[];
+  heap: {
+    objects: number;
+    types: { type: string; count: number; shallow_bytes: number; retained_bytes: number }[];
+    dominators: { path: string; type: string; retained_bytes: number; retained_objects: number }[];
+  };
+  allocations: {
+    mode?: string;
+    interval_bytes?: number;
+    sites?: (Site & {
+      live_bytes: number;
+      live_blocks: number;
+      peak_bytes: number;
+      total_bytes: number;
+      total_blocks: number;
+      error_bytes: number;
+    })[];
+  };
+  findings: Finding[];
+}
+
+/**
+ * The call tree by columns. Node 0 is the whole program; a parent stands before its children; bytes hold those of the
+ * children. `name` and `file` are indices into `texts`. What is below the threshold is folded into its parent.
+ */
+export interface Tree {
+  texts: string[];
+  parent: number[];
+  name: number[];
+  file: number[];
+  line: number[];
+  live: number[];
+  peak: number[];
+  total: number[];
+  threshold_bytes: number;
+}
+
+/** Something that happened at one moment: a mark, a long collection, a heap snapshot. */
+export interface Moment {
+  t_s: number;
+  kind: string;
+  duration_ms: number;
+  text: string;
+}
+
+export interface PageData {
+  report: Report;
+  tree: Tree | null;
+  events: Moment[];
+}
+
+/** The three questions that the flame graph answers. */
+export type Metric = "peak" | "live" | "total";
+
+export function readData(): PageData {
+  const text = document.getElementById("data")?.textContent ?? "";
+  return JSON.parse(text) as PageData;
+}

@@ -1,0 +1,42 @@
+const UNITS = ["B", "KiB", "MiB", "GiB", "TiB"];
+
+/** 1536 → "1.5 KiB", as the text report has it. */
+export function bytes(n: number): string {
+  let unit = 0;
+  let value = Math.abs(n);
+  while (value >= 1024 && unit < UNITS.length - 1) {
+    value /= 1024;
+    unit++;
+  }
+  const digits = unit === 0 || value >= 100 ? 0 : 1;
+  return `${n < 0 ? "−" : ""}${value.toFixed(digits)} ${UNITS[unit]}`;
+}
+
+export function count(n: number): string {
+  return n.toLocaleString("en");
+}
+
+export function seconds(s: number): string {
+  if (s < 10) return `${s.toFixed(2)} s`;
+  if (s < 120) return `${s.toFixed(1)} s`;
+  if (s < 7200) return `${(s / 60).toFixed(1)} min`;
+  return `${(s / 3600).toFixed(1)} h`;
+}
+
+export function place(file: string, line: number): string {
+  return line > 0 ? `${file}:${line}` : file;
+}
+
+type Child = Node | string;
+
+/** An element with its attributes and children; texts are never read as HTML. */
+export function element(
+  tag: string,
+  attributes: Record<string, string> = {},
+  ...children: Child[]
+): HTMLElement {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  made.append(...children);
+  return made;
+}
