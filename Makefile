@@ -10,7 +10,7 @@ C_FILES := $(shell git ls-files -co --exclude-standard '*.c' '*.h')
 SHELL_FILES := $(shell git ls-files -co --exclude-standard '*.sh') .ci/run
 FUZZ_SECONDS ?= 60
 
-.PHONY: build test demo lint bench fuzz soak sanitize sid setup clean
+.PHONY: build test demo lint bench fuzz soak sanitize sid chromium setup clean
 
 build: setup
 	@cmake -S . -B build -G Ninja --log-level=NOTICE -DPython_EXECUTABLE=$(CURDIR)/$(PYTHON)
@@ -21,12 +21,15 @@ setup:
 	@tools/setup.sh
 
 # lint builds build/clang, which the tests run too. The last line printed is the sum over all of them.
-test: build lint build/fuzz sid
+test: build lint build/fuzz sid chromium
 	@$(PYTHON) tools/run_tests.py
 
 # The Pythons that this machine lacks, for tests alone: it goes on without them, aloud.
 sid: setup
 	@tools/get_sid.sh
+
+chromium: setup
+	@tools/get_chromium.sh
 
 demo: build
 	@examples/demo.sh $(CURDIR)/$(PYTHON) $(CURDIR)/.venv/bin/lowtide
