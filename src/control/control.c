@@ -1,6 +1,8 @@
 #define _GNU_SOURCE
 #include "control/control.h"
 
+#include "control/region.h"
+
 #include <endian.h>
 #include <errno.h>
 #include <linux/sockios.h>
@@ -42,11 +44,20 @@ static const field_t result_fields[] = {F(FIELD_32, ctl_result_t, status),
                                         F(FIELD_64, ctl_result_t, bytes),
                                         F(FIELD_TEXT, ctl_result_t, text),
                                         {0}};
+static const field_t profile_fields[] = {F(FIELD_32, ctl_profile_t, mode),
+                                         F(FIELD_32, ctl_profile_t, flags),
+                                         F(FIELD_64, ctl_profile_t, interval_bytes),
+                                         {0}};
+static const field_t region_fields[] = {
+    F(FIELD_32, ctl_region_t, parent), F(FIELD_TEXT, ctl_region_t, python), {0}};
 static const field_t no_fields[] = {{0}};
 
 static const field_t *const bodies[] = {
-    [CTL_HELLO] = hello_fields,   [CTL_CAPTURE] = capture_fields, [CTL_PROGRESS] = progress_fields,
-    [CTL_RESULT] = result_fields, [CTL_CANCEL] = no_fields,       [CTL_BYE] = no_fields,
+    [CTL_HELLO] = hello_fields,       [CTL_CAPTURE] = capture_fields,
+    [CTL_PROGRESS] = progress_fields, [CTL_RESULT] = result_fields,
+    [CTL_CANCEL] = no_fields,         [CTL_BYE] = no_fields,
+    [CTL_PROFILE] = profile_fields,   [CTL_REGION] = region_fields,
+    [CTL_STOP] = no_fields,
 };
 enum { TYPES = sizeof bodies / sizeof bodies[0] };
 _Static_assert(sizeof(ctl_result_t) + CTL_HEADER_BYTES <= CTL_PACKET_MAX, "a packet fits");
@@ -125,13 +136,22 @@ int ctl_encode(const ctl_msg_t *m, unsigned char *packet, err_t *e) {
     return (int)(p - packet);
 }
 
+static bool brings_fd(const ctl_msg_t *m) {
+    return m->type == CTL_CAPTURE || m->type == CTL_REGION;
+}
+
 /* Values that a later version may give a meaning are refused, not guessed at. */
 static int check_values(const ctl_msg_t *m, err_t *e) {
     const uint32_t flags = CTL_NO_VALUES | CTL_NO_IN_PLACE | CTL_IN_PLACE;
-    if (m->type == CTL_HELLO && m->hello.what > CTL_PROGRAM_ENDS)
+    if (m->type == CTL_HELLO && m->hello.what > CTL_PROGRAM_FORKED)
         return err_set(e, -EBADMSG, "a HELLO of unknown kind %u came", m->hello.what);
     if (m->type == CTL_CAPTURE && (m->capture.flags & ~flags))
         return err_set(e, -EBADMSG, "a CAPTURE with unknown flags %#x came", m->capture.flags);
+    if (m->type == CTL_PROFILE &&
+        (m->profile.mode > REGION_EXACT ||
+         (m->profile.flags & ~(uint32_t)(CTL_PROFILE_NATIVE | CTL_PROFILE_CHILDREN))))
+        return err_set(e, -EBADMSG, "a PROFILE of mode %u with flags %#x came", m->profile.mode,
+                       m->profile.flags);
     if (m->type == CTL_PROGRESS && (m->progress.phase - 1u) >= CTL_PHASE_WALK)
         return err_set(e, -EBADMSG, "a PROGRESS of unknown phase %u came", m->progress.phase);
     if (m->type == CTL_RESULT && (m->result.status > 0 || m->result.mode > CTL_MODE_IN_PLACE))
@@ -179,8 +199,8 @@ int ctl_send(int sock, const ctl_msg_t *m, int fd, int timeout_ms, err_t *e) {
     unsigned char packet[CTL_PACKET_MAX];
     int n = ctl_encode(m, packet, e);
     if (n < 0) return n;
-    if ((m->type == CTL_CAPTURE) != (fd >= 0))
-        return err_set(e, -EINVAL, "CAPTURE, and no other message, brings a descriptor");
+    if (brings_fd(m) != (fd >= 0))
+        return err_set(e, -EINVAL, "CAPTURE and REGION, and no other message, bring a descriptor");
 
     struct iovec iov = {packet, (size_t)n};
     union {
@@ -277,7 +297,7 @@ int ctl_recv(int sock, ctl_msg_t *m, int *fd, int timeout_ms, err_t *e) {
     status = h.msg_flags & (MSG_TRUNC | MSG_CTRUNC)
                  ? err_set(e, -EBADMSG, "a message came that is too large")
                  : ctl_decode(packet, (unsigned long)n, m, e);
-    if (!status && (m->type == CTL_CAPTURE) != (came >= 0))
+    if (!status && brings_fd(m) != (came >= 0))
         status = err_set(e, -EBADMSG, "a message of type %u came %s a descriptor", m->type,
                          came >= 0 ? "with" : "without");
     if (status && came >= 0) close(came);

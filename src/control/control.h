@@ -7,10 +7,16 @@
  *                        ◀── RESULT ───────  figures, or one line on why not
  *     BYE ─────────────────────────────────▶ the agent's thread ends
  *
+ *     PROFILE ─────────────────────────────▶ starts the hooks (attach; `run` says it in the environment)
+ *                        ◀── REGION + fd ──  the memory that the profile is in (control/region.h)
+ *     STOP ────────────────────────────────▶ takes the hooks out
+ *                        ◀── RESULT ───────
+ *
  * CANCEL may come any time after CAPTURE: the agent gives up what it does and answers RESULT with
  * -ECANCELED. A socket that closes means CANCEL and BYE. Under `lowtide run` the agent connects
- * twice: it says HELLO with what = CTL_PROGRAM_BEGINS and closes, and at the program's end HELLO
- * with CTL_PROGRAM_ENDS, to be answered by CAPTURE or BYE.
+ * twice: it says HELLO with what = CTL_PROGRAM_BEGINS, a REGION where it is profiled, and closes, and at the program's end HELLO
+ * with CTL_PROGRAM_ENDS, to be answered by CAPTURE or BYE. A child that it forks says HELLO with
+ * CTL_PROGRAM_FORKED and its own REGION; nothing there waits for an answer.
  *
  * A message is one packet of a SOCK_SEQPACKET socket, little-endian, fixed in size by its type:
  *
@@ -35,8 +41,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* `lowtide run` tells the program in the environment where to call: "key:name:agent" is the key to say, the name of an
- * abstract socket, and the agent's path as it stands first in LD_PRELOAD. */
+/* `lowtide run` tells the program in the environment where to call: "key:name:profile:agent" is the key to say, the name of an
+ * abstract socket, ctl_profile_t as "mode.flags.interval" in decimal, and the agent's path as it stands first in LD_PRELOAD. */
 #define CTL_RUN_VARIABLE "LOWTIDE_RUN"
 
 enum { CTL_VERSION = 1 };
@@ -47,15 +53,23 @@ enum ctl_type {
     CTL_PROGRESS,  /* agent: so far */
     CTL_RESULT,    /* agent: done, or why not */
     CTL_CANCEL,    /* command line: give up; no body */
-    CTL_BYE        /* command line: leave; no body */
+    CTL_BYE,       /* command line: leave; no body */
+    CTL_PROFILE,   /* command line: start the allocation profile */
+    CTL_REGION,    /* agent: the profile's memory comes with this */
+    CTL_STOP       /* command line: end the allocation profile; no body */
 };
 
-enum ctl_what { CTL_ATTACHED, CTL_PROGRAM_BEGINS, CTL_PROGRAM_ENDS };
+enum ctl_what { CTL_ATTACHED, CTL_PROGRAM_BEGINS, CTL_PROGRAM_ENDS, CTL_PROGRAM_FORKED };
 
 enum ctl_capture_flag {
     CTL_NO_VALUES = 1,   /* leave all values out */
     CTL_NO_IN_PLACE = 2, /* where fork is refused, give up instead of walking in place */
     CTL_IN_PLACE = 4     /* do not fork: walk in place */
+};
+
+enum ctl_profile_flag {
+    CTL_PROFILE_NATIVE = 1,  /* native frames too */
+    CTL_PROFILE_CHILDREN = 2 /* what the program forks and starts is profiled, too */
 };
 
 enum ctl_mode { CTL_MODE_NONE, CTL_MODE_FORK, CTL_MODE_IN_PLACE };
@@ -73,6 +87,17 @@ typedef struct ctl_capture {
     uint32_t timeout_ms; /* how long to wait for the GIL, at most; also for a walk in place */
     uint32_t pid;        /* of the process, as the command line knows it; 0: as it knows itself */
 } ctl_capture_t;
+
+typedef struct ctl_profile {
+    uint32_t mode;  /* region_mode; 0: none */
+    uint32_t flags; /* ctl_profile_flag */
+    uint64_t interval_bytes;
+} ctl_profile_t;
+
+typedef struct ctl_region {
+    uint32_t parent; /* PID of the process that forked this one, in its own PID namespace; or 0 */
+    char python[16]; /* "3.13.0" */
+} ctl_region_t;
 
 typedef struct ctl_progress {
     uint32_t phase; /* ctl_phase; how much is written the command line sees by its own descriptor */
@@ -95,6 +120,8 @@ typedef struct ctl_msg {
         ctl_capture_t capture;
         ctl_progress_t progress;
         ctl_result_t result;
+        ctl_profile_t profile;
+        ctl_region_t region;
     };
 } ctl_msg_t;
 
@@ -102,8 +129,8 @@ typedef struct ctl_msg {
  * other side does not read (-1: for ever). */
 int ctl_send(int sock, const ctl_msg_t *m, int fd, int timeout_ms, err_t *e);
 
-/* *fd: the descriptor that came along (the caller's now, close-on-exec), or -1. Only CAPTURE brings
- * one, and must. timeout_ms: -1 for ever, 0 not at all; -EINTR when a signal came first. */
+/* *fd: the descriptor that came along (the caller's now, close-on-exec), or -1. CAPTURE and REGION bring
+ * one, and must; no other message does. timeout_ms: -1 for ever, 0 not at all; -EINTR when a signal came first. */
 int ctl_recv(int sock, ctl_msg_t *m, int *fd, int timeout_ms, err_t *e);
 
 /* Looks at the next message without taking it: a descriptor that comes with it stays outside of this process. */
