@@ -6,6 +6,7 @@ On the command line: ``lowtide run app.py``, ``lowtide dump PID``, ``lowtide rep
 >>> lowtide.snapshot("app.tide")        # a recording of this process's heap         # doctest: +SKIP
 >>> lowtide.why(obj)                    # named paths from roots to this object      # doctest: +SKIP
 >>> lowtide.retained(obj)               # bytes that would go if it went             # doctest: +SKIP
+>>> lowtide.free()                      # what can go back to the system now, goes   # doctest: +SKIP
 >>> pages = lowtide.Cache(max_bytes="256MiB")   # a dict that stays below a bound in bytes
 """
 
@@ -14,11 +15,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lowtide._inside import Snapshot, retained, snapshot, why
+from lowtide._ledger import Freed, Layer, free
 
 if TYPE_CHECKING:
     from lowtide._cache import Cache, cache
 
-__all__ = ["Cache", "Snapshot", "cache", "retained", "snapshot", "why"]
+__all__ = ["Cache", "Freed", "Layer", "Snapshot", "cache", "free", "retained", "snapshot", "why"]
 
 
 def __getattr__(name: str) -> object:

@@ -501,6 +501,32 @@ LAYOUT_FIELD(code_cached_freevars, _PyCoCached, _co_freevars)
 LAYOUT_FIELD(executors_size, _PyExecutorArray, size)
 LAYOUT_FIELD(executors_items, _PyExecutorArray, executors)
 
+/* pymalloc (src/agent/ledger/pymalloc.h). Before 3.12 no header tells of it; it looked the same. */
+LAYOUT_FIELD(interp_obmalloc, PyInterpreterState, obmalloc)
+LAYOUT_CONST(interp_obmalloc_bytes, sizeof(((PyInterpreterState *)0)->obmalloc))
+LAYOUT_FIELD(obmalloc_arenas, struct _obmalloc_state, mgmt.arenas)
+LAYOUT_FIELD(obmalloc_maxarenas, struct _obmalloc_state, mgmt.maxarenas)
+LAYOUT_FIELD(obmalloc_allocated, struct _obmalloc_state, mgmt.narenas_currently_allocated)
+LAYOUT_CONST(obmalloc_arena_bytes, ARENA_SIZE)
+LAYOUT_CONST(obmalloc_pool_bytes, POOL_SIZE)
+LAYOUT_CONST(obmalloc_alignment, ALIGNMENT)
+LAYOUT_CONST(obmalloc_dummy_class, DUMMY_SIZE_IDX)
+LAYOUT_SIZE (arena_size, struct arena_object)
+LAYOUT_FIELD(arena_address, struct arena_object, address)
+LAYOUT_FIELD(arena_pool_address, struct arena_object, pool_address)
+LAYOUT_FIELD(arena_nfreepools, struct arena_object, nfreepools)
+LAYOUT_FIELD(arena_ntotalpools, struct arena_object, ntotalpools)
+LAYOUT_FIELD(arena_freepools, struct arena_object, freepools)
+LAYOUT_FIELD(arena_next, struct arena_object, nextarena)
+LAYOUT_SIZE (pool_size, struct pool_header)
+LAYOUT_FIELD(pool_count, struct pool_header, ref)
+LAYOUT_FIELD(pool_freeblock, struct pool_header, freeblock)
+LAYOUT_FIELD(pool_next, struct pool_header, nextpool)
+LAYOUT_FIELD(pool_arenaindex, struct pool_header, arenaindex)
+LAYOUT_FIELD(pool_szidx, struct pool_header, szidx)
+LAYOUT_FIELD(pool_nextoffset, struct pool_header, nextoffset)
+LAYOUT_FIELD(pool_maxnextoffset, struct pool_header, maxnextoffset)
+
 /* clang-format on */
 
 #undef LAYOUT_FIELD

@@ -453,6 +453,30 @@
     V(code_cached_freevars,                   NONE,     NONE,     NONE,     NONE,       24,       24,       24,       24,       24,       24,       24,       24,       24,         24,       24,          24) \
     V(executors_size,                         NONE,     NONE,     NONE,     NONE,     NONE,     NONE,        0,        0,        0,        0,        0,        0,        0,          0,        0,           0) \
     V(executors_items,                        NONE,     NONE,     NONE,     NONE,     NONE,     NONE,        8,        8,        8,        8,        8,        8,        8,          8,        8,           8) \
+    V(interp_obmalloc,                        NONE,     NONE,     NONE,     NONE,     3960,     3960,    10800,    10808,    10800,    10808,    10904,    10912,    10880,      10880,    10888,       10888) \
+    V(interp_obmalloc_bytes,                  NONE,     NONE,     NONE,     NONE,   263248,   263248,        8,        8,        8,        8,        8,        8,        8,          8,        8,           8) \
+    V(obmalloc_arenas,                        NONE,     NONE,     NONE,     NONE,      512,      512,      512,      512,      512,      512,      512,      512,      512,        512,      512,         512) \
+    V(obmalloc_maxarenas,                     NONE,     NONE,     NONE,     NONE,      520,      520,      520,      520,      520,      520,      520,      520,      520,        520,      520,         520) \
+    V(obmalloc_allocated,                     NONE,     NONE,     NONE,     NONE,     1064,     1064,     1064,     1064,     1064,     1064,     1064,     1064,     1064,       1064,     1064,        1064) \
+    V(obmalloc_arena_bytes,                   NONE,     NONE,     NONE,     NONE,  1048576,  1048576,  1048576,  1048576,  1048576,  1048576,  1048576,  1048576,  1048576,    1048576,  1048576,     1048576) \
+    V(obmalloc_pool_bytes,                    NONE,     NONE,     NONE,     NONE,    16384,    16384,    16384,    16384,    16384,    16384,    16384,    16384,    16384,      16384,    16384,       16384) \
+    V(obmalloc_alignment,                     NONE,     NONE,     NONE,     NONE,       16,       16,       16,       16,       16,       16,       16,       16,       16,         16,       16,          16) \
+    V(obmalloc_dummy_class,                   NONE,     NONE,     NONE,     NONE,    65535,    65535,    65535,    65535,    65535,    65535,    65535,    65535,    65535,      65535,    65535,       65535) \
+    V(arena_size,                             NONE,     NONE,     NONE,     NONE,       48,       48,       48,       48,       48,       48,       48,       48,       48,         48,       48,          48) \
+    V(arena_address,                          NONE,     NONE,     NONE,     NONE,        0,        0,        0,        0,        0,        0,        0,        0,        0,          0,        0,           0) \
+    V(arena_pool_address,                     NONE,     NONE,     NONE,     NONE,        8,        8,        8,        8,        8,        8,        8,        8,        8,          8,        8,           8) \
+    V(arena_nfreepools,                       NONE,     NONE,     NONE,     NONE,       16,       16,       16,       16,       16,       16,       16,       16,       16,         16,       16,          16) \
+    V(arena_ntotalpools,                      NONE,     NONE,     NONE,     NONE,       20,       20,       20,       20,       20,       20,       20,       20,       20,         20,       20,          20) \
+    V(arena_freepools,                        NONE,     NONE,     NONE,     NONE,       24,       24,       24,       24,       24,       24,       24,       24,       24,         24,       24,          24) \
+    V(arena_next,                             NONE,     NONE,     NONE,     NONE,       32,       32,       32,       32,       32,       32,       32,       32,       32,         32,       32,          32) \
+    V(pool_size,                              NONE,     NONE,     NONE,     NONE,       48,       48,       48,       48,       48,       48,       48,       48,       48,         48,       48,          48) \
+    V(pool_count,                             NONE,     NONE,     NONE,     NONE,        0,        0,        0,        0,        0,        0,        0,        0,        0,          0,        0,           0) \
+    V(pool_freeblock,                         NONE,     NONE,     NONE,     NONE,        8,        8,        8,        8,        8,        8,        8,        8,        8,          8,        8,           8) \
+    V(pool_next,                              NONE,     NONE,     NONE,     NONE,       16,       16,       16,       16,       16,       16,       16,       16,       16,         16,       16,          16) \
+    V(pool_arenaindex,                        NONE,     NONE,     NONE,     NONE,       32,       32,       32,       32,       32,       32,       32,       32,       32,         32,       32,          32) \
+    V(pool_szidx,                             NONE,     NONE,     NONE,     NONE,       36,       36,       36,       36,       36,       36,       36,       36,       36,         36,       36,          36) \
+    V(pool_nextoffset,                        NONE,     NONE,     NONE,     NONE,       40,       40,       40,       40,       40,       40,       40,       40,       40,         40,       40,          40) \
+    V(pool_maxnextoffset,                     NONE,     NONE,     NONE,     NONE,       44,       44,       44,       44,       44,       44,       44,       44,       44,         44,       44,          44) \
     /* end */
 
 #define PICK_0(name, v0, v1, v2, v3, v4, v5, v6, v7, v8, v9, v10, v11, v12, v13, v14, v15) .name = v0,

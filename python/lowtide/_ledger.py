@@ -1,0 +1,147 @@
+"""Where this process's resident memory is, and giving back what nothing needs."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from lowtide import _core
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """What one step of :func:`free` gave back."""
+
+    name: str
+    """``collect``, ``interpreter``, ``re``, ``linecache``, ``functools``, ``torch``, ``cupy``, ``pymalloc`` or ``malloc``."""
+    returned_bytes: int
+    """Resident bytes that went, as the system counts them; in a dry run, those that would."""
+    note: str = ""
+    """Why it could not be done, or what stays; else empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class Freed:
+    """What :func:`free` gave back, by layer, in the order of the steps."""
+
+    returned_bytes: int
+    layers: list[Layer]
+    pause_ms: float
+    """How long the steps held the GIL; the one that asks libc does not."""
+    stays: list[str]
+    """Why the rest stays, one line a reason."""
+
+
+def _collect() -> str:
+    found = gc.collect()
+    return f"{found} unreachable objects" if found else ""
+
+
+def _interpreter() -> str:
+    for name in ("_clear_internal_caches", "_clear_type_cache"):  # the first is 3.13's, and does what the second does
+        clear = getattr(sys, name, None)
+        if clear is not None:
+            clear()
+            break
+    return ""
+
+
+def _re() -> str:
+    module = sys.modules.get("re")
+    if module is None:
+        return "re is not imported"
+    module.purge()
+    return ""
+
+
+def _linecache() -> str:
+    module = sys.modules.get("linecache")
+    if module is None:
+        return "linecache is not imported"
+    module.clearcache()
+    return ""
+
+
+def _functools() -> str:
+    import functools
+
+    kind = type(functools.lru_cache(lambda: None))
+    cleared = 0
+    for thing in gc.get_objects():
+        if type(thing) is kind:
+            cleared += thing.cache_info().currsize
+            thing.cache_clear()
+    return f"{cleared} cached results forgotten"
+
+
+def _torch() -> str:
+    cuda = sys.modules["torch"].cuda
+    if not cuda.is_initialized():
+        return "CUDA is not in use"
+    before = cuda.memory_reserved()
+    cuda.empty_cache()
+    return f"{before - cuda.memory_reserved()} bytes of GPU memory given back"
+
+
+def _cupy() -> str:
+    cupy = sys.modules["cupy"]
+    pool = cupy.get_default_memory_pool()
+    before = pool.total_bytes()
+    pool.free_all_blocks()
+    cupy.get_default_pinned_memory_pool().free_all_blocks()
+    return f"{before - pool.total_bytes()} bytes of GPU memory given back"
+
+
+_CACHES: dict[str, Callable[[], str]] = {"re": _re, "linecache": _linecache, "functools": _functools}
+_BLIND = "cannot be told beforehand"
+
+
+def _measured(name: str, step: Callable[[], str], dry_run: bool) -> Layer:
+    if dry_run:
+        return Layer(name, 0, _BLIND)
+    before = _core.rss_bytes()
+    try:
+        note = step()
+    except Exception as error:  # another package's function: the ladder goes on without it
+        note = f"failed: {type(error).__name__}: {error}"
+    return Layer(name, max(0, before - _core.rss_bytes()), note)
+
+
+def _steps(caches: Iterable[str]) -> list[tuple[str, Callable[[], str]]]:
+    names = [caches] if isinstance(caches, str) else list(caches)
+    for name in names:
+        if name not in _CACHES:
+            raise ValueError(f"no cache is known as {name!r}; there are {', '.join(_CACHES)}")
+    steps = [(name, _CACHES[name]) for name in names]
+    steps += [("collect", _collect), ("interpreter", _interpreter)]
+    steps += [(name, step) for name, step in (("torch", _torch), ("cupy", _cupy)) if name in sys.modules]
+    return steps
+
+
+def free(dry_run: bool = False, caches: Iterable[str] = ()) -> Freed:
+    """Give back to the system what nothing in this process needs, and tell what each step returned.
+
+    In this order: the caches named in ``caches`` (``"re"``, ``"linecache"``, ``"functools"``: the results of every
+    ``lru_cache``); a full collection; the interpreter's own caches; the caching allocators of torch and CuPy where they are
+    in use; empty pools, and the free ends of others, in pymalloc's arenas; what the process's malloc holds free (glibc,
+    jemalloc, mimalloc or tcmalloc, by that allocator's own means). Objects are not moved. What the program takes again
+    costs it page faults.
+
+    With ``dry_run=True`` nothing is done, and the layers tell what pymalloc and malloc would return; what a collection
+    would return, and they after it, cannot be told beforehand.
+
+    Raises ValueError for a cache that is not known, RuntimeError where this Python is none that lowtide knows.
+    """
+    steps = _steps(caches)
+    began = time.perf_counter()
+    before = _core.rss_bytes()
+    layers = [_measured(name, step, dry_run) for name, step in steps]
+    layers.append(Layer("pymalloc", *_core.free_step("pymalloc", dry_run)))
+    pause_ms = (time.perf_counter() - began) * 1000
+    layers.append(Layer("malloc", *_core.free_step("malloc", dry_run)))
+    returned = sum(layer.returned_bytes for layer in layers) if dry_run else before - _core.rss_bytes()
+    stays = [f"{layer.name}: {layer.note}" for layer in layers[-2:] if layer.note]
+    return Freed(max(0, returned), layers, pause_ms, stays)

@@ -1,0 +1,95 @@
+#define _GNU_SOURCE
+#include "agent/free/free_steps.h"
+
+#include "agent/free/libc_trim.h"
+#include "agent/free/pool_trim.h"
+#include "agent/ledger/pymalloc.h"
+#include "agent/ledger/resident.h"
+
+#include <inttypes.h>
+#include <malloc.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+int64_t free_now_us(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec * 1000000ll + t.tv_nsec / 1000;
+}
+
+static void measure(free_step_t *out, uint64_t before, int64_t began_us) {
+    uint64_t after = res_rss();
+    out->returned_bytes = before > after ? before - after : 0;
+    out->us = (uint64_t)(free_now_us() - began_us);
+}
+
+static void note_pools(const pym_t *p, const pool_trim_t *t, free_step_t *out) {
+    int n = 0;
+    if (t->pinned)
+        n = snprintf(out->note, sizeof out->note,
+                     "%" PRIu32 " of %" PRIu32
+                     " arenas are less than a quarter full: what lives in them "
+                     "keeps the pages it lies in",
+                     t->pinned, t->arenas);
+    if (t->stopped)
+        n += snprintf(out->note + n, sizeof out->note - (size_t)n,
+                      "%sstopped before all arenas were done: time was up, or the memory is locked",
+                      n ? "; " : "");
+    if (p->own_books && (size_t)n < sizeof out->note)
+        snprintf(out->note + n, sizeof out->note - (size_t)n,
+                 "%sinterpreters with a GIL of their own are left alone", n ? "; " : "");
+}
+
+void free_pools(rt_t *rt, bool dry, int64_t deadline_us, free_step_t *out) {
+    int64_t began_us = free_now_us();
+    uint64_t before = res_rss();
+    pym_t p;
+    pool_trim_t t;
+    res_t r;
+    err_t e;
+    memset(out, 0, sizeof *out);
+    out->name = "pymalloc";
+    if (rt_arenas_huge(rt)) {
+        snprintf(out->note, sizeof out->note,
+                 "arenas are huge pages, which go whole or not at all");
+        return;
+    }
+    if (pym_find(&p, rt, &e)) {
+        snprintf(out->note, sizeof out->note, "%.300s", e.text);
+        return;
+    }
+    res_open(&r);
+    pool_trim(&p, &r, !dry, deadline_us, &t);
+    res_close(&r);
+    measure(out, before, began_us);
+    if (dry) out->returned_bytes = t.bytes;
+    note_pools(&p, &t, out);
+}
+
+void free_libc(bool dry, free_step_t *out) {
+    int64_t began_us = free_now_us();
+    uint64_t before = res_rss();
+    libc_found_t found;
+    memset(out, 0, sizeof *out);
+    libc_find(&found);
+    out->name = "malloc";
+    if (found.kind == LIBC_OTHER) {
+        snprintf(out->note, sizeof out->note,
+                 "malloc is from %.200s, which lowtide does not know: left alone",
+                 found.library[0] ? found.library : "an unknown place");
+        return;
+    }
+    if (!dry) libc_trim(&found);
+    measure(out, before, began_us);
+    if (!dry) return;
+    out->returned_bytes = 0;
+    if (found.kind != LIBC_GLIBC) {
+        snprintf(out->note, sizeof out->note, "%s does not tell beforehand", found.name);
+        return;
+    }
+    struct mallinfo2 info = mallinfo2();
+    out->returned_bytes = info.fordblks;
+    snprintf(out->note, sizeof out->note,
+             "at most: what is free, in whole pages or not, resident or not");
+}

@@ -1,0 +1,30 @@
+/* Giving back what the process's malloc holds free, by that allocator's own means, and by no other's: malloc_trim on a process
+ * whose malloc is jemalloc's may crash it. Who provides malloc is asked of the dynamic loader.
+ *
+ *     glibc       malloc_trim(0), which goes over all arenas
+ *     jemalloc    mallctl("arena.4096.purge") (MALLCTL_ARENAS_ALL)
+ *     mimalloc    mi_collect(true)
+ *     tcmalloc    MallocExtension_ReleaseFreeMemory
+ *     others      named, and left alone
+ *
+ * No GIL needed. It takes the allocator's locks, an arena at a time: never in a forked child.
+ */
+#ifndef LOWTIDE_AGENT_FREE_LIBC_TRIM_H
+#define LOWTIDE_AGENT_FREE_LIBC_TRIM_H
+
+#include <stdbool.h>
+
+enum libc_kind { LIBC_OTHER, LIBC_GLIBC, LIBC_JEMALLOC, LIBC_MIMALLOC, LIBC_TCMALLOC };
+
+typedef struct libc_found {
+    int kind;          /* libc_kind */
+    char name[24];     /* "glibc", "jemalloc", … */
+    char library[256]; /* where malloc is from, for a note; may be cut */
+    void *release;     /* the allocator's own function, NULL for others */
+} libc_found_t;
+
+/* Takes the loader's lock. */
+void libc_find(libc_found_t *f);
+void libc_trim(const libc_found_t *f);
+
+#endif

@@ -1,0 +1,133 @@
+#define _GNU_SOURCE
+#include "agent/free/pool_trim.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+
+enum { BLOCKS_MAX = (PYM_POOL_BYTES - PYM_OVERHEAD) / PYM_ALIGNMENT };
+
+typedef struct trim {
+    const pym_t *p;
+    res_t *r;
+    bool apply;
+    pool_trim_t *out;
+} trim_t;
+
+static int64_t now_us(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec * 1000000ll + t.tv_nsec / 1000;
+}
+
+/* Whole pages of [begin, end). False where the system will not: the pages then are as they were. */
+static bool drop(trim_t *t, uintptr_t begin, uintptr_t end) {
+    begin = (begin + RES_PAGE - 1) / RES_PAGE * RES_PAGE;
+    end = end / RES_PAGE * RES_PAGE;
+    if (begin >= end) return true;
+    if (t->apply) return madvise((void *)begin, end - begin, MADV_DONTNEED) == 0;
+    t->out->bytes += res_bytes(t->r, begin, end);
+    return true;
+}
+
+/* The pools behind the last one in use. */
+static bool uncarve(trim_t *t, pym_arena_t *a, const pym_map_t *map, uint32_t *kept) {
+    *kept = map->carved;
+    while (*kept > 1 && map->is_free[*kept - 1]) --*kept;
+    if (*kept == map->carved) return true;
+    uint8_t *end = a->pool_address;
+    if (t->apply) {
+        pym_pool_t **link = &a->freepools;
+        a->pool_address = (uint8_t *)pym_pool_at(map, *kept);
+        while (*link) {
+            if ((uint8_t *)*link >= a->pool_address)
+                *link = (*link)->next;
+            else
+                link = &(*link)->next;
+        }
+    }
+    return drop(t, (uintptr_t)pym_pool_at(map, *kept), (uintptr_t)end);
+}
+
+/* Where the pool's blocks that were ever handed out end, and which of them are free. False where the list is not one. */
+static bool read_blocks(const pym_pool_t *pool, bool *is_free, uint32_t *laid_out,
+                        uint32_t *count) {
+    uint32_t size = pym_block_bytes(pool), listed = 0;
+    if (pool->nextoffset < PYM_OVERHEAD + size || pool->nextoffset > PYM_POOL_BYTES) return false;
+    if ((pool->nextoffset - PYM_OVERHEAD) % size) return false;
+    *laid_out = (pool->nextoffset - PYM_OVERHEAD) / size;
+    memset(is_free, 0, *laid_out * sizeof *is_free);
+    for (const uint8_t *b = pool->freeblock; b;) {
+        size_t offset = (size_t)(b - (const uint8_t *)pool) - PYM_OVERHEAD, i = offset / size;
+        if (offset % size || i >= *laid_out || is_free[i]) return false;
+        is_free[i] = true;
+        listed++;
+        memcpy(&b, b, sizeof b);
+    }
+    *count = listed;
+    return listed + pool->count == *laid_out;
+}
+
+/* Behind the last block in use everything is made virgin again. A used pool that is on pymalloc's list of used ones has a first
+ * free block: where none lies before the end, one stays linked. */
+static bool lay_out_again(trim_t *t, pym_pool_t *pool) {
+    bool is_free[BLOCKS_MAX];
+    uint32_t laid_out, listed, size = pym_block_bytes(pool);
+    if (!read_blocks(pool, is_free, &laid_out, &listed) || !listed) return true;
+    uint32_t last = laid_out;
+    while (last > 0 && is_free[last - 1]) last--;
+    if (laid_out - last == listed) last++;
+    uintptr_t begin = (uintptr_t)pool + PYM_OVERHEAD + (size_t)last * size;
+    uintptr_t end = (uintptr_t)pool + PYM_POOL_BYTES;
+    if (end - begin < RES_PAGE) return true;
+    if (t->apply && last < laid_out) {
+        uint8_t *next = NULL;
+        for (uint32_t i = last; i-- > 0;) {
+            if (!is_free[i]) continue;
+            uint8_t *block = (uint8_t *)pool + PYM_OVERHEAD + (size_t)i * size;
+            memcpy(block, &next, sizeof next);
+            next = block;
+        }
+        pool->freeblock = next;
+        pool->nextoffset = PYM_OVERHEAD + last * size;
+    }
+    return drop(t, begin, end);
+}
+
+static bool trim_arena(trim_t *t, uint32_t index) {
+    pym_arena_t *a = &t->p->arenas[index];
+    pym_map_t map;
+    const char *why;
+    uint32_t kept;
+    uint64_t used = 0;
+    if (!pym_map(t->p, index, &map, &why)) return false;
+    if (!uncarve(t, a, &map, &kept)) return false;
+    for (uint32_t i = 0; i < map.carved; i++) {
+        pym_pool_t *pool = pym_pool_at(&map, i);
+        if (map.is_free[i]) {
+            t->out->empty++;
+            if (i >= kept) continue;
+            if (t->apply) pool->szidx = PYM_DUMMY_CLASS;
+            if (!drop(t, (uintptr_t)pool + RES_PAGE, (uintptr_t)pool + PYM_POOL_BYTES))
+                return false;
+            continue;
+        }
+        used += (uint64_t)pool->count * pym_block_bytes(pool);
+        if (!lay_out_again(t, pool)) return false;
+    }
+    t->out->arenas++;
+    t->out->pools += map.carved;
+    t->out->pinned += used * 4 < t->p->arena_bytes;
+    return true;
+}
+
+void pool_trim(const pym_t *p, res_t *r, bool apply, int64_t deadline_us, pool_trim_t *out) {
+    trim_t t = {.p = p, .r = r, .apply = apply, .out = out};
+    memset(out, 0, sizeof *out);
+    for (uint32_t i = 0; i < p->max && !out->stopped; i++) {
+        if (!p->arenas[i].address) continue;
+        res_forget(r);
+        out->stopped = (deadline_us && now_us() > deadline_us) || !trim_arena(&t, i);
+    }
+}
