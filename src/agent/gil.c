@@ -149,15 +149,11 @@ static void take_locked(gil_t *g) {
     g->held = true;
 }
 
-/* CPython makes its conditions with CLOCK_MONOTONIC. Returns whether the time ran out. */
-static bool wait_locked(const gil_t *g, int64_t us) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    int64_t ns = t.tv_nsec + us * 1000;
-    t.tv_sec += ns / 1000000000;
-    t.tv_nsec = ns % 1000000000;
-    return pthread_cond_timedwait(cond_of(g, g->rt->layout->gil_cond),
-                                  mutex_of(g, g->rt->layout->gil_mutex), &t) == ETIMEDOUT;
+/* CPython makes its conditions with CLOCK_MONOTONIC. */
+static void wait_locked(const gil_t *g, int64_t until_us) {
+    struct timespec t = {until_us / 1000000, until_us % 1000000 * 1000};
+    pthread_cond_timedwait(cond_of(g, g->rt->layout->gil_cond),
+                           mutex_of(g, g->rt->layout->gil_mutex), &t);
 }
 
 int gil_take(gil_t *g, uint32_t timeout_ms, bool (*stop)(void *arg), void *arg, err_t *e) {
@@ -167,11 +163,11 @@ int gil_take(gil_t *g, uint32_t timeout_ms, bool (*stop)(void *arg), void *arg, 
     if (interval < WAIT_US_MIN) interval = WAIT_US_MIN;
     if (interval > WAIT_US_MAX) interval = WAIT_US_MAX;
     const int64_t deadline = now_us() + timeout_ms * 1000ll;
+    int64_t ask_at = now_us() + interval;
     int status = -EINPROGRESS;
     for (bool stopped = false; status == -EINPROGRESS; stopped = stop && stop(arg)) {
         pthread_mutex_lock(mutex);
-        unsigned long switches = *(unsigned long *)(g->at + (rt_addr_t)l->gil_switch_number);
-        bool timed_out = locked(g) && !stopped && wait_locked(g, interval);
+        if (locked(g) && !stopped) wait_locked(g, ask_at);
         if (!locked(g)) {
             take_locked(g);
             status = 0;
@@ -183,9 +179,9 @@ int gil_take(gil_t *g, uint32_t timeout_ms, bool (*stop)(void *arg), void *arg, 
                                    "the process did not let go of the GIL in %g s: it is in C code "
                                    "that keeps it; try again later, or wait longer with --timeout",
                                    timeout_ms / 1000.0);
-        } else if (timed_out &&
-                   *(unsigned long *)(g->at + (rt_addr_t)l->gil_switch_number) == switches) {
+        } else if (now_us() >= ask_at) {
             request_set(g, true);
+            ask_at = now_us() + interval;
         }
         pthread_mutex_unlock(mutex);
     }

@@ -11,6 +11,10 @@
  *     give up   withdraw the request, else the holder would wait for ever for someone to take over (gh-96387)
  *     release   lock mutex ─▶ locked = 0, last_holder = NULL, signal cond ─▶ unlock
  *
+ * take_gil asks only when nobody let go of the GIL for a whole interval. A program that lets go of it every millisecond, for
+ * the microseconds of a system call, would never be asked and has it again before we wake up (30 s long, as measured). So
+ * we ask after each interval, whatever happened in between: a holder that was asked lets go until somebody took over.
+ *
  * *Nobody* is a zeroed stand-in for a PyThreadState: threads that wait in 3.13 and later set a bit in the last holder's. While
  * the agent holds the GIL there is no current thread state: no Python API that needs one may be called.
  *
