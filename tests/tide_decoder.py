@@ -31,7 +31,7 @@ else:
 
 
 MAGIC = b"\x8cTIDE\r\n\x1a"
-META, STRINGS, SHAPES, OBJECTS, END = range(1, 6)
+META, STRINGS, SHAPES, OBJECTS, END, TABLE, NESTED = range(1, 8)
 CLASS, REFERENCE, ROOT = 1, 11, 12
 STR, BYTES, INT, BIG_INT, FLOAT, NAME, BOOL = range(1, 8)
 Line = dict[str, Any]
@@ -100,6 +100,9 @@ class Recording:
     references: int = 0
     reached: int | None = None  # None: cut, no END was found
     skipped: int = 0
+    cut: bool = False
+    tables: dict[str, list[dict[str, int | str]]] = field(default_factory=dict)
+    nested: list[tuple[str, bytes]] = field(default_factory=list)
 
     def read_label(self, b: Bytes) -> list[Any]:
         head = b.varint()
@@ -191,8 +194,37 @@ class Recording:
         need(not any(columns[:9]), "a column has bytes left")
         self.objects += lines
 
+    def read_table(self, b: Bytes) -> None:
+        rows = self.tables.setdefault(b.text(), [])
+        n, count = b.varint(), b.varint()
+        first = len(rows)
+        rows += [{} for _ in range(n)]
+        heads = [(b.text(), b.varint(), b.varint(), b.varint()) for _ in range(count)]
+        for name, type, raw, stored in heads:
+            column = b.take(stored)
+            if stored < raw:
+                column = unfold(column)
+            need(len(column) == raw, "a column's size")
+            values = Bytes(column)
+            before = 0
+            for row in rows[first:]:
+                value: int | str = values.text() if type == 4 else values.varint()
+                if isinstance(value, int) and type in (2, 3):
+                    value = unzigzag(value) % (1 << 64)
+                    if type == 3:
+                        value = before = (before + value) % (1 << 64)
+                row[name] = value
+            need(not values, "a column of a table has bytes left")
+
+    def table_rows(self, name: str) -> Iterator[dict[str, int | str]]:
+        """Rows with all columns that any of them has; a missing one reads as 0 or ""."""
+        kinds = {column: value for row in self.tables[name] for column, value in row.items()}
+        for row in self.tables[name]:
+            yield {column: row.get(column, "" if isinstance(kind, str) else 0) for column, kind in kinds.items()}
+
     def read_section(self, kind: int, payload: bytes) -> None:
         b = Bytes(payload)
+        need(self.reached is None or kind not in (STRINGS, SHAPES, OBJECTS, END), "a heap section behind END")
         if kind == META:
             while b:
                 key = b.text()
@@ -210,6 +242,10 @@ class Recording:
             need(objects == len(self.objects), "END counts other objects")
             need(references == self.references, "END counts other references")
             self.reached = reached
+        elif kind == TABLE:
+            self.read_table(b)
+        elif kind == NESTED:
+            self.nested.append((b.text(), b.data[b.at :]))
 
     def forget_lost(self) -> None:
         """Of a cut recording: references and types that never came to be written."""
@@ -227,7 +263,7 @@ class Recording:
             "references": self.references,
             "reached": n if self.reached is None else self.reached,
             "captured_ns": self.captured_ns,
-            "cut": self.reached is None,
+            "cut": self.cut,
         }
         for key, value in self.meta.items():
             yield {"key": key, "value": value}
@@ -243,6 +279,11 @@ class Recording:
                 "repeat": shape.repeat,
             }
         yield from self.objects
+        for name in self.tables:
+            for row in self.table_rows(name):
+                yield {"table": name, "row": row}
+        for name, data in self.nested:
+            yield {"nested": name, "bytes": len(data)}
 
 
 def read_value(b: Bytes) -> list[Any] | None:
@@ -267,12 +308,12 @@ def read_value(b: Bytes) -> list[Any] | None:
 def read_recording(data: bytes) -> Recording:
     need(data[:8] == MAGIC, "not a recording")
     need(len(data) >= 32, "cut within the header")
-    major, _minor, _zero, captured_ns, checksum = struct.unpack_from("<HHIQQ", data, 8)
+    major, minor, _zero, captured_ns, checksum = struct.unpack_from("<HHIQQ", data, 8)
     need(xxhash.xxh3_64_intdigest(data[:24]) == checksum, "the header is damaged")
     need(major == 1, f"format {major}")
     rec = Recording(captured_ns)
     at, sequence = 32, 0
-    while rec.reached is None and at + 32 <= len(data):
+    while (rec.reached is None or minor >= 1) and at + 32 <= len(data):
         magic, kind, flags, number, raw, stored, _zero, checksum = struct.unpack_from("<4sHHIIIIQ", data, at)
         payload = data[at + 32 : at + 32 + stored]
         if magic != b"SECT" or number != sequence or len(payload) != stored:
@@ -287,6 +328,7 @@ def read_recording(data: bytes) -> Recording:
         sequence += 1
     if rec.reached is None:
         rec.forget_lost()
+    rec.cut = rec.reached is None or (minor >= 1 and at < len(data))
     return rec
 
 

@@ -5,6 +5,7 @@
  */
 #define _GNU_SOURCE
 #include "../tests/unit/rec_sample.h"
+#include "format/rec_table.h"
 
 #include <fcntl.h>
 #include <stdio.h>
@@ -81,6 +82,61 @@ static int golden_write_worked(int fd, err_t *e) {
     SAMPLE_EDGES(w, 2);
     sample_text(w, LOWTIDE_VALUE_NAME, "type");
     return rec_close(w, 3, 0, e);
+}
+
+static void golden_row(rec_writer_t *w, uint64_t t_us, int64_t change, const char *text) {
+    rec_table_number(w, t_us);
+    rec_table_number(w, t_us % 7);
+    rec_table_number(w, (uint64_t)change);
+    rec_table_text(w, text, strlen(text));
+}
+
+/* Each type of column, a table in two sections of which the second has other columns, one that is
+ * worth compressing. */
+static void golden_tables(rec_writer_t *w) {
+    static const rec_table_column_t all[] = {
+        {"t_us", REC_DELTA}, {"small", REC_VARINT}, {"change", REC_SIGNED}, {"text", REC_TEXT}};
+    static const rec_table_column_t fewer[] = {{"t_us", REC_DELTA}, {"later", REC_TEXT}};
+    rec_table_begin(w, "everything", all, 4);
+    golden_row(w, 0, 0, "");
+    golden_row(w, UINT64_MAX, INT64_MIN, "gr\xc3\xb6\xc3\x9f\x65 \xff");
+    golden_row(w, 5, INT64_MAX, "\xf0\x9f\x8c\x8a");
+    rec_table_end(w);
+    rec_table_begin(w, "everything", fewer, 2);
+    rec_table_number(w, 1000000);
+    rec_table_text(w, "of the second section", 21);
+    rec_table_end(w);
+    rec_table_begin(w, "timeline", all, 2);
+    for (uint64_t i = 0; i < 400; i++) {
+        rec_table_number(w, i * 1000000);
+        rec_table_number(w, (64 << 20) + i % 5 * 4096);
+    }
+    rec_table_end(w);
+}
+
+/* Tables alone, and an END of zeros. */
+static int golden_write_tables(int fd, err_t *e) {
+    rec_writer_t *w;
+    int status = rec_open(&w, fd, 0, REC_SAMPLE_CAPTURED_NS, e);
+    if (status) return status;
+    rec_meta(w, "pid", "7");
+    golden_tables(w);
+    return rec_close(w, 0, 0, e);
+}
+
+/* A heap, then by another hand what became known later: tables, meta, and another heap. */
+static int golden_write_behind(int fd, err_t *e) {
+    rec_writer_t *w;
+    int status = sample_write(fd, e);
+    int inner = memfd_create("inner", MFD_CLOEXEC);
+    if (!status) status = golden_write_worked(inner, e);
+    if (!status) status = rec_append(&w, fd, e);
+    if (status) return status;
+    golden_tables(w);
+    rec_meta(w, "exit_status", "3");
+    rec_nested_file(w, "peak", inner);
+    close(inner);
+    return rec_close(w, 0, 0, e);
 }
 
 static void golden_make(golden_t *g, int (*write_to)(int, err_t *)) {
@@ -267,8 +323,31 @@ static void golden_newer_minor(void) {
     golden_save(&g, "v1.7-newer-minor");
 }
 
+/* Tables whose checksums are right and whose insides are not. */
+static void golden_break_tables(const golden_t *tables, const golden_t *behind) {
+    golden_t g = *tables;
+    size_t at = golden_find(tables, REC_TABLE, 0);
+    rec_section_t section = golden_section(tables, at);
+    section.raw_bytes = 11; /* a hundred million rows of one byte */
+    golden_replace(&g, at, section, (const uint8_t *)"\x01x\x80\xc2\xd7\x2f\x01\x01y\x01\x01", 11);
+    golden_save(&g, "broken-table-front");
+
+    g = *tables;
+    section.raw_bytes = 11; /* one text of five bytes, of which one is there */
+    golden_replace(&g, at, section, (const uint8_t *)"\x01x\x01\x01\x01y\x04\x02\x02\x05z", 11);
+    golden_save(&g, "broken-table-text");
+
+    g = *behind;
+    g.size = golden_find(behind, REC_NESTED, 0) + 50;
+    golden_save(&g, "broken-cut-behind");
+
+    g = *tables;
+    g.size = golden_find(tables, REC_TABLE, 2);
+    golden_save(&g, "broken-cut-tables");
+}
+
 int main(int argc, char **argv) {
-    static golden_t small, chain, worked;
+    static golden_t small, chain, worked, tables, behind;
     if (argc != 2) {
         fputs("usage: make_golden DIRECTORY\n", stderr);
         return 2;
@@ -280,6 +359,11 @@ int main(int argc, char **argv) {
     golden_save(&chain, "v1.0-chain");
     golden_make(&worked, golden_write_worked);
     golden_save(&worked, "v1.0-worked");
+    golden_make(&tables, golden_write_tables);
+    golden_save(&tables, "v1.1-tables");
+    golden_make(&behind, golden_write_behind);
+    golden_save(&behind, "v1.1-behind");
+    golden_break_tables(&tables, &behind);
     golden_newer_minor();
     golden_break_plainly(&small);
     golden_break_slyly(&small);

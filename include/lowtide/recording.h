@@ -188,6 +188,33 @@ int lowtide_object_at(lowtide_recording *rec, uint32_t id, lowtide_object *out,
  * repeated references (for pairs: of the pair), or 0. */
 lowtide_label lowtide_label_at(const lowtide_shape *shape, uint32_t k, uint32_t *index);
 
+/* Tables: everything of a recording that is not the heap (docs/format.md lists them). A recording
+ * may have no heap: then lowtide_objects is 0. */
+
+/* The i-th table's name, in the order of their first rows; NULL when there are no more. */
+const char *lowtide_table_name(const lowtide_recording *rec, uint32_t i);
+
+typedef struct lowtide_table lowtide_table;
+/* Decodes a table. One that is not there has no rows and no columns, which is no error. It must be
+ * freed before the recording is closed. */
+int lowtide_table_load(const lowtide_recording *rec, const char *name, lowtide_table **out,
+                       lowtide_error *error);
+void lowtide_table_free(lowtide_table *table);
+uint32_t lowtide_table_rows(const lowtide_table *table);
+/* LOWTIDE_NONE when the table has no such column; what follows then reads 0 or "". */
+uint32_t lowtide_table_column(const lowtide_table *table, const char *name);
+/* The i-th column's name, NULL when there are no more; *text: whether it holds texts. */
+const char *lowtide_table_column_name(const lowtide_table *table, uint32_t i, int *text);
+/* 0 where row or column is not there, or holds texts. Signed columns: cast to int64_t. */
+uint64_t lowtide_table_number(const lowtide_table *table, uint32_t column, uint32_t row);
+/* Zero-terminated UTF-8; "" where row or column is not there, or holds numbers. */
+const char *lowtide_table_text(const lowtide_table *table, uint32_t column, uint32_t row);
+
+/* The i-th nested recording: its name, and its bytes for lowtide_open_memory, good until this one is
+ * closed. 0 when there are no more, else 1. */
+int lowtide_nested_at(const lowtide_recording *rec, uint32_t i, const char **name,
+                      const void **bytes, size_t *n);
+
 #ifdef __cplusplus
 }
 #endif

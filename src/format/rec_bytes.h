@@ -14,7 +14,7 @@ static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
 
 enum {
     REC_MAJOR = 1,
-    REC_MINOR = 0,
+    REC_MINOR = 1,
     REC_HEADER_BYTES = 32,  /* of the file, and of a section */
     REC_CHECKED_BYTES = 24, /* of a header: what its checksum covers */
     REC_SECTION_ZSTD = 1,
@@ -27,8 +27,22 @@ enum {
     REC_SIDE_BYTES_MOST = 256 << 20 /* META, STRINGS and SHAPES of a file together, unfolded */
 };
 enum { REC_STRINGS_MOST = 16 << 20, REC_SHAPES_MOST = 16 << 20, REC_META_MOST = 4096 };
+enum {
+    REC_ROWS_MOST = 16 << 20,       /* of a TABLE section */
+    REC_TABLE_ROWS_MOST = 64 << 20, /* of a table, all its sections */
+    REC_TABLE_COLUMNS_MOST = 64,
+    REC_TABLE_TEXT_MOST = 64 << 10
+};
 
-enum rec_section_kind { REC_META = 1, REC_STRINGS, REC_SHAPES, REC_OBJECTS, REC_END };
+enum rec_section_kind {
+    REC_META = 1,
+    REC_STRINGS,
+    REC_SHAPES,
+    REC_OBJECTS,
+    REC_END,
+    REC_TABLE,
+    REC_NESTED
+};
 
 enum rec_column {
     REC_COL_SHAPE,
@@ -70,6 +84,9 @@ static_assert(offsetof(rec_section_t, checksum) == REC_CHECKED_BYTES, "as in doc
 
 /* XXH3-64 of a section's header up to its checksum, then of its stored payload. */
 uint64_t rec_section_checksum(const rec_section_t *header, const void *payload, size_t n);
+/* The same, of a payload that lies in two places. */
+uint64_t rec_section_checksum_of_two(const rec_section_t *header, const void *front, size_t m,
+                                     const void *rest, size_t n);
 uint64_t rec_checksum(const void *bytes, size_t n);
 
 /* A fuzzer sets it, since it would never find a matching checksum. */

@@ -4,6 +4,7 @@
  *     rec_tables.c    meta, strings and shapes
  *     rec_chunk.c     a chunk's columns
  *     rec_object.c    one object, one label
+ *     rec_table_read.c  tables and nested recordings
  *
  * Every number of a file is checked here, at the door: what lies in these tables is sound.
  */
@@ -32,6 +33,13 @@ typedef struct rec_code {
     uint8_t class_hidden; /* the first reference is the type and is not stored */
 } rec_code_t;
 
+/* A TABLE or NESTED section. */
+typedef struct rec_part {
+    uint64_t payload; /* offset in the file; nested: behind its name */
+    uint32_t bytes;
+    uint32_t name; /* tables: number of the table's name; nested: offset in texts */
+} rec_part_t;
+
 typedef struct rec_pair {
     uint32_t key, value; /* offsets in texts */
 } rec_pair_t;
@@ -39,6 +47,7 @@ typedef struct rec_pair {
 VEC_DEFINE(rec_places, rec_place_t);
 VEC_DEFINE(rec_codes, rec_code_t);
 VEC_DEFINE(rec_pairs, rec_pair_t);
+VEC_DEFINE(rec_parts, rec_part_t);
 VEC_DEFINE(rec_offsets, uint32_t);
 VEC_DEFINE(rec_texts, char);
 VEC_DEFINE(rec_shapes, lowtide_shape);
@@ -63,6 +72,8 @@ struct lowtide_recording {
     rec_shapes_t shapes;
     rec_codes_t codes;
     rec_places_t chunks;
+    rec_offsets_t table_names; /* offsets in texts */
+    rec_parts_t tables, nested;
 
     struct {
         lowtide_chunk *chunk;
@@ -93,6 +104,11 @@ int rec_meta_take(lowtide_recording *rec, const uint8_t *p, const uint8_t *end, 
 int rec_strings_take(lowtide_recording *rec, const uint8_t *p, const uint8_t *end,
                      const char **why);
 int rec_shapes_take(lowtide_recording *rec, const uint8_t *p, const uint8_t *end, const char **why);
+
+int rec_text_take(lowtide_recording *rec, const uint8_t **p, const uint8_t *end, uint32_t *offset,
+                  const char **why);
+int rec_table_take(lowtide_recording *rec, const uint8_t *p, const uint8_t *end, const char **why);
+int rec_nested_take(lowtide_recording *rec, const uint8_t *p, const uint8_t *end, const char **why);
 
 /* The front of an OBJECTS payload. */
 typedef struct rec_head {

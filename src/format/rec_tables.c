@@ -12,8 +12,8 @@ static int rec_bad(const char **why, const char *reason) {
 }
 
 /* A text: its offset in rec->texts. NUL is refused, since the texts are handed out ending in it. */
-static int rec_text_take(lowtide_recording *rec, const uint8_t **p, const uint8_t *end,
-                         uint32_t *offset, const char **why) {
+int rec_text_take(lowtide_recording *rec, const uint8_t **p, const uint8_t *end, uint32_t *offset,
+                  const char **why) {
     uint64_t n;
     const uint8_t *text = varint_get(*p, end, &n);
     if (!text || n > (size_t)(end - text)) return rec_bad(why, "a text goes beyond its section");

@@ -2,6 +2,7 @@
 #include "format/rec_writer.h"
 
 #include "base/mem.h"
+#include "format/rec_table.h"
 #include "format/rec_utf8.h"
 
 #include <errno.h>
@@ -23,7 +24,7 @@ enum {
     REC_REFERENCES_MOST = REC_SECTION_BYTES_MOST - (64 << 20)
 };
 
-static int rec_fail(rec_writer_t *w, int code, const char *what) {
+int rec_fail(rec_writer_t *w, int code, const char *what) {
     if (!w->status) {
         w->status = code;
         err_sys(&w->error, code, "cannot write the recording%s%s", *what ? ": " : "", what);
@@ -41,7 +42,7 @@ static int rec_no_memory(rec_writer_t *w) {
 
 /* Output. */
 
-static int rec_write(rec_writer_t *w, const uint8_t *bytes, size_t n) {
+int rec_write(rec_writer_t *w, const uint8_t *bytes, size_t n) {
     while (n && !w->status) {
         ssize_t done = write(w->fd, bytes, n);
         if (done >= 0) {
@@ -58,8 +59,8 @@ static int rec_write(rec_writer_t *w, const uint8_t *bytes, size_t n) {
 }
 
 /* The payload stands in w->out from `payload` on, with room for the header before it. */
-static void rec_section_write(rec_writer_t *w, enum rec_section_kind kind, unsigned flags,
-                              size_t payload, size_t raw_bytes, size_t stored_bytes) {
+void rec_section_write(rec_writer_t *w, enum rec_section_kind kind, unsigned flags, size_t payload,
+                       size_t raw_bytes, size_t stored_bytes) {
     rec_section_t header = {.kind = (uint16_t)kind,
                             .flags = (uint16_t)flags,
                             .sequence = w->sequence++,
@@ -73,8 +74,7 @@ static void rec_section_write(rec_writer_t *w, enum rec_section_kind kind, unsig
 }
 
 /* Compresses into w->out at `at`, or copies where that gains nothing. Returns the stored bytes. */
-static size_t rec_fold(rec_writer_t *w, size_t at, const uint8_t *bytes, size_t n,
-                       uint32_t *as_is) {
+size_t rec_fold(rec_writer_t *w, size_t at, const uint8_t *bytes, size_t n, uint32_t *as_is) {
     uint8_t *out = w->out.at + at;
     if (*as_is) {
         (*as_is)--;
@@ -123,7 +123,7 @@ static void rec_side_done(rec_writer_t *w, rec_bytes_t *pending, const uint8_t *
 }
 
 /* Text as a recording holds it: valid UTF-8 without NUL, in w->scratch. Returns its bytes. */
-static size_t rec_clean(rec_writer_t *w, const char *text, size_t n) {
+size_t rec_clean(rec_writer_t *w, const char *text, size_t n) {
     w->scratch.count = 0;
     if (rec_bytes_reserve(&w->scratch, n * 3 + 1)) {
         rec_no_memory(w);
@@ -152,6 +152,10 @@ static void rec_side_text(rec_writer_t *w, rec_bytes_t *pending, const char *tex
     at = varint_put(at, bytes);
     memcpy(at, w->scratch.at, bytes);
     rec_side_done(w, pending, at + bytes);
+}
+
+void rec_meta_flush(rec_writer_t *w) {
+    rec_side_write(w, REC_META, &w->meta);
 }
 
 void rec_meta(rec_writer_t *w, const char *key, const char *value) {
@@ -471,8 +475,9 @@ void rec_chunk_flush(rec_writer_t *w) {
 
 /* Opening and closing. */
 
-static void rec_free(rec_writer_t *w) {
+void rec_abandon(rec_writer_t *w) {
     for (int i = 0; i < REC_COLUMNS; i++) mem_unmap(w->columns[i].base, w->columns[i].room);
+    rec_table_free(w);
     rec_shape_states_free(&w->shapes);
     rec_bytes_free(&w->meta);
     rec_bytes_free(&w->strings);
@@ -484,7 +489,7 @@ static void rec_free(rec_writer_t *w) {
     mem_unmap(w, sizeof *w);
 }
 
-static int rec_begin(rec_writer_t *w, uint64_t captured_ns) {
+static int rec_begin(rec_writer_t *w, const uint64_t *captured_ns) {
     w->zstd_bytes = ZSTD_estimateCCtxSize(w->level);
     w->zstd_memory = mem_map(w->zstd_bytes);
     if (!w->zstd_memory) return rec_no_memory(w);
@@ -498,14 +503,17 @@ static int rec_begin(rec_writer_t *w, uint64_t captured_ns) {
     w->chunk_objects = REC_CHUNK_OBJECTS;
     w->references_most = REC_REFERENCES_MOST;
     rec_chunk_begin(w);
+    if (!captured_ns) return 0;
 
-    rec_file_header_t header = {.major = REC_MAJOR, .minor = REC_MINOR, .captured_ns = captured_ns};
+    rec_file_header_t header = {
+        .major = REC_MAJOR, .minor = REC_MINOR, .captured_ns = *captured_ns};
     memcpy(header.magic, REC_MAGIC, sizeof header.magic);
     header.checksum = rec_checksum(&header, REC_CHECKED_BYTES);
     return rec_write(w, (const uint8_t *)&header, sizeof header);
 }
 
-int rec_open(rec_writer_t **out, int fd, int level, uint64_t captured_ns, err_t *e) {
+/* Without captured_ns no header is written. */
+int rec_open_at(rec_writer_t **out, int fd, int level, const uint64_t *captured_ns, err_t *e) {
     *out = NULL;
     rec_writer_t *w = mem_map(sizeof *w);
     if (!w) return err_sys(e, -ENOMEM, "cannot write the recording");
@@ -514,11 +522,15 @@ int rec_open(rec_writer_t **out, int fd, int level, uint64_t captured_ns, err_t 
     if (rec_begin(w, captured_ns)) {
         int status = w->status;
         if (e) *e = w->error;
-        rec_free(w);
+        rec_abandon(w);
         return status;
     }
     *out = w;
     return 0;
+}
+
+int rec_open(rec_writer_t **out, int fd, int level, uint64_t captured_ns, err_t *e) {
+    return rec_open_at(out, fd, level, &captured_ns, e);
 }
 
 int rec_status(const rec_writer_t *w) {
@@ -526,6 +538,7 @@ int rec_status(const rec_writer_t *w) {
 }
 
 static void rec_end(rec_writer_t *w, uint32_t reached, uint64_t skipped) {
+    rec_table_end(w);
     rec_object_end(w);
     rec_chunk_flush(w);
     if (!w->status && w->frontier > w->objects) {
@@ -534,7 +547,7 @@ static void rec_end(rec_writer_t *w, uint32_t reached, uint64_t skipped) {
                 "the recording is incomplete: %u objects were to come after %u",
                 (unsigned)(w->frontier - w->objects), (unsigned)w->objects);
     }
-    if (w->status) return;
+    if (w->status || w->ended) return;
     w->out.count = 0;
     if (rec_bytes_reserve(&w->out, REC_HEADER_BYTES + 4 * VARINT_MOST_BYTES)) {
         rec_no_memory(w);
@@ -552,6 +565,6 @@ int rec_close(rec_writer_t *w, uint32_t reached, uint64_t skipped, err_t *e) {
     rec_end(w, reached, skipped);
     int status = w->status;
     if (status && e) *e = w->error;
-    rec_free(w);
+    rec_abandon(w);
     return status;
 }

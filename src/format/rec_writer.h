@@ -139,13 +139,25 @@ struct rec_writer {
     uint64_t side_bytes; /* META, STRINGS, SHAPES so far */
     size_t shape_at;
     rec_bytes_t meta, strings, shape_bodies, scratch, out;
-    map_t string_numbers; /* by hash */
+    map_t string_numbers;    /* by hash */
+    struct rec_table *table; /* mapped when the first table is begun */
+    uint8_t ended;           /* rec_append: objects or an END are there */
     void *zstd, *zstd_memory;
     size_t zstd_bytes;
     int level, fd, status;
     err_t error;
 };
 
+int rec_fail(rec_writer_t *w, int code, const char *what);
+int rec_write(rec_writer_t *w, const uint8_t *bytes, size_t n);
+size_t rec_fold(rec_writer_t *w, size_t at, const uint8_t *bytes, size_t n, uint32_t *as_is);
+size_t rec_clean(rec_writer_t *w, const char *text, size_t n);
+void rec_section_write(rec_writer_t *w, enum rec_section_kind kind, unsigned flags, size_t payload,
+                       size_t raw_bytes, size_t stored_bytes);
+void rec_meta_flush(rec_writer_t *w);
+int rec_open_at(rec_writer_t **out, int fd, int level, const uint64_t *captured_ns, err_t *e);
+void rec_abandon(rec_writer_t *w);
+void rec_table_free(rec_writer_t *w);
 void rec_chunk_flush(rec_writer_t *w);
 void rec_object_mend(rec_writer_t *w);
 void rec_misuse(rec_writer_t *w, const char *what);

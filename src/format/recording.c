@@ -160,6 +160,9 @@ static int rec_end_take(lowtide_recording *rec, const uint8_t *p, const uint8_t 
 
 static int rec_section_take(lowtide_recording *rec, const rec_section_t *section,
                             const uint8_t *payload, const char **why) {
+    if (rec->whole && section->kind >= REC_STRINGS && section->kind <= REC_END) {
+        return rec_bad(why, "objects stand behind the end");
+    }
     switch (section->kind) {
     case REC_META:
     case REC_STRINGS:
@@ -169,6 +172,14 @@ static int rec_section_take(lowtide_recording *rec, const rec_section_t *section
         return rec_objects_take(rec, section, payload, why);
     case REC_END:
         return rec_end_take(rec, payload, payload + section->stored_bytes, why);
+    case REC_TABLE:
+        if (section->flags & REC_SECTION_ZSTD) return rec_bad(why, "a table is folded as a whole");
+        return rec_table_take(rec, payload, payload + section->stored_bytes, why);
+    case REC_NESTED:
+        if (section->flags & REC_SECTION_ZSTD) {
+            return rec_bad(why, "a recording within it is folded");
+        }
+        return rec_nested_take(rec, payload, payload + section->stored_bytes, why);
     default:
         return 0;
     }
@@ -177,17 +188,22 @@ static int rec_section_take(lowtide_recording *rec, const rec_section_t *section
 /* What is there of a recording that is not whole. */
 static int rec_cut_take(lowtide_recording *rec, size_t at, uint32_t sequence, const char *why,
                         err_t *e) {
-    int status = rec_references_count(rec);
+    int status = rec->whole ? 0 : rec_references_count(rec);
     if (status) return err_sys(e, status, "cannot read %s", rec->name);
-    if (!rec->objects) {
+    if (rec->objects) {
+        err_set(&rec->cut, 0,
+                "%s is incomplete: %s (section %u, byte %zu); its first %u objects are read",
+                rec->name, why, sequence, at, rec->objects);
+    } else if (rec->tables.count || rec->nested.count) {
+        err_set(&rec->cut, 0,
+                "%s is incomplete: %s (section %u, byte %zu); what stands before that is read",
+                rec->name, why, sequence, at);
+    } else {
         return err_set(e, -EBADMSG,
                        "%s cannot be read: %s, before the first object (section %u, byte %zu)",
                        rec->name, why, sequence, at);
     }
-    rec->reached = rec->objects;
-    err_set(&rec->cut, 0,
-            "%s is incomplete: %s (section %u, byte %zu); its first %u objects are read", rec->name,
-            why, sequence, at, rec->objects);
+    if (!rec->whole) rec->reached = rec->objects;
     return 0;
 }
 
@@ -206,7 +222,10 @@ static int rec_scan(lowtide_recording *rec, err_t *e) {
     if (status) return status;
     memcpy(&rec->captured_ns, rec->bytes + offsetof(rec_file_header_t, captured_ns),
            sizeof rec->captured_ns);
-    while (!rec->whole) {
+    uint16_t minor;
+    memcpy(&minor, rec->bytes + offsetof(rec_file_header_t, minor), sizeof minor);
+    /* Behind END nothing is missing where the file ends; in 1.0 nothing stands there. */
+    while (!rec->whole || (minor > 0 && at < rec->size)) {
         rec_section_t section;
         status = rec_section_check(rec, at, sequence, &section, &why);
         if (!status) {
@@ -217,10 +236,11 @@ static int rec_scan(lowtide_recording *rec, err_t *e) {
         at += sizeof section + section.stored_bytes;
         sequence++;
     }
-    if (rec->whole && !rec->objects) {
-        return err_set(e, -EBADMSG, "%s holds no objects", rec->name);
+    if (status) {
+        status = rec_cut_take(rec, at, sequence, why, e);
+    } else if (!rec->objects && !rec->tables.count && !rec->nested.count) {
+        status = err_set(e, -EBADMSG, "%s holds nothing", rec->name);
     }
-    status = rec->whole ? 0 : rec_cut_take(rec, at, sequence, why, e);
     rec_types_check(rec);
     return status;
 }
@@ -288,6 +308,9 @@ void lowtide_close(lowtide_recording *rec) {
     rec_shapes_free(&rec->shapes);
     rec_codes_free(&rec->codes);
     rec_places_free(&rec->chunks);
+    rec_offsets_free(&rec->table_names);
+    rec_parts_free(&rec->tables);
+    rec_parts_free(&rec->nested);
     arena_free(&rec->arena);
     mem_unmap(rec, sizeof *rec);
 }
@@ -297,7 +320,7 @@ void lowtide_release_pages(const lowtide_recording *rec) {
 }
 
 const char *lowtide_cut(const lowtide_recording *rec) {
-    return rec->whole ? NULL : rec->cut.text;
+    return rec->cut.text[0] ? rec->cut.text : NULL;
 }
 
 uint64_t lowtide_file_bytes(const lowtide_recording *rec) {

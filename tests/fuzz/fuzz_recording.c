@@ -73,6 +73,38 @@ static void fuzz_chunks(lowtide_recording *rec) {
     lowtide_chunk_free(chunk);
 }
 
+static void fuzz_table(const lowtide_recording *rec, const char *name) {
+    lowtide_table *table;
+    lowtide_error error;
+    int text;
+    if (lowtide_table_load(rec, name, &table, &error)) {
+        fuzz_error(error.text);
+        return;
+    }
+    uint32_t rows = lowtide_table_rows(table);
+    uint64_t sum = 0;
+    const char *column;
+    for (uint32_t i = 0; (column = lowtide_table_column_name(table, i, &text)); i++) {
+        fuzz_need(lowtide_table_column(table, column) == i);
+        for (uint32_t row = 0; row <= rows && row < 100; row++) {
+            sum += lowtide_table_number(table, i, row) + strlen(lowtide_table_text(table, i, row));
+        }
+    }
+    fuzz_need(lowtide_table_number(table, LOWTIDE_NONE, 0) == 0 && sum < UINT64_MAX);
+    lowtide_table_free(table);
+}
+
+static void fuzz_rest(const lowtide_recording *rec) {
+    const char *name;
+    const void *bytes;
+    size_t n;
+    for (uint32_t i = 0; i < 20 && (name = lowtide_table_name(rec, i)); i++) fuzz_table(rec, name);
+    fuzz_table(rec, "not there");
+    for (uint32_t i = 0; lowtide_nested_at(rec, i, &name, &bytes, &n); i++) {
+        fuzz_need(strlen(name) <= 4096 && n <= lowtide_file_bytes(rec));
+    }
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n) {
     lowtide_recording *rec;
     lowtide_error error;
@@ -84,6 +116,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n) {
     if (lowtide_cut(rec)) fuzz_error(lowtide_cut(rec));
     fuzz_tables(rec);
     fuzz_chunks(rec);
+    fuzz_rest(rec);
     uint32_t objects = lowtide_objects(rec);
     for (uint32_t id = 0; id < objects && id < 200; id++) fuzz_object(rec, id);
     fuzz_object(rec, objects - 1);

@@ -1,5 +1,6 @@
 /* Prints a recording as JSON lines through the reader, so that a second decoder can be held against
- * it: the recording, meta, shapes, then each object. On failure: {"error": …} alone, and status 1.
+ * it: the recording, meta, shapes, then each object, each row of each table, and how long nested
+ * recordings are. On failure: {"error": …} last, and status 1.
  *
  *     rec_print FILE
  */
@@ -138,6 +139,46 @@ static void print_object(const lowtide_chunk *chunk, uint32_t i) {
     puts("}");
 }
 
+/* Numbers as they are in 64 bits; whether a column is signed is for the table to say. */
+static void print_row(const lowtide_table *table, const char *name, uint32_t row) {
+    int text;
+    fputs("{\"table\": ", stdout);
+    print_text(name, strlen(name));
+    fputs(", \"row\": {", stdout);
+    const char *column;
+    for (uint32_t i = 0; (column = lowtide_table_column_name(table, i, &text)); i++) {
+        if (i) fputs(", ", stdout);
+        print_text(column, strlen(column));
+        fputs(": ", stdout);
+        const char *value = lowtide_table_text(table, i, row);
+        if (text) {
+            print_text(value, strlen(value));
+        } else {
+            printf("%llu", (unsigned long long)lowtide_table_number(table, i, row));
+        }
+    }
+    puts("}}");
+}
+
+static int print_rest(const lowtide_recording *rec, lowtide_error *error) {
+    const char *name;
+    const void *bytes;
+    size_t n;
+    for (uint32_t i = 0; (name = lowtide_table_name(rec, i)); i++) {
+        lowtide_table *table;
+        int status = lowtide_table_load(rec, name, &table, error);
+        if (status) return status;
+        for (uint32_t row = 0; row < lowtide_table_rows(table); row++) print_row(table, name, row);
+        lowtide_table_free(table);
+    }
+    for (uint32_t i = 0; lowtide_nested_at(rec, i, &name, &bytes, &n); i++) {
+        fputs("{\"nested\": ", stdout);
+        print_text(name, strlen(name));
+        printf(", \"bytes\": %zu}\n", n);
+    }
+    return 0;
+}
+
 int main(int argc, char **argv) {
     lowtide_recording *rec = NULL;
     lowtide_chunk *chunk = NULL;
@@ -152,6 +193,7 @@ int main(int argc, char **argv) {
         status = lowtide_chunk_load(rec, i, LOWTIDE_COL_ALL, &chunk, &error);
         for (uint32_t k = 0; !status && k < chunk->count; k++) print_object(chunk, k);
     }
+    if (!status) status = print_rest(rec, &error);
     if (status) {
         fputs("{\"error\": ", stdout);
         print_text(error.text, strlen(error.text));
