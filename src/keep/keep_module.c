@@ -4,6 +4,7 @@
 #include "keep/keep_refs.h"
 #include "keep/keep_size.h"
 #include "keep/stream_module.h"
+#include "keep/transfer.h"
 
 static PyObject *module_shrink(PyObject *Py_UNUSED(module), PyObject *given) {
     size_t bytes;
@@ -43,6 +44,15 @@ static PyMethodDef module_methods[] = {
     {"stream_cut", stream_module_cut, METH_VARARGS,
      PyDoc_STR("stream_cut(text, want, delimiter)\n--\n\nThe end of the last record within want "
                "bytes, and how many there are.")},
+    {"send", KEEP_METHOD(transfer_send), METH_FASTCALL,
+     PyDoc_STR("send(socket, kind, body, buffers)\n--\n\nA message to another process: large "
+               "parts by memfd.")},
+    {"receive", transfer_receive, METH_O,
+     PyDoc_STR("receive(socket)\n--\n\n(kind, body, buffers) of the next message; None at the "
+               "end.")},
+    {"has_blob", KEEP_METHOD(transfer_has_blob), METH_FASTCALL,
+     PyDoc_STR("has_blob(object, bytes)\n--\n\nWhether bytes or bytearrays that large are soon "
+               "met within it.")},
     {0},
 };
 
@@ -53,7 +63,8 @@ PyMODINIT_FUNC PyInit__keep(void);
 
 PyMODINIT_FUNC PyInit__keep(void) {
     if (PyType_Ready(&keep_cache_type) < 0 || PyType_Ready(&keep_iter_type) < 0 ||
-        PyType_Ready(&keep_flight_type) < 0 || keep_refs_ready() < 0 || keep_function_ready() < 0)
+        PyType_Ready(&keep_flight_type) < 0 || keep_refs_ready() < 0 || keep_function_ready() < 0 ||
+        PyType_Ready(&transfer_region_type) < 0)
         return NULL;
     PyObject *module = PyModule_Create(&module_def);
     if (!module || PyModule_AddObjectRef(module, "Cache", (PyObject *)&keep_cache_type) < 0 ||
