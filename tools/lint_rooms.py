@@ -19,13 +19,14 @@ MAY_KNOW = {
     "include": set[str](),
     "format": {"base", "include"},
     "control": {"base"},
+    "collect": {"base", "include", "format", "control"},
     "inject": {"base"},
     "agent": {"base", "include", "format", "control"},
     "explain": {"base", "include", "format"},
     "view": {"base", "include", "format", "explain"},
-    "cli": {"base", "include", "format", "explain", "view", "control", "inject"},
+    "cli": {"base", "include", "format", "explain", "view", "control", "collect", "inject"},
     "keep": {"base"},
-    "bind": {"base", "include", "format", "control", "agent", "explain", "keep"},
+    "bind": {"base", "include", "format", "control", "collect", "agent", "explain", "keep"},
 }
 MAY_INCLUDE_PYTHON = {"agent", "bind", "keep"}
 INCLUDE = re.compile(r'^\s*#\s*include\s+["<]([^">]+)[">]', re.MULTILINE)

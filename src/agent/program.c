@@ -1,21 +1,28 @@
-/* `lowtide run`: the agent preloaded into a program, to capture its heap when it ends.
+/* `lowtide run`: the agent preloaded into a program, to profile it from its first line and capture its heap when it ends.
  *
  *     lowtide run                          the program
  *     LD_PRELOAD, $LOWTIDE_RUN ──────────▶ constructor: not Python? then nothing, and a child may be one.
  *                                          Python: takes both out of the environment, adds an audit hook
- *              ◀── HELLO program begins ── at cpython.run_…: registers with atexit
+ *              ◀── HELLO program begins ── at cpython.run_…: proves, registers with atexit, puts both back for children
+ *              ◀── RESULT ────────────────   (so `os.environ` never had them)
+ *              ◀── REGION + descriptor ─── the profile's memory; or RESULT, why there is none
+ *              ◀── HELLO program forked ── a forked child, at once: a profile of its own
+ *              ◀── REGION + descriptor ───
  *              ◀── HELLO program ends ──── atexit, in the main thread with the GIL, before anything is torn down
  *     CAPTURE + descriptor ──────────────▶ captures; the program goes on to end
  *
- * So it is also captured after sys.exit and an unhandled exception, and not after os._exit, exec or a signal that kills.
- * Children that the program forks or starts are left alone. Nothing stays open in between.
+ * So it is also captured after sys.exit and an unhandled exception, and not after os._exit, exec or a signal that kills; its
+ * profile is there in any case. Nothing stays open in between, and nobody waits for lowtide but the program's last step.
  */
 #define _GNU_SOURCE
+#include "agent/alloc/alloc.h"
 #include "agent/capture.h"
 
 #include <dlfcn.h>
 #include <errno.h>
+#include <inttypes.h>
 #include <poll.h>
+#include <pthread.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -34,10 +41,15 @@ typedef struct method_def {
     const char *doc;
 } method_def_t;
 
+#pragma weak alloc_start
+#pragma weak alloc_fork_child
+
 static rt_t runtime;
 static ctl_hello_t hello;
 static struct sockaddr_un address;
 static socklen_t address_bytes;
+static ctl_profile_t profile;
+static char variable[8192], preload[8192]; /* for the children's environment; "": not for them */
 static pid_t program;
 
 static bool say(int sock, const ctl_msg_t *m) {
@@ -45,8 +57,9 @@ static bool say(int sock, const ctl_msg_t *m) {
     return ctl_send(sock, m, -1, SEND_WAIT_MS, &e) == 0;
 }
 
+/* Where lowtide has too many callers waiting, it does without this one. */
 static int dial(uint32_t what) {
-    int sock = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+    int sock = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     ctl_msg_t m = {.type = CTL_HELLO, .hello = hello};
     m.hello.what = what;
     m.hello.pid = (uint32_t)getpid();
@@ -57,10 +70,19 @@ static int dial(uint32_t what) {
     return -1;
 }
 
-static void say_failure(int sock, int status, const err_t *e) {
+static void say_status(int sock, int status, const err_t *e) {
     ctl_msg_t m = {.type = CTL_RESULT, .result = {.status = status}};
-    memcpy(m.result.text, e->text, sizeof m.result.text);
+    if (status) memcpy(m.result.text, e->text, sizeof m.result.text);
     say(sock, &m);
+}
+
+static void say_region(int sock, int region, pid_t parent) {
+    ctl_msg_t m = {.type = CTL_REGION, .region = {.parent = (uint32_t)parent}};
+    err_t e;
+    snprintf(m.region.python, sizeof m.region.python, "%u.%u.%u", runtime.version >> 24 & 255,
+             runtime.version >> 16 & 255, runtime.version >> 8 & 255);
+    ctl_send(sock, &m, region, SEND_WAIT_MS, &e);
+    close(region);
 }
 
 static bool wants_stop(void *arg, int wait_ms) {
@@ -106,6 +128,41 @@ static bool register_at_exit(void) {
     return done != NULL;
 }
 
+/* In the only thread of a child, which may have had a lock of malloc's taken by another: system calls alone. */
+static void on_fork(void) {
+    int region = -1, code = errno;
+    err_t e;
+    bool follow = profile.flags & CTL_PROFILE_CHILDREN;
+    int sock = alloc_fork_child(follow ? &region : NULL, &e) == 0 && follow
+                   ? dial(CTL_PROGRAM_FORKED)
+                   : -1;
+    if (sock >= 0) {
+        say_region(sock, region, getppid());
+        close(sock);
+    } else if (region >= 0) {
+        close(region);
+    }
+    errno = code;
+}
+
+static void start_profile(int sock) {
+    alloc_options_t o = {.mode = profile.mode,
+                         .interval_bytes = profile.interval_bytes,
+                         .native = profile.flags & CTL_PROFILE_NATIVE};
+    int region;
+    err_t e;
+    int status = alloc_start(&runtime, &o, &region, &e);
+    if (!status) say_region(sock, region, 0);
+    if (status) say_status(sock, status, &e);
+    if (!status) pthread_atfork(NULL, NULL, on_fork);
+}
+
+static void prepare_children(void) {
+    if (!variable[0]) return;
+    setenv(CTL_RUN_VARIABLE, variable, 1);
+    setenv("LD_PRELOAD", preload, 1);
+}
+
 /* In the main thread, with the GIL, just before the program's first line. */
 static int on_audit(const char *event, void *args, void *data) {
     static const char begins[] = "cpython.run_";
@@ -113,24 +170,38 @@ static int on_audit(const char *event, void *args, void *data) {
     (void)data;
     if (program || strncmp(event, begins, sizeof begins - 1) != 0) return 0;
     program = getpid();
+    prepare_children();
     int sock = dial(CTL_PROGRAM_BEGINS);
     if (sock < 0) return 0;
     err_t e;
     int status = rt_prove(&runtime, &e);
     if (!status && !register_at_exit())
         status = err_set(&e, -EIO, "atexit.register did not take a callback");
-    if (status) say_failure(sock, status, &e);
+    say_status(sock, status, &e);
+    if (!status && profile.mode && alloc_start) start_profile(sock);
     close(sock);
     return 0;
 }
 
-/* "key:name:agent" */
+/* "mode.flags.interval" */
+static bool read_profile(const char *text) {
+    char *end;
+    profile.mode = (uint32_t)strtoul(text, &end, 10);
+    if (*end != '.' || profile.mode > REGION_EXACT) return false;
+    profile.flags = (uint32_t)strtoul(end + 1, &end, 10);
+    if (*end != '.') return false;
+    profile.interval_bytes = strtoull(end + 1, &end, 10);
+    return *end == ':';
+}
+
+/* "key:name:profile:agent" */
 static const char *read_variable(const char *v) {
-    const char *name = strchr(v, ':'), *agent = name ? strchr(name + 1, ':') : NULL;
+    const char *name = strchr(v, ':'), *how = name ? strchr(name + 1, ':') : NULL;
+    const char *agent = how ? strchr(how + 1, ':') : NULL;
     size_t key_bytes = name ? (size_t)(name - v) : 0;
-    size_t name_bytes = agent ? (size_t)(agent - name - 1) : 0;
+    size_t name_bytes = how ? (size_t)(how - name - 1) : 0;
     if (!key_bytes || key_bytes >= sizeof hello.key || !name_bytes ||
-        name_bytes >= sizeof address.sun_path)
+        name_bytes >= sizeof address.sun_path || !agent || !read_profile(how + 1))
         return NULL;
     memcpy(hello.key, v, key_bytes);
     address.sun_family = AF_UNIX;
@@ -139,14 +210,24 @@ static const char *read_variable(const char *v) {
     return agent + 1;
 }
 
+/* What the children are to have, unless it is too long to keep. */
+static void keep_environment(const char *v, const char *libraries) {
+    if (!(profile.flags & CTL_PROFILE_CHILDREN) || !libraries || strlen(v) >= sizeof variable ||
+        strlen(libraries) >= sizeof preload)
+        return;
+    strcpy(variable, v);
+    strcpy(preload, libraries);
+}
+
 /* The program shall find its environment as it would without us. Nothing else runs yet. */
 static void clean_environment(const char *agent) {
-    const char *preload = getenv("LD_PRELOAD");
+    const char *libraries = getenv("LD_PRELOAD");
     size_t n = strlen(agent);
-    if (preload && strncmp(preload, agent, n) == 0) {
-        if (preload[n] == ':')
-            setenv("LD_PRELOAD", preload + n + 1, 1);
-        else if (!preload[n])
+    keep_environment(getenv(CTL_RUN_VARIABLE), libraries);
+    if (libraries && strncmp(libraries, agent, n) == 0) {
+        if (libraries[n] == ':')
+            setenv("LD_PRELOAD", libraries + n + 1, 1);
+        else if (!libraries[n])
             unsetenv("LD_PRELOAD");
     }
     unsetenv(CTL_RUN_VARIABLE);
@@ -154,8 +235,12 @@ static void clean_environment(const char *agent) {
 
 __attribute__((constructor)) static void program_begin(void) {
     const char *v = getenv(CTL_RUN_VARIABLE), *agent;
+    int (*begun)(void) = NULL;
     err_t e;
-    if (!v || !dlsym(RTLD_DEFAULT, "PySys_AddAuditHook") || !(agent = read_variable(v))) return;
+    if (!v || !dlsym(RTLD_DEFAULT, "PySys_AddAuditHook")) return;
+    /* Brought in by the injector, beside the preloaded one. */
+    *(void **)&begun = dlsym(RTLD_DEFAULT, "Py_IsInitialized");
+    if (!begun || begun() || !(agent = read_variable(v))) return;
     clean_environment(agent);
     int status = rt_find(&runtime, &e);
     if (!status && !runtime.Py_IsInitialized() && runtime.PySys_AddAuditHook(on_audit, NULL) == 0)
@@ -163,7 +248,7 @@ __attribute__((constructor)) static void program_begin(void) {
     if (!status) err_set(&e, status = -EIO, "Python did not take an audit hook");
     int sock = dial(CTL_PROGRAM_BEGINS);
     if (sock >= 0) {
-        say_failure(sock, status, &e);
+        say_status(sock, status, &e);
         close(sock);
     }
 }

@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "base/err.h"
 #include "cli/agent_file.h"
+#include "cli/arguments.h"
 #include "cli/command.h"
 #include "cli/output.h"
 #include "cli/progress.h"
@@ -10,14 +11,12 @@
 #include "view/units.h"
 
 #include <errno.h>
-#include <limits.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/types.h>
 #include <unistd.h>
 
-enum { LISTEN_MS = 100, HELLO_MS = 10000, GIVE_UP_MS = 5000, TIMEOUT_MS_MAX = 24 * 3600 * 1000 };
+enum { LISTEN_MS = 100, HELLO_MS = 10000, GIVE_UP_MS = 5000 };
 
 typedef struct dump {
     pid_t pid;
@@ -25,32 +24,6 @@ typedef struct dump {
     bool json, values;
     uint32_t timeout_ms;
 } dump_t;
-
-/* "30s", "500ms", "2m", or plain seconds. */
-static bool read_span(const char *text, uint32_t *ms) {
-    static const struct {
-        const char *unit;
-        double ms;
-    } units[] = {{"", 1000}, {"s", 1000}, {"ms", 1}, {"m", 60000}, {"min", 60000}, {"h", 3600000}};
-    char *end;
-    double n = strtod(text, &end);
-    for (size_t i = 0; end != text && i < sizeof units / sizeof units[0]; i++) {
-        if (strcmp(end, units[i].unit) != 0) continue;
-        double v = n * units[i].ms;
-        if (!(v >= 1 && v <= TIMEOUT_MS_MAX)) return false;
-        *ms = (uint32_t)v;
-        return true;
-    }
-    return false;
-}
-
-static bool read_pid(const char *text, pid_t *pid) {
-    char *end;
-    errno = 0;
-    long n = strtol(text, &end, 10);
-    *pid = (pid_t)n;
-    return !errno && end != text && !*end && n > 0 && n <= INT_MAX;
-}
 
 static void say_progress(const ctl_progress_t *p, const dump_t *d, int out) {
     char size[UNITS_BYTES], line[96];
@@ -202,14 +175,14 @@ static int dump_exec(const command_t *self, int argc, char **argv) {
         if (got == 'o') d.to = optarg;
         if (got == 'n') d.values = false;
         if (got == 'j') d.json = true;
-        if (got == 't' && !read_span(optarg, &d.timeout_ms))
+        if (got == 't' && !arguments_span(optarg, &d.timeout_ms))
             return command_usage(self, "--timeout takes a time like 30s or 500ms, not '%s'",
                                  optarg);
     }
     if (optind + 1 != argc)
         return command_usage(self, optind == argc ? "which process? name its PID"
                                                   : "one process at a time");
-    if (!read_pid(argv[optind], &d.pid))
+    if (!arguments_pid(argv[optind], &d.pid))
         return command_usage(self, "'%s' is not a PID", argv[optind]);
     snprintf(name, sizeof name, "lowtide-%d.tide", (int)d.pid);
     if (!d.to) d.to = name;

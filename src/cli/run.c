@@ -1,33 +1,39 @@
 #define _GNU_SOURCE
 #include "base/err.h"
 #include "cli/agent_file.h"
+#include "cli/arguments.h"
 #include "cli/command.h"
-#include "cli/output.h"
+#include "cli/record.h"
 #include "cli/run_listen.h"
+#include "control/region.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { WAIT_MS = 20, STATUS_NOT_FOUND = 127, STATUS_NOT_EXECUTABLE = 126 };
+enum {
+    INTERVAL_MIN = 1 << 10,
+    INTERVAL_MAX = 1 << 30,
+    WAIT_MS = 20,
+    STATUS_NOT_FOUND = 127,
+    STATUS_NOT_EXECUTABLE = 126
+};
 
 typedef struct run {
     const char *to, *python, *script; /* script: the file that Python is to run, or NULL */
-    bool json, report, values,
-        missing; /* missing: Python itself says that there is no such script */
-    char **argv; /* of the program */
+    bool json, report, values, snapshot;
+    bool missing; /* Python itself says that there is no such script */
+    char **argv;  /* of the program */
     char agent[4096];
     run_listen_t listen;
-    output_t output;
+    record_t record;
     pid_t child;
 } run_t;
 
@@ -65,7 +71,7 @@ static void die_of(int signal) {
 /* ── Starting ── */
 
 static void child_environment(const run_t *r) {
-    char variable[sizeof r->agent + 256], preload[2 * sizeof r->agent];
+    char variable[sizeof r->agent + 512], preload[2 * sizeof r->agent];
     const char *before = getenv("LD_PRELOAD");
     run_listen_environment(&r->listen, r->agent, variable, sizeof variable);
     snprintf(preload, sizeof preload, "%s%s%.4000s", r->agent, before && *before ? ":" : "",
@@ -98,21 +104,25 @@ static int start(run_t *r) {
     return code;
 }
 
-/* Until the program has ended: answers its calls. Returns its wait status. */
+/* What the program's last children had to say is in their sockets by now. */
+static void hear_the_last(run_t *r) {
+    for (int i = 0; i < RUN_CALLERS_MOST; i++) run_listen_wait(&r->listen, -1, 0);
+}
+
+/* Until the program has ended: answers its calls, and watches. Returns its wait status. */
 static int attend(run_t *r) {
     int how = 0, pidfd = (int)syscall(SYS_pidfd_open, r->child, 0);
+    err_t e;
+    collect_add(&r->record.collect, r->child, 0, COLLECT_STARTED, -1, "", &e);
     for (;;) {
-        struct pollfd fds[] = {{.fd = r->listen.sock, .events = POLLIN},
-                               {.fd = pidfd, .events = POLLIN}};
-        poll(fds, 2, pidfd < 0 ? WAIT_MS : -1);
-        if (fds[0].revents) {
-            run_listen_answer(&r->listen);
-            continue;
-        }
+        int wait_ms = collect_tick(&r->record.collect);
+        run_listen_wait(&r->listen, pidfd, pidfd < 0 && wait_ms > WAIT_MS ? WAIT_MS : wait_ms);
         pid_t got = waitpid(r->child, &how, WNOHANG);
         if (got == r->child || (got < 0 && errno == ECHILD)) break;
     }
     if (pidfd >= 0) close(pidfd);
+    hear_the_last(r);
+    collect_ended(&r->record.collect, r->child, how);
     return how;
 }
 
@@ -148,38 +158,38 @@ static int report(const run_t *r, const char *path) {
     return command_report.exec(&command_report, 3, words);
 }
 
-static int finish(run_t *r, int memory, int how) {
+static int finish(run_t *r, int how) {
     char path[64];
     int status = EXIT_DONE;
-    if (!r->listen.captured) {
-        if (r->to) output_abandon(&r->output);
-        return r->missing ? EXIT_FAILED : say_no_heap(r, how);
+    bool profile = record_has_profile(&r->record);
+    if (!r->listen.captured && !r->missing) status = say_no_heap(r, how);
+    if (!r->listen.captured && !profile) {
+        record_abandon(&r->record);
+        return status;
     }
-    if (r->listen.result.text[0]) command_fail("%s", r->listen.result.text);
-    if (r->to) status = output_finish(&r->output);
-    snprintf(path, sizeof path, "/proc/self/fd/%d", memory);
+    if (r->listen.unprofiled[0])
+        command_fail("allocations were not watched: %s", r->listen.unprofiled);
+    if (r->listen.captured && r->listen.result.text[0]) command_fail("%s", r->listen.result.text);
+    status = record_finish(&r->record);
+    snprintf(path, sizeof path, "/proc/self/fd/%d", r->record.fd);
     if (status == EXIT_DONE && r->report && !r->missing) status = report(r, r->to ? r->to : path);
     return status;
 }
 
 static int run(run_t *r) {
     err_t e;
-    int memory = -1;
     if (agent_file_find(r->agent, sizeof r->agent, &e)) return command_fail("%s", e.text);
-    if (r->to) {
-        if (output_open(&r->output, r->to, &e)) return command_fail("%s", e.text);
-    } else if ((memory = memfd_create("lowtide", MFD_CLOEXEC)) < 0) {
-        return command_fail("cannot make a file in memory: %s", strerror(errno));
-    }
-    if (run_listen_open(&r->listen, r->to ? r->output.fd : memory, r->values ? 0 : CTL_NO_VALUES,
-                        &e)) {
-        if (r->to) output_abandon(&r->output);
+    if (record_open(&r->record, r->to, r->listen.profile.mode != 0, &e))
+        return command_fail("%s", e.text);
+    r->listen.flags = r->values ? 0 : CTL_NO_VALUES;
+    if (run_listen_open(&r->listen, &r->record, &e)) {
+        record_abandon(&r->record);
         return command_fail("%s", e.text);
     }
     pass_signals_on();
     int code = start(r);
     if (code) {
-        if (r->to) output_abandon(&r->output);
+        record_abandon(&r->record);
         command_fail("cannot run %s: %s", r->argv[0], strerror(code));
         return code == ENOENT ? STATUS_NOT_FOUND : STATUS_NOT_EXECUTABLE;
     }
@@ -187,7 +197,8 @@ static int run(run_t *r) {
     int how = attend(r);
     child_pid = 0;
     run_listen_close(&r->listen);
-    finish(r, memory, how);
+    finish(r, how);
+    record_close(&r->record);
     if (WIFSIGNALED(how)) die_of(WTERMSIG(how));
     return WIFEXITED(how) ? WEXITSTATUS(how) : 128 + WTERMSIG(how);
 }
@@ -201,13 +212,34 @@ static const char *python_default(char *room, size_t n) {
     return access(room, X_OK) == 0 ? room : "python3";
 }
 
+static bool read_interval(const command_t *self, const char *text, ctl_profile_t *profile,
+                          int *status) {
+    if (arguments_size(text, &profile->interval_bytes) && profile->interval_bytes >= INTERVAL_MIN &&
+        profile->interval_bytes <= INTERVAL_MAX)
+        return true;
+    *status =
+        command_usage(self, "--interval takes bytes like 512K, from 1K to 1G, not '%s'", text);
+    return false;
+}
+
 static int run_exec(const command_t *self, int argc, char **argv) {
-    static const struct option longs[] = {
-        {"output", required_argument, NULL, 'o'}, {"python", required_argument, NULL, 'p'},
-        {"no-values", no_argument, NULL, 'n'},    {"no-report", no_argument, NULL, 'q'},
-        {"json", no_argument, NULL, 'j'},         {0}};
+    static const struct option longs[] = {{"output", required_argument, NULL, 'o'},
+                                          {"python", required_argument, NULL, 'p'},
+                                          {"no-values", no_argument, NULL, 'n'},
+                                          {"no-report", no_argument, NULL, 'q'},
+                                          {"json", no_argument, NULL, 'j'},
+                                          {"exact", no_argument, NULL, 'e'},
+                                          {"interval", required_argument, NULL, 'i'},
+                                          {"native", no_argument, NULL, 'N'},
+                                          {"no-profile", no_argument, NULL, 'P'},
+                                          {"no-children", no_argument, NULL, 'C'},
+                                          {"peak-snapshot", no_argument, NULL, 's'},
+                                          {"no-peak-snapshot", no_argument, NULL, 'S'},
+                                          {0}};
     static char minus_m[] = "-m";
-    static run_t r = {.report = true, .values = true};
+    static run_t r = {.report = true, .values = true, .snapshot = true};
+    ctl_profile_t *profile = &r.listen.profile;
+    *profile = (ctl_profile_t){.mode = REGION_SAMPLED, .flags = CTL_PROFILE_CHILDREN};
     char python[4096];
     const char *module = NULL;
     int status, got = COMMAND_END;
@@ -220,6 +252,12 @@ static int run_exec(const command_t *self, int argc, char **argv) {
         if (got == 'q') r.report = false;
         if (got == 'j') r.json = true;
         if (got == 'm') module = optarg;
+        if (got == 'e') profile->mode = REGION_EXACT;
+        if (got == 'N') profile->flags |= CTL_PROFILE_NATIVE;
+        if (got == 'P') profile->mode = 0;
+        if (got == 'C') profile->flags &= ~(uint32_t)CTL_PROFILE_CHILDREN;
+        if (got == 's' || got == 'S') r.snapshot = got == 's';
+        if (got == 'i' && !read_interval(self, optarg, profile, &status)) return status;
     }
     bool command = !module && optind > 1 && strcmp(argv[optind - 1], "--") == 0;
     if (!module && optind == argc)
@@ -247,16 +285,24 @@ static int run_exec(const command_t *self, int argc, char **argv) {
 
 const command_t command_run = {
     .name = "run",
-    .args = "[-o F.tide] [--json] [--no-report] [--no-values] [--python P] app.py [args]\n"
+    .args = "[-o F.tide] [--exact] [--json] [--no-report] [more options] app.py [args]\n"
             "       lowtide run [options] -m module [args]\n"
             "       lowtide run [options] -- command [args]",
-    .summary = "Runs a program and prints the report of its heap at its end",
+    .summary = "Runs a program and prints the report of its memory at its end",
     .help = "The program runs as it would without lowtide: its input, output, signals and\n"
-            "exit status are its own. Its heap is captured when it ends, also by sys.exit or\n"
-            "an unhandled exception, before anything is torn down; not after os._exit or a\n"
-            "signal that kills. The report follows on standard output.\n"
+            "exit status are its own. Its allocations are sampled from its first line to its\n"
+            "last, in all processes that it starts. Its heap is captured when it ends, also\n"
+            "by sys.exit or an unhandled exception, before anything is torn down; not after\n"
+            "os._exit or a signal that kills. The report follows on standard output.\n"
             "\n"
-            "  -o, --output F   keep the recording, for report, why, diff and sql\n"
+            "  -o, --output F   keep the recording, for report, why, diff and sql; should\n"
+            "                   lowtide be killed, what it had is in F.partial\n"
+            "  --exact          count every allocation instead of sampling\n"
+            "  --interval N     bytes between two samples, in the mean (512K)\n"
+            "  --native         record the C functions on the stacks, too\n"
+            "  --no-children    leave the processes alone that the program starts\n"
+            "  --no-peak-snapshot  take no snapshot of the heap at a peak of the memory\n"
+            "  --no-profile     do not watch allocations\n"
             "  --json           print the report as JSON\n"
             "  --no-report      print no report\n"
             "  --no-values      leave out what strings, numbers and bytes say\n"

@@ -4,6 +4,7 @@
 #include "cli/progress.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
@@ -12,7 +13,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-enum { HELLO_MS = 2000, SEND_MS = 2000, BACKLOG = 16, NAME_BYTES = 16, KEY_BYTES = 24 };
+enum { SEND_MS = 2000, BACKLOG = 128, NAME_BYTES = 16, KEY_BYTES = 24 };
 
 static int random_hex(char *out, size_t bytes, err_t *e) {
     unsigned char raw[32];
@@ -23,10 +24,12 @@ static int random_hex(char *out, size_t bytes, err_t *e) {
 }
 
 /* An abstract name is gone when we are, however we end. Anyone may call it: the key tells our program. */
-int run_listen_open(run_listen_t *l, int out, uint32_t flags, err_t *e) {
+int run_listen_open(run_listen_t *l, record_t *record, err_t *e) {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     char hex[2 * NAME_BYTES + 1];
-    *l = (run_listen_t){.sock = -1, .out = out, .flags = flags};
+    l->sock = -1;
+    l->record = record;
+    for (size_t i = 0; i < RUN_CALLERS_MOST; i++) l->callers[i].sock = -1;
     int status = random_hex(l->key, KEY_BYTES, e);
     if (!status) status = random_hex(hex, NAME_BYTES, e);
     if (status) return status;
@@ -45,58 +48,130 @@ int run_listen_open(run_listen_t *l, int out, uint32_t flags, err_t *e) {
 }
 
 void run_listen_close(run_listen_t *l) {
+    for (size_t i = 0; i < RUN_CALLERS_MOST; i++)
+        if (l->callers[i].sock >= 0) close(l->callers[i].sock);
     if (l->sock >= 0) close(l->sock);
     l->sock = -1;
 }
 
 void run_listen_environment(const run_listen_t *l, const char *agent, char *variable, size_t room) {
-    snprintf(variable, room, "%s:%s:%s", l->key, l->name, agent);
+    snprintf(variable, room, "%s:%s:%u.%u.%" PRIu64 ":%s", l->key, l->name, l->profile.mode,
+             l->profile.flags, l->profile.interval_bytes, agent);
 }
 
-static void program_begins(run_listen_t *l, int sock, const ctl_hello_t *hello) {
-    ctl_msg_t m;
-    err_t e;
-    int fd;
-    if (l->began) return; /* another Python beside or after the first one */
+/* ── What callers say ── */
+
+static void program_begins(run_listen_t *l, run_caller_t *c) {
+    if (l->began && c->hello.pid != l->program) return; /* another Python beside or after it */
+    c->main = true;
     l->began = true;
-    l->program = hello->pid;
-    /* It hangs up when all is well. */
-    if (ctl_recv(sock, &m, &fd, HELLO_MS, &e) == 0 && m.type == CTL_RESULT)
-        snprintf(l->refused, sizeof l->refused, "%s", m.result.text);
+    l->program = c->hello.pid;
 }
 
-static void program_ends(run_listen_t *l, int sock, const ctl_hello_t *hello) {
+static void program_ends(run_listen_t *l, run_caller_t *c) {
     ctl_msg_t m = {.type = CTL_CAPTURE, .capture = {.flags = l->flags}};
     err_t e;
     int fd;
-    if (!l->began || l->ended || hello->pid != l->program) return;
+    if (!l->began || l->ended || c->hello.pid != l->program) return;
     l->ended = true;
     progress_begin("the program has ended; reading its heap");
-    int status = ctl_send(sock, &m, l->out, SEND_MS, &e);
+    collect_samples(&l->record->collect, c->pid);
+    int status = ctl_send(c->sock, &m, l->record->fd, SEND_MS, &e);
     /* The program holds on until its heap is written, so there is no need to hurry it. */
     while (!status) {
-        status = ctl_recv(sock, &m, &fd, -1, &e);
-        if (status == -EINTR)
+        int wait_ms = collect_tick(&l->record->collect);
+        status = ctl_recv(c->sock, &m, &fd, wait_ms, &e);
+        if (status == -EINTR || status == -ETIMEDOUT)
             status = 0;
         else if (!status && m.type == CTL_RESULT)
             break;
     }
     progress_end();
-    l->captured = !status && !m.result.status;
+    l->captured = l->record->heap = !status && !m.result.status;
     if (!status) l->result = m.result;
     if (!l->captured)
         snprintf(l->refused, sizeof l->refused, "%s", status ? e.text : m.result.text);
 }
 
-void run_listen_answer(run_listen_t *l) {
+/* The first RESULT tells of the heap, the next of the profile. */
+static void hear_result(run_listen_t *l, run_caller_t *c, const ctl_result_t *r) {
+    char *say = c->heard == 1 ? l->refused : l->unprofiled;
+    if (c->main && r->status < 0) snprintf(say, sizeof l->refused, "%s", r->text);
+    if (c->heard == 1 && !r->status && c->hello.what == CTL_PROGRAM_BEGINS)
+        collect_add(&l->record->collect, c->pid, 0, COLLECT_EXECED, -1, "", NULL);
+}
+
+static void hear_region(run_listen_t *l, run_caller_t *c, const ctl_region_t *r, int fd) {
+    bool forked = c->hello.what == CTL_PROGRAM_FORKED;
+    err_t e;
+    int status = collect_add(&l->record->collect, c->pid, forked ? (pid_t)r->parent : 0,
+                             forked ? COLLECT_FORKED : COLLECT_EXECED, fd, r->python, &e);
+    if (status < 0 && c->main) snprintf(l->unprofiled, sizeof l->unprofiled, "%s", e.text);
+}
+
+static void hang_up(run_caller_t *c) {
+    close(c->sock);
+    c->sock = -1;
+}
+
+static void answer(run_listen_t *l, run_caller_t *c) {
     ctl_msg_t m;
     err_t e;
-    int fd, sock = accept4(l->sock, NULL, NULL, SOCK_CLOEXEC);
-    if (sock < 0) return;
-    if (ctl_recv(sock, &m, &fd, HELLO_MS, &e) == 0 && m.type == CTL_HELLO &&
-        strcmp(m.hello.key, l->key) == 0) {
-        if (m.hello.what == CTL_PROGRAM_BEGINS) program_begins(l, sock, &m.hello);
-        if (m.hello.what == CTL_PROGRAM_ENDS) program_ends(l, sock, &m.hello);
+    int fd = -1, status = ctl_recv(c->sock, &m, &fd, 0, &e);
+    if (status == -ETIMEDOUT || status == -EINTR) return;
+    if (status) {
+        hang_up(c);
+        return;
     }
-    close(sock);
+    if (!c->said) {
+        c->said = m.type == CTL_HELLO && strcmp(m.hello.key, l->key) == 0;
+        c->hello = m.hello;
+        if (c->said && m.hello.what == CTL_PROGRAM_BEGINS) program_begins(l, c);
+        if (c->said && m.hello.what == CTL_PROGRAM_ENDS) program_ends(l, c);
+        if (!c->said || m.hello.what == CTL_PROGRAM_ENDS) hang_up(c);
+    } else {
+        c->heard++;
+        if (m.type == CTL_RESULT) hear_result(l, c, &m.result);
+        if (m.type == CTL_REGION) hear_region(l, c, &m.region, fd);
+    }
+    if (fd >= 0) close(fd);
+}
+
+/* ── Callers ── */
+
+/* A place for another one; of those that hold the line without a word the oldest has to go. */
+static run_caller_t *place(run_listen_t *l) {
+    run_caller_t *oldest = l->callers;
+    for (size_t i = 0; i < RUN_CALLERS_MOST; i++) {
+        if (l->callers[i].sock < 0) return &l->callers[i];
+        if (l->callers[i].since_us < oldest->since_us) oldest = &l->callers[i];
+    }
+    hang_up(oldest);
+    return oldest;
+}
+
+static void accept_caller(run_listen_t *l) {
+    struct ucred who;
+    socklen_t n = sizeof who;
+    int sock = accept4(l->sock, NULL, NULL, SOCK_CLOEXEC);
+    if (sock < 0) return;
+    if (getsockopt(sock, SOL_SOCKET, SO_PEERCRED, &who, &n)) {
+        close(sock);
+        return;
+    }
+    run_caller_t *c = place(l);
+    *c = (run_caller_t){
+        .sock = sock, .pid = who.pid, .since_us = collect_now_us(&l->record->collect)};
+}
+
+void run_listen_wait(run_listen_t *l, int also, int timeout_ms) {
+    struct pollfd fds[RUN_CALLERS_MOST + 2];
+    fds[0] = (struct pollfd){.fd = l->sock, .events = POLLIN};
+    fds[1] = (struct pollfd){.fd = also, .events = POLLIN};
+    for (size_t i = 0; i < RUN_CALLERS_MOST; i++)
+        fds[i + 2] = (struct pollfd){.fd = l->callers[i].sock, .events = POLLIN};
+    if (poll(fds, RUN_CALLERS_MOST + 2, timeout_ms) <= 0) return;
+    for (size_t i = 0; i < RUN_CALLERS_MOST; i++)
+        if (fds[i + 2].revents && l->callers[i].sock == fds[i + 2].fd) answer(l, &l->callers[i]);
+    if (fds[0].revents) accept_caller(l);
 }

@@ -91,7 +91,7 @@ def test_an_end_without_exit_functions_is_one_line(
     code: str, status: int, words: str, lowtide: Lowtide, tmp_path: Path
 ) -> None:
     (tmp_path / "app.py").write_text(code)
-    done = lowtide("run", "-o", tmp_path / "t.tide", tmp_path / "app.py")
+    done = lowtide("run", "-o", tmp_path / "t.tide", "--no-profile", tmp_path / "app.py")
     assert (done.status, done.stdout) == (status, "")
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith("lowtide: no heap was captured")
@@ -156,7 +156,7 @@ def test_the_environment_and_descriptors_are_as_without(local_python: Python, lo
         cwd=tmp_path,
         env=clean,
     )
-    args = ["run", "--no-report", "--python", local_python.executable, tmp_path / "app.py"]
+    args = ["run", "--no-report", "--no-children", "--python", local_python.executable, tmp_path / "app.py"]
     done = lowtide(*args, input="in", cwd=tmp_path)
     assert done.stdout.splitlines() == plain.stdout.splitlines()
     other = "/usr/lib/x86_64-linux-gnu/libdl.so.2"
@@ -164,7 +164,7 @@ def test_the_environment_and_descriptors_are_as_without(local_python: Python, lo
     assert f"('LD_PRELOAD', '{other}')" in done.stdout
 
 
-def test_children_of_the_program_are_left_alone(lowtide: Lowtide, tmp_path: Path) -> None:
+def test_a_program_with_children_ends_as_without(lowtide: Lowtide, tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(
         "import multiprocessing, os, subprocess, sys\n"
         "def child(): sys.exit(0)\n"

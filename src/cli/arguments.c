@@ -1,0 +1,51 @@
+#include "cli/arguments.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { SPAN_MS_MAX = 24 * 3600 * 1000 };
+
+bool arguments_span(const char *text, uint32_t *ms) {
+    static const struct {
+        const char *unit;
+        double ms;
+    } units[] = {{"", 1000}, {"s", 1000}, {"ms", 1}, {"m", 60000}, {"min", 60000}, {"h", 3600000}};
+    char *end;
+    double n = strtod(text, &end);
+    for (size_t i = 0; end != text && i < sizeof units / sizeof units[0]; i++) {
+        if (strcmp(end, units[i].unit) != 0) continue;
+        double v = n * units[i].ms;
+        if (!(v >= 1 && v <= SPAN_MS_MAX)) return false;
+        *ms = (uint32_t)v;
+        return true;
+    }
+    return false;
+}
+
+bool arguments_pid(const char *text, pid_t *pid) {
+    char *end;
+    errno = 0;
+    long n = strtol(text, &end, 10);
+    *pid = (pid_t)n;
+    return !errno && end != text && !*end && n > 0 && n <= INT_MAX;
+}
+
+bool arguments_size(const char *text, uint64_t *bytes) {
+    static const char units[] = "KMGT";
+    char *end;
+    double n = strtod(text, &end), unit = 1;
+    const char *at = *end ? strchr(units, *end & ~0x20) : NULL;
+    if (end == text || !(n > 0)) return false;
+    if (at) {
+        for (ptrdiff_t i = at - units; i >= 0; i--) unit *= 1024;
+        end++;
+        if (*end == 'i' || *end == 'I') end++;
+    }
+    if (*end == 'B' || *end == 'b') end++;
+    if (*end || n * unit >= 9e18) return false;
+    *bytes = (uint64_t)(n * unit);
+    return true;
+}

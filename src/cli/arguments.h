@@ -1,0 +1,15 @@
+/* Words of the command line that several commands take: spans of time, PIDs, sizes. Each returns whether it could be read. */
+#ifndef LOWTIDE_CLI_ARGUMENTS_H
+#define LOWTIDE_CLI_ARGUMENTS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+/* "30s", "500ms", "2m", "1h", or plain seconds; from a millisecond to a day. */
+bool arguments_span(const char *text, uint32_t *ms);
+bool arguments_pid(const char *text, pid_t *pid);
+/* "524288", "512K", "512KiB", "1.5M", "2GiB". */
+bool arguments_size(const char *text, uint64_t *bytes);
+
+#endif

@@ -1,0 +1,109 @@
+#define _GNU_SOURCE
+#include "cli/record.h"
+
+#include "cli/command.h"
+#include "format/rec_table.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+static void live_open(record_t *r, const char *to) {
+    int n = snprintf(r->live_path, sizeof r->live_path, "%s.partial", to);
+    if (n > 0 && (size_t)n < sizeof r->live_path)
+        r->live = open(r->live_path, O_RDWR | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0666);
+    if (r->live >= 0)
+        collect_live(&r->collect, r->live);
+    else
+        r->live_path[0] = '\0';
+}
+
+static void live_remove(record_t *r) {
+    if (r->live >= 0) close(r->live);
+    if (r->live_path[0]) unlink(r->live_path);
+    r->live = -1;
+    r->live_path[0] = '\0';
+}
+
+int record_open(record_t *r, const char *to, bool live, err_t *e) {
+    r->fd = r->live = r->peak = -1;
+    r->live_path[0] = '\0';
+    r->heap = false;
+    r->to_file = to != NULL;
+    int status = collect_begin(&r->collect, e);
+    if (!status && to) status = output_open(&r->output, to, e);
+    if (status) return status;
+    if (to && r->output.part[0])
+        r->fd = open(r->output.part, O_RDWR | O_CLOEXEC);
+    else
+        r->fd = memfd_create("lowtide", MFD_CLOEXEC);
+    if (r->fd < 0) {
+        status = err_sys(e, -errno, "cannot make a recording");
+        record_abandon(r);
+        return status;
+    }
+    if (live && to && r->output.part[0]) live_open(r, to);
+    return 0;
+}
+
+bool record_has_profile(const record_t *r) {
+    for (size_t i = 0; i < r->collect.processes.count; i++)
+        if (r->collect.processes.at[i]->mode) return true;
+    return false;
+}
+
+static int write_tables(record_t *r, err_t *e) {
+    rec_writer_t *w;
+    int status;
+    collect_drain(&r->collect);
+    if (r->heap) {
+        status = rec_append(&w, r->fd, e);
+    } else {
+        status = ftruncate(r->fd, 0) != 0 || lseek(r->fd, 0, SEEK_SET) != 0
+                     ? err_sys(e, -errno, "cannot write the recording")
+                     : rec_open(&w, r->fd, 0, r->collect.began_ns, e);
+    }
+    if (status) return status;
+    collect_write(&r->collect, w, r->heap);
+    if (r->peak >= 0) rec_nested_file(w, "peak", r->peak);
+    return rec_close(w, 0, 0, e);
+}
+
+/* Out of memory into what is no regular file. */
+static int copy_out(record_t *r, err_t *e) {
+    char bytes[65536];
+    FILE *f = output_file(&r->output, e);
+    ssize_t n;
+    if (!f) return -ENOMEM;
+    for (off_t at = 0; (n = pread(r->fd, bytes, sizeof bytes, at)) > 0; at += n)
+        if (fwrite(bytes, 1, (size_t)n, f) != (size_t)n) break;
+    return 0;
+}
+
+int record_finish(record_t *r) {
+    err_t e;
+    int status = write_tables(r, &e);
+    if (!status && r->to_file && !r->output.part[0]) status = copy_out(r, &e);
+    if (status) {
+        record_abandon(r);
+        return command_fail("%s", e.text);
+    }
+    if (r->to_file) status = output_finish(&r->output);
+    live_remove(r);
+    return status;
+}
+
+void record_abandon(record_t *r) {
+    if (r->to_file) output_abandon(&r->output);
+    live_remove(r);
+}
+
+void record_close(record_t *r) {
+    if (r->fd >= 0) close(r->fd);
+    if (r->peak >= 0) close(r->peak);
+    r->fd = r->peak = -1;
+    collect_end(&r->collect);
+}

@@ -1,0 +1,34 @@
+/* The recording that `lowtide run` and `lowtide attach` make: a heap, if one was captured, and behind it what was collected.
+ *
+ *     F.PID.part   the heap, then the tables; F once it is whole (output.h)
+ *     F.partial    the tables as they come; removed at the end. It is what a killed lowtide leaves
+ *
+ * Without a file, or where it is none that can be read again (a FIFO), memory takes its place.
+ */
+#ifndef LOWTIDE_CLI_RECORD_H
+#define LOWTIDE_CLI_RECORD_H
+
+#include "cli/output.h"
+#include "collect/collect.h"
+
+typedef struct record {
+    collect_t collect;
+    output_t output;
+    bool to_file, heap; /* heap: it was captured into fd */
+    int fd;             /* the heap's capture writes here; read and write */
+    int live;
+    int peak; /* a snapshot of the heap at its peak, or -1 */
+    char live_path[4096];
+} record_t;
+
+/* to: NULL for memory. */
+int record_open(record_t *r, const char *to, bool live, err_t *e);
+/* Anything but a heap to tell? */
+bool record_has_profile(const record_t *r);
+/* Writes the tables and puts the file under its name: EXIT_DONE, or a line and EXIT_FAILED. `fd` stays open for reading. */
+int record_finish(record_t *r);
+/* Removes all files. */
+void record_abandon(record_t *r);
+void record_close(record_t *r);
+
+#endif

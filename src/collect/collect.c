@@ -1,0 +1,320 @@
+#define _GNU_SOURCE
+#include "collect/collect.h"
+
+#include "base/mem.h"
+#include "collect/collect_write.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+enum {
+    GENERATIONS_MOST = 8,
+    GRAIN_US_MIN = 10000, /* between two points of the timeline, and between two looks */
+    LOOK_US_MAX = 100000, /* a peak of the RSS that is shorter may be missed */
+    GRAIN_US_MAX = 1000000,
+    POINTS_A_STRETCH = 200, /* the grain is so small a part of the age, up to a second … */
+    POINTS_IN_ALL = 4000,   /* … and from then on this part */
+    EVENTS_MOST = 1 << 20,
+    SAMPLES_MOST = 4 << 20
+};
+
+static uint64_t clock_ns(clockid_t clock) {
+    struct timespec t;
+    clock_gettime(clock, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+uint64_t collect_now_us(const collect_t *c) {
+    return (clock_ns(CLOCK_MONOTONIC) - c->begin_ns) / 1000;
+}
+
+int collect_begin(collect_t *c, err_t *e) {
+    *c = (collect_t){
+        .begin_ns = clock_ns(CLOCK_MONOTONIC), .began_ns = clock_ns(CLOCK_REALTIME), .live_fd = -1};
+    if (sites_begin(&c->sites)) return err_sys(e, -ENOMEM, "cannot record");
+    return 0;
+}
+
+static void process_close(collect_process_t *p) {
+    if (p->pidfd >= 0) close(p->pidfd);
+    if (p->statm >= 0) close(p->statm);
+    p->pidfd = p->statm = -1;
+    observed_close(&p->observed);
+    collect_numbers_free(&p->seen.frames);
+    collect_numbers_free(&p->seen.stacks);
+}
+
+void collect_end(collect_t *c) {
+    for (size_t i = 0; i < c->processes.count; i++) {
+        process_close(c->processes.at[i]);
+        sites_seen_free(&c->processes.at[i]->seen);
+        mem_free(c->processes.at[i]);
+    }
+    collect_processes_free(&c->processes);
+    sites_free(&c->sites);
+    collect_points_free(&c->timeline);
+    collect_events_free(&c->events);
+    collect_samples_free(&c->samples);
+    if (c->live) rec_close(c->live, 0, 0, NULL);
+    c->live = NULL;
+}
+
+void collect_live(collect_t *c, int fd) {
+    c->live_fd = fd;
+    if (rec_open(&c->live, fd, 0, c->began_ns, NULL)) c->live = NULL;
+}
+
+/* ── Processes ── */
+
+static uint32_t number_of(const collect_t *c, pid_t pid) {
+    for (size_t i = c->processes.count; pid > 0 && i > 0; i--)
+        if (c->processes.at[i - 1]->pid == pid) return (uint32_t)i;
+    return 0;
+}
+
+collect_process_t *collect_find(const collect_t *c, pid_t pid) {
+    uint32_t number = number_of(c, pid);
+    collect_process_t *p = number ? c->processes.at[number - 1] : NULL;
+    return p && !p->ended ? p : NULL;
+}
+
+static size_t slurp(pid_t pid, const char *name, char *out, size_t room) {
+    char path[64];
+    snprintf(path, sizeof path, "/proc/%d/%s", (int)pid, name);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd < 0 ? 0 : read(fd, out, room - 1);
+    if (fd >= 0) close(fd);
+    out[n > 0 ? n : 0] = '\0';
+    return n > 0 ? (size_t)n : 0;
+}
+
+static pid_t parent_of(pid_t pid) {
+    char stat[512];
+    slurp(pid, "stat", stat, sizeof stat);
+    /* The name in parentheses may hold anything. */
+    const char *at = strrchr(stat, ')');
+    int parent = 0;
+    return at && sscanf(at + 1, " %*c %d", &parent) == 1 ? parent : 0;
+}
+
+/* The nearest ancestor that is known: a shell may lie between. */
+static uint32_t ancestor_of(const collect_t *c, pid_t pid) {
+    for (int i = 0; i < GENERATIONS_MOST && pid > 1; i++) {
+        pid = parent_of(pid);
+        uint32_t number = number_of(c, pid);
+        if (number) return number;
+    }
+    return 0;
+}
+
+static void read_command(collect_process_t *p) {
+    size_t n = slurp(p->pid, "cmdline", p->command, sizeof p->command);
+    for (size_t i = 0; i + 1 < n; i++)
+        if (!p->command[i]) p->command[i] = '\x1f';
+}
+
+static void process_open(collect_process_t *p) {
+    char path[64];
+    snprintf(path, sizeof path, "/proc/%d/statm", (int)p->pid);
+    p->statm = open(path, O_RDONLY | O_CLOEXEC);
+    p->pidfd = (int)syscall(SYS_pidfd_open, p->pid, 0);
+    read_command(p);
+}
+
+static void read_events(collect_t *c, uint32_t number, collect_process_t *p);
+
+static void read_profile(collect_t *c, uint32_t number) {
+    collect_process_t *p = c->processes.at[number];
+    if (!p->observed.region) return;
+    sites_read(&c->sites, &p->observed, &p->seen);
+    read_events(c, number, p);
+}
+
+static void process_ends(collect_t *c, uint32_t number, int status) {
+    collect_process_t *p = c->processes.at[number];
+    if (status >= 0 && !p->status) {
+        p->status = (uint32_t)status + 1;
+        p->changed = true;
+    }
+    if (p->ended) return;
+    read_profile(c, number);
+    p->ended = p->changed = true;
+    p->end_us = collect_now_us(c);
+    if (!p->end_us) p->end_us = 1;
+    process_close(p);
+}
+
+int collect_add(collect_t *c, pid_t pid, pid_t parent, enum collect_how how, int region,
+                const char *python, err_t *e) {
+    uint32_t before = number_of(c, pid);
+    collect_process_t *old = before ? c->processes.at[before - 1] : NULL;
+    if (c->processes.count >= COLLECT_PROCESSES_MOST)
+        return err_set(e, -E2BIG, "more than %d processes", COLLECT_PROCESSES_MOST);
+    observed_t observed = {0};
+    if (region >= 0) {
+        int status = observed_open(&observed, region, e);
+        if (status) return status;
+    }
+    /* The program was added when it was started: now it says that it is a Python. */
+    bool same = old && !old->ended && !old->observed.region && !old->mode;
+    collect_process_t *p = same ? old : mem_alloc(sizeof *p);
+    if (!p || (!same && collect_processes_push(&c->processes, p))) {
+        observed_close(&observed);
+        mem_free(p);
+        return err_sys(e, -ENOMEM, "cannot record another process");
+    }
+    uint32_t number = same ? before - 1 : (uint32_t)c->processes.count - 1;
+    if (!same) {
+        if (old && !old->ended) process_ends(c, before - 1, -1);
+        *p = (collect_process_t){.pid = pid, .how = how, .begin_us = collect_now_us(c)};
+        p->parent = old && !parent ? before : number_of(c, parent);
+        if (!p->parent || p->parent > number) p->parent = ancestor_of(c, pid);
+        if (p->parent > number) p->parent = 0;
+        process_open(p);
+    } else {
+        read_command(p);
+    }
+    p->changed = true;
+    p->observed = observed;
+    p->mode = observed.mode;
+    p->interval_bytes = observed.interval_bytes;
+    snprintf(p->python, sizeof p->python, "%s", python);
+    /* A child that was gone before it was its turn; what it shared is here. */
+    if (p->pidfd < 0 && p->statm < 0) process_ends(c, number, -1);
+    return (int)number;
+}
+
+void collect_ended(collect_t *c, pid_t pid, int status) {
+    uint32_t number = number_of(c, pid);
+    if (number) process_ends(c, number - 1, status);
+}
+
+/* ── Looking ── */
+
+static void add_point(collect_t *c, uint32_t number, uint64_t t_us, uint64_t rss) {
+    collect_process_t *p = c->processes.at[number];
+    collect_point_t point = {.process = number,
+                             .t_us = t_us,
+                             .rss_bytes = rss,
+                             .heap_bytes = observed_heap_bytes(&p->observed)};
+    p->point_us = t_us;
+    p->point_rss = 0;
+    collect_points_push(&c->timeline, point); /* without memory the line has a gap */
+}
+
+static uint64_t grain_us(uint64_t age_us) {
+    uint64_t grain = age_us / POINTS_A_STRETCH;
+    if (grain > GRAIN_US_MAX)
+        grain = age_us / POINTS_IN_ALL > GRAIN_US_MAX ? age_us / POINTS_IN_ALL : GRAIN_US_MAX;
+    return grain > GRAIN_US_MIN ? grain : GRAIN_US_MIN;
+}
+
+static bool read_rss(collect_process_t *p) {
+    char text[128];
+    ssize_t n = p->statm < 0 ? 0 : pread(p->statm, text, sizeof text - 1, 0);
+    if (n <= 0) return false;
+    text[n] = '\0';
+    const char *at = strchr(text, ' ');
+    uint64_t pages = at ? strtoull(at + 1, NULL, 10) : 0;
+    if (!pages) return false; /* a zombie */
+    p->rss_bytes = pages * (uint64_t)sysconf(_SC_PAGESIZE);
+    return true;
+}
+
+/* The point of a stretch is its highest: so no peak falls between two points. */
+static void look(collect_t *c, uint32_t number, bool now) {
+    collect_process_t *p = c->processes.at[number];
+    if (p->ended || !read_rss(p)) return;
+    uint64_t t = collect_now_us(c);
+    if (p->rss_bytes > p->rss_peak_bytes) {
+        p->rss_peak_bytes = p->rss_bytes;
+        p->rss_peak_us = t;
+        observed_rss_peak(&p->observed);
+    }
+    if (p->rss_bytes >= p->point_rss) {
+        p->point_rss = p->rss_bytes;
+        p->point_rss_us = t;
+    }
+    if (now || !p->point_us || t - p->point_us >= grain_us(t - p->begin_us))
+        add_point(c, number, p->point_rss_us, p->point_rss);
+    if (p->point_us < t && !p->point_rss) p->point_us = t;
+}
+
+static void look_for_ends(collect_t *c) {
+    for (size_t i = 0; i < c->processes.count; i++) {
+        collect_process_t *p = c->processes.at[i];
+        struct pollfd fd = {.fd = p->pidfd, .events = POLLIN};
+        if (!p->ended && p->pidfd >= 0 && poll(&fd, 1, 0) > 0) process_ends(c, (uint32_t)i, -1);
+    }
+}
+
+static void read_events(collect_t *c, uint32_t number, collect_process_t *p) {
+    region_event_t event;
+    while (observed_event(&p->observed, p->seen.events, &event)) {
+        observed_text_t text = observed_text(&p->observed, event.text);
+        p->seen.events++;
+        if (c->events.count >= EVENTS_MOST ||
+            (event.kind != REGION_EVENT_GC && event.kind != REGION_EVENT_MARK))
+            continue;
+        collect_event_t ours = {.process = number,
+                                .kind = event.kind,
+                                .text = event.text ? sites_text(&c->sites, text.at, text.bytes) : 0,
+                                .t_us = event.t_ns > c->begin_ns ? (event.t_ns - c->begin_ns) / 1000
+                                                                 : 0,
+                                .duration_us = event.duration_ns / 1000,
+                                .value = event.value};
+        collect_events_push(&c->events, ours);
+    }
+}
+
+void collect_drain(collect_t *c) {
+    look_for_ends(c);
+    for (uint32_t i = 0; i < c->processes.count; i++) {
+        look(c, i, true);
+        read_profile(c, i);
+    }
+}
+
+void collect_samples(collect_t *c, pid_t pid) {
+    collect_process_t *p = collect_find(c, pid);
+    if (!p || !p->observed.region) return;
+    uint32_t number = number_of(c, pid) - 1;
+    read_profile(c, number);
+    c->samples.count = 0;
+    for (uint64_t i = 0; i < p->observed.blocks.room && c->samples.count < SAMPLES_MOST; i++) {
+        region_block_t block;
+        if (!observed_block(&p->observed, i, &block) || block.cell >= p->seen.cells.count) continue;
+        const observed_cell_t *cell = &p->seen.cells.at[block.cell].figures;
+        collect_sample_t sample = {.process = number,
+                                   .stack = cell->stack,
+                                   .domain = cell->domain,
+                                   .address = atomic_load(&block.address),
+                                   .bytes = block.bytes};
+        if (collect_samples_push(&c->samples, sample)) break;
+    }
+}
+
+int collect_tick(collect_t *c) {
+    uint64_t next_us = LOOK_US_MAX, now = collect_now_us(c);
+    look_for_ends(c);
+    for (uint32_t i = 0; i < c->processes.count; i++) {
+        collect_process_t *p = c->processes.at[i];
+        if (p->ended) continue;
+        look(c, i, false);
+        uint64_t grain = grain_us(now > p->begin_us ? now - p->begin_us : 0);
+        if (grain < next_us) next_us = grain;
+    }
+    if (c->live && now >= c->live_us) {
+        for (uint32_t i = 0; i < c->processes.count; i++) read_profile(c, i);
+        write_live(c);
+    }
+    return (int)(next_us / 1000);
+}

@@ -1,0 +1,108 @@
+/* The recorder: what becomes known of a program while it runs, beside its heap.
+ *
+ *     collect_begin ─▶ collect_add a process (again for each child, when it calls)
+ *                      collect_tick, whenever it asks for it: RSS, profiles, ends of processes
+ *                      collect_write into the recording, at the end
+ *
+ * All is kept in memory, bounded: sites by the regions' own rooms, the timeline by points that lie further apart the longer the
+ * program runs. So the recording has each row once. Until then `collect_live` gives it a second file, to which
+ * what changed is appended every second (by at most a MiB a minute in the long run), for the day on which we are killed.
+ *
+ * A process is only ever read: by the memory that it shares (observed.h), /proc, and a pidfd. One thread.
+ */
+#ifndef LOWTIDE_COLLECT_COLLECT_H
+#define LOWTIDE_COLLECT_COLLECT_H
+
+#include "base/err.h"
+#include "collect/collect_sites.h"
+#include "collect/observed.h"
+#include "format/rec_writer.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+enum collect_how { COLLECT_STARTED = 1, COLLECT_FORKED, COLLECT_EXECED, COLLECT_ATTACHED };
+enum { COLLECT_PROCESSES_MOST = 4096 };
+
+typedef struct collect_process {
+    pid_t pid;
+    uint32_t parent; /* number + 1, or 0 */
+    uint32_t how;    /* collect_how */
+    int pidfd, statm;
+    bool ended, changed; /* changed: since it was last written to the live file */
+    uint64_t begin_us, end_us;
+    uint32_t status; /* wait status + 1; 0: not known */
+    uint32_t mode;
+    uint64_t interval_bytes;
+    uint64_t rss_bytes, rss_peak_bytes, rss_peak_us;
+    uint64_t point_us, point_rss, point_rss_us; /* last point of the timeline; highest since */
+    observed_t observed;                        /* unmapped once it has ended */
+    collect_seen_t seen;
+    char command[4096], python[16];
+} collect_process_t;
+
+VEC_DEFINE(collect_processes, collect_process_t *);
+
+typedef struct collect_point {
+    uint32_t process;
+    uint64_t t_us, rss_bytes, heap_bytes;
+} collect_point_t;
+
+typedef struct collect_event {
+    uint32_t process, kind, text; /* text: in sites.texts */
+    uint64_t t_us, duration_us, value;
+} collect_event_t;
+
+typedef struct collect_sample {
+    uint32_t process, stack, domain;
+    uint64_t address, bytes;
+} collect_sample_t;
+
+VEC_DEFINE(collect_points, collect_point_t);
+VEC_DEFINE(collect_events, collect_event_t);
+VEC_DEFINE(collect_samples, collect_sample_t);
+
+typedef struct collect {
+    uint64_t begin_ns, began_ns; /* CLOCK_MONOTONIC; since 1970 */
+    collect_processes_t processes;
+    collect_sites_t sites;
+    collect_points_t timeline;
+    collect_events_t events;
+    collect_samples_t samples;
+    /* The live file: what of each is in it. */
+    rec_writer_t *live;
+    int live_fd;
+    uint64_t live_us;
+    size_t live_frames, live_stacks, live_points, live_events;
+} collect_t;
+
+int collect_begin(collect_t *c, err_t *e);
+void collect_end(collect_t *c);
+
+/* fd: empty, open for reading and writing; the caller's until collect_end. A live file that cannot be written is given up silently:
+ * the recording itself will tell. */
+void collect_live(collect_t *c, int fd);
+
+/* region: of its profile, or -1; the caller's. parent: a PID, or 0. A process that is known already and called exec ends as what
+ * it was. Returns its number, or a negative errno. */
+int collect_add(collect_t *c, pid_t pid, pid_t parent, enum collect_how how, int region,
+                const char *python, err_t *e);
+/* Its wait status, where the caller is its parent. */
+void collect_ended(collect_t *c, pid_t pid, int status);
+/* The process with that PID that has not ended, or NULL. */
+collect_process_t *collect_find(const collect_t *c, pid_t pid);
+
+/* Reads what is due. Returns in how many ms to call again. */
+int collect_tick(collect_t *c);
+/* Reads everything, now. */
+void collect_drain(collect_t *c);
+/* Notes which sampled blocks of the process are alive: call it when its heap is captured. */
+void collect_samples(collect_t *c, pid_t pid);
+
+/* Writes META that the heap's capture could not know (all of it where there is no heap) and the tables. */
+void collect_write(const collect_t *c, rec_writer_t *w, bool heap);
+
+uint64_t collect_now_us(const collect_t *c);
+
+#endif

@@ -1,0 +1,157 @@
+#include "collect/collect_sites.h"
+
+#include "format/rec_bytes.h"
+
+#include <errno.h>
+#include <string.h>
+
+enum { DEPTH_MOST = 1024 };
+
+int sites_begin(collect_sites_t *s) {
+    *s = (collect_sites_t){0};
+    return collect_texts_push(&s->texts, '\0');
+}
+
+void sites_free(collect_sites_t *s) {
+    collect_texts_free(&s->texts);
+    collect_frames_free(&s->frames);
+    collect_stacks_free(&s->stacks);
+    map_free(&s->text_numbers);
+    map_free(&s->frame_numbers);
+    map_free(&s->stack_numbers);
+}
+
+void sites_seen_free(collect_seen_t *seen) {
+    collect_numbers_free(&seen->frames);
+    collect_numbers_free(&seen->stacks);
+    collect_cells_free(&seen->cells);
+}
+
+/* 64 bits of a good hash stand for the whole: with a million sites two are taken for one once in 37 million runs. */
+static uint32_t *number_of(map_t *map, const void *key, size_t n, int *fresh) {
+    uint64_t hash = rec_checksum(key, n);
+    return map_put(map, hash == MAP_NO_KEY ? 0 : hash, fresh);
+}
+
+uint32_t sites_text(collect_sites_t *s, const char *text, size_t n) {
+    int fresh;
+    if (!n || s->full) return 0;
+    n = strnlen(text, n);
+    uint32_t *number = number_of(&s->text_numbers, text, n, &fresh);
+    if (!number || (fresh && (s->texts.count + n + 1 > UINT32_MAX ||
+                              collect_texts_reserve(&s->texts, n + 1)))) {
+        s->full = true;
+        if (number) *number = 0;
+        return 0;
+    }
+    if (!fresh) return *number;
+    *number = (uint32_t)s->texts.count;
+    memcpy(s->texts.at + s->texts.count, text, n);
+    s->texts.at[s->texts.count + n] = '\0';
+    s->texts.count += n + 1;
+    return *number;
+}
+
+const char *sites_text_at(const collect_sites_t *s, uint32_t text) {
+    return text < s->texts.count ? s->texts.at + text : "";
+}
+
+static uint32_t frame_number(collect_sites_t *s, const collect_frame_t *frame) {
+    int fresh;
+    uint64_t key[4] = {(uint64_t)frame->kind << 32 | frame->function,
+                       (uint64_t)frame->file << 32 | frame->line, frame->first_line, frame->offset};
+    uint32_t *number = s->full ? NULL : number_of(&s->frame_numbers, key, sizeof key, &fresh);
+    if (!number || (fresh && collect_frames_push(&s->frames, *frame))) {
+        s->full = true;
+        if (number) *number = 0;
+        return 0;
+    }
+    if (fresh) *number = (uint32_t)s->frames.count - 1;
+    return *number;
+}
+
+static uint32_t stack_number(collect_sites_t *s, collect_stack_t stack) {
+    int fresh;
+    uint32_t key[2] = {stack.parent, stack.frame};
+    uint32_t *number = s->full ? NULL : number_of(&s->stack_numbers, key, sizeof key, &fresh);
+    if (!number || (fresh && collect_stacks_push(&s->stacks, stack))) {
+        s->full = true;
+        if (number) *number = 0;
+        return 0;
+    }
+    if (fresh) *number = (uint32_t)s->stacks.count - 1;
+    return *number;
+}
+
+/* Room for number i. */
+static int numbers_room(collect_numbers_t *v, uint32_t i) {
+    if (i < v->count) return 0;
+    if (collect_numbers_reserve(v, i + 1 - v->count)) return -ENOMEM;
+    v->count = i + 1; /* what lies between reads as 0: not known */
+    return 0;
+}
+
+static uint32_t read_frame(collect_sites_t *s, const observed_t *o, collect_seen_t *seen,
+                           uint32_t i) {
+    region_frame_t frame;
+    if (!observed_frame(o, i, &frame)) return 0;
+    if (i < seen->frames.count && seen->frames.at[i]) return seen->frames.at[i] - 1;
+    observed_text_t function = observed_text(o, frame.function);
+    observed_text_t file = observed_text(o, frame.file);
+    collect_frame_t ours = {
+        .kind = frame.kind >= REGION_FRAME_PYTHON && frame.kind <= REGION_FRAME_OTHER
+                    ? frame.kind
+                    : REGION_FRAME_OTHER,
+        .function = sites_text(s, function.at, function.bytes),
+        .file = sites_text(s, file.at, file.bytes),
+        .line = frame.line,
+        .first_line = frame.first_line,
+        .offset = frame.offset,
+    };
+    uint32_t number = frame_number(s, &ours);
+    if (numbers_room(&seen->frames, i) == 0) seen->frames.at[i] = number + 1;
+    return number;
+}
+
+/* From the leaf outwards to a stack that is known, and back. A parent stands before its child, so that comes to an end. */
+static uint32_t read_stack(collect_sites_t *s, const observed_t *o, collect_seen_t *seen,
+                           uint32_t leaf) {
+    uint32_t path[DEPTH_MOST], frames[DEPTH_MOST], n = 0, parent = 0;
+    for (uint32_t i = leaf; n < DEPTH_MOST;) {
+        region_stack_t stack;
+        if (i < seen->stacks.count && seen->stacks.at[i]) {
+            parent = seen->stacks.at[i];
+            break;
+        }
+        if (!observed_stack(o, i, &stack)) break;
+        path[n] = i;
+        frames[n++] = stack.frame;
+        if (!stack.parent || stack.parent > i) break;
+        i = stack.parent - 1;
+    }
+    while (n-- > 0) {
+        collect_stack_t ours = {.parent = parent, .frame = read_frame(s, o, seen, frames[n])};
+        parent = stack_number(s, ours) + 1;
+        if (numbers_room(&seen->stacks, path[n]) == 0) seen->stacks.at[path[n]] = parent;
+    }
+    return parent ? parent - 1 : 0;
+}
+
+bool sites_read(collect_sites_t *s, const observed_t *o, collect_seen_t *seen) {
+    bool changed = false;
+    if (!o->region) return false;
+    uint64_t cells = observed_used(&o->cells);
+    for (uint64_t i = 0; i < cells; i++) {
+        observed_cell_t cell;
+        if (i == seen->cells.count && collect_cells_push(&seen->cells, (collect_cell_t){0}))
+            return changed;
+        if (!observed_cell(o, i, &cell)) continue; /* being made */
+        collect_cell_t *ours = seen->cells.at + i;
+        cell.stack =
+            ours->figures.domain ? ours->figures.stack : read_stack(s, o, seen, cell.stack);
+        if (memcmp(&ours->figures, &cell, sizeof cell) == 0) continue;
+        ours->figures = cell;
+        ours->changed = changed = true;
+    }
+    return changed;
+}

@@ -1,0 +1,63 @@
+/* Frames, stacks and cells of all observed processes, joined: workers that were forked from one program share its sites.
+ *
+ * Numbers of frames and stacks are those of the recording's tables, in the order in which they became known.
+ */
+#ifndef LOWTIDE_COLLECT_COLLECT_SITES_H
+#define LOWTIDE_COLLECT_COLLECT_SITES_H
+
+#include "base/map.h"
+#include "base/vec.h"
+#include "collect/observed.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+typedef struct collect_frame {
+    uint32_t kind;
+    uint32_t function, file; /* in texts */
+    uint32_t line, first_line;
+    uint64_t offset;
+} collect_frame_t;
+
+typedef struct collect_stack {
+    uint32_t parent; /* stack + 1, or 0 */
+    uint32_t frame;
+} collect_stack_t;
+
+typedef struct collect_cell {
+    observed_cell_t figures; /* stack: of the recording */
+    bool changed;            /* since it was last written to the live file */
+} collect_cell_t;
+
+VEC_DEFINE(collect_texts, char);
+VEC_DEFINE(collect_numbers, uint32_t);
+VEC_DEFINE(collect_frames, collect_frame_t);
+VEC_DEFINE(collect_stacks, collect_stack_t);
+VEC_DEFINE(collect_cells, collect_cell_t);
+
+typedef struct collect_sites {
+    collect_texts_t texts; /* zero-terminated, one behind the other; 0 is "" */
+    collect_frames_t frames;
+    collect_stacks_t stacks;
+    map_t text_numbers, frame_numbers, stack_numbers; /* by hash */
+    bool full;                                        /* no memory: new sites are not told apart */
+} collect_sites_t;
+
+/* What of one process's region has been read. */
+typedef struct collect_seen {
+    collect_numbers_t frames, stacks; /* the region's numbers to ours + 1; 0: not read */
+    collect_cells_t cells;            /* by the region's own order */
+    uint64_t events;
+} collect_seen_t;
+
+int sites_begin(collect_sites_t *s);
+void sites_free(collect_sites_t *s);
+/* The text's offset in texts; 0 where there is no memory. */
+uint32_t sites_text(collect_sites_t *s, const char *text, size_t n);
+const char *sites_text_at(const collect_sites_t *s, uint32_t text);
+
+/* Reads what is new in the region. Returns whether anything changed. */
+bool sites_read(collect_sites_t *s, const observed_t *o, collect_seen_t *seen);
+void sites_seen_free(collect_seen_t *seen);
+
+#endif

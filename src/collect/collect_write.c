@@ -1,0 +1,244 @@
+#define _GNU_SOURCE
+#include "collect/collect_write.h"
+
+#include "format/rec_table.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { LIVE_EVERY_US = 1000000, LIVE_MINUTE_US = 60000000, LIVE_MINUTE_BYTES = 1 << 20 };
+
+#define BEGIN(w, name, columns)                                                                    \
+    rec_table_begin(w, name, columns, (uint32_t)(sizeof columns / sizeof columns[0]))
+
+static void put_text(rec_writer_t *w, const char *text) {
+    rec_table_text(w, text, strlen(text));
+}
+
+/* ── Rows: all of them, or those that the live file does not have ── */
+
+static void write_processes(const collect_t *c, rec_writer_t *w, bool all) {
+    static const rec_table_column_t columns[] = {
+        {"process", REC_DELTA}, {"parent", REC_VARINT},  {"pid", REC_VARINT},
+        {"how", REC_VARINT},    {"begin_us", REC_DELTA}, {"end_us", REC_VARINT},
+        {"status", REC_VARINT}, {"mode", REC_VARINT},    {"interval_bytes", REC_VARINT},
+        {"command", REC_TEXT},  {"python", REC_TEXT}};
+    bool begun = false;
+    for (size_t i = 0; i < c->processes.count; i++) {
+        collect_process_t *p = c->processes.at[i];
+        if (!all && !p->changed) continue;
+        if (!begun) BEGIN(w, "processes", columns);
+        begun = true;
+        rec_table_number(w, i);
+        rec_table_number(w, p->parent);
+        rec_table_number(w, (uint64_t)p->pid);
+        rec_table_number(w, p->how);
+        rec_table_number(w, p->begin_us);
+        rec_table_number(w, p->end_us);
+        rec_table_number(w, p->status);
+        rec_table_number(w, p->mode);
+        rec_table_number(w, p->interval_bytes);
+        put_text(w, p->command);
+        put_text(w, p->python);
+        if (!all) p->changed = false;
+    }
+    if (begun) rec_table_end(w);
+}
+
+static void write_frames(const collect_t *c, rec_writer_t *w, size_t from) {
+    static const rec_table_column_t columns[] = {
+        {"kind", REC_VARINT}, {"function", REC_TEXT},     {"file", REC_TEXT},
+        {"line", REC_VARINT}, {"first_line", REC_VARINT}, {"offset", REC_VARINT}};
+    if (from >= c->sites.frames.count) return;
+    BEGIN(w, "frames", columns);
+    for (size_t i = from; i < c->sites.frames.count; i++) {
+        const collect_frame_t *f = c->sites.frames.at + i;
+        rec_table_number(w, f->kind);
+        put_text(w, sites_text_at(&c->sites, f->function));
+        put_text(w, sites_text_at(&c->sites, f->file));
+        rec_table_number(w, f->line);
+        rec_table_number(w, f->first_line);
+        rec_table_number(w, f->offset);
+    }
+    rec_table_end(w);
+}
+
+static void write_stacks(const collect_t *c, rec_writer_t *w, size_t from) {
+    static const rec_table_column_t columns[] = {{"parent", REC_VARINT}, {"frame", REC_VARINT}};
+    if (from >= c->sites.stacks.count) return;
+    BEGIN(w, "stacks", columns);
+    for (size_t i = from; i < c->sites.stacks.count; i++) {
+        rec_table_number(w, c->sites.stacks.at[i].parent);
+        rec_table_number(w, c->sites.stacks.at[i].frame);
+    }
+    rec_table_end(w);
+}
+
+static void write_cell(rec_writer_t *w, uint64_t process, const observed_cell_t *cell) {
+    const observed_counts_t *const counts[] = {&cell->live, &cell->total, &cell->peak,
+                                               &cell->rss_peak};
+    rec_table_number(w, process);
+    rec_table_number(w, cell->stack);
+    rec_table_number(w, cell->domain);
+    for (size_t i = 0; i < 4; i++) {
+        rec_table_number(w, (uint64_t)counts[i]->bytes);
+        rec_table_number(w, (uint64_t)counts[i]->blocks);
+    }
+    for (size_t i = 0; i < 3; i++) rec_table_number(w, counts[i]->variance);
+}
+
+static void write_allocations(const collect_t *c, rec_writer_t *w, bool all) {
+    static const rec_table_column_t columns[] = {
+        {"process", REC_DELTA},          {"stack", REC_DELTA},
+        {"domain", REC_VARINT},          {"live_bytes", REC_VARINT},
+        {"live_blocks", REC_VARINT},     {"total_bytes", REC_VARINT},
+        {"total_blocks", REC_VARINT},    {"peak_bytes", REC_VARINT},
+        {"peak_blocks", REC_VARINT},     {"rss_peak_bytes", REC_VARINT},
+        {"rss_peak_blocks", REC_VARINT}, {"live_variance", REC_VARINT},
+        {"total_variance", REC_VARINT},  {"peak_variance", REC_VARINT}};
+    bool begun = false;
+    for (size_t i = 0; i < c->processes.count; i++) {
+        collect_cells_t *cells = &c->processes.at[i]->seen.cells;
+        for (size_t k = 0; k < cells->count; k++) {
+            collect_cell_t *cell = cells->at + k;
+            if (!cell->figures.domain || (!all && !cell->changed)) continue;
+            if (!begun) BEGIN(w, "allocations", columns);
+            begun = true;
+            write_cell(w, i, &cell->figures);
+            if (!all) cell->changed = false;
+        }
+    }
+    if (begun) rec_table_end(w);
+}
+
+static void write_timeline(const collect_t *c, rec_writer_t *w, size_t from) {
+    static const rec_table_column_t columns[] = {{"process", REC_DELTA},
+                                                 {"t_us", REC_DELTA},
+                                                 {"rss_bytes", REC_DELTA},
+                                                 {"heap_bytes", REC_DELTA}};
+    if (from >= c->timeline.count) return;
+    BEGIN(w, "timeline", columns);
+    for (size_t i = from; i < c->timeline.count; i++) {
+        const collect_point_t *p = c->timeline.at + i;
+        rec_table_number(w, p->process);
+        rec_table_number(w, p->t_us);
+        rec_table_number(w, p->rss_bytes);
+        rec_table_number(w, p->heap_bytes);
+    }
+    rec_table_end(w);
+}
+
+static void write_events(const collect_t *c, rec_writer_t *w, size_t from) {
+    static const rec_table_column_t columns[] = {
+        {"process", REC_DELTA},      {"t_us", REC_DELTA},   {"kind", REC_VARINT},
+        {"duration_us", REC_VARINT}, {"value", REC_VARINT}, {"text", REC_TEXT}};
+    if (from >= c->events.count) return;
+    BEGIN(w, "events", columns);
+    for (size_t i = from; i < c->events.count; i++) {
+        const collect_event_t *v = c->events.at + i;
+        rec_table_number(w, v->process);
+        rec_table_number(w, v->t_us);
+        rec_table_number(w, v->kind);
+        rec_table_number(w, v->duration_us);
+        rec_table_number(w, v->value);
+        put_text(w, sites_text_at(&c->sites, v->text));
+    }
+    rec_table_end(w);
+}
+
+static void write_samples(const collect_t *c, rec_writer_t *w) {
+    static const rec_table_column_t columns[] = {{"process", REC_DELTA},
+                                                 {"address", REC_DELTA},
+                                                 {"bytes", REC_VARINT},
+                                                 {"stack", REC_VARINT},
+                                                 {"domain", REC_VARINT}};
+    if (!c->samples.count) return;
+    BEGIN(w, "samples", columns);
+    for (size_t i = 0; i < c->samples.count; i++) {
+        const collect_sample_t *s = c->samples.at + i;
+        rec_table_number(w, s->process);
+        rec_table_number(w, s->address);
+        rec_table_number(w, s->bytes);
+        rec_table_number(w, s->stack);
+        rec_table_number(w, s->domain);
+    }
+    rec_table_end(w);
+}
+
+/* ── Meta ── */
+
+static void meta_number(rec_writer_t *w, const char *key, uint64_t v) {
+    char text[32];
+    snprintf(text, sizeof text, "%" PRIu64, v);
+    rec_meta(w, key, text);
+}
+
+static void meta_time(rec_writer_t *w, const char *key, uint64_t ns) {
+    char text[40];
+    time_t s = (time_t)(ns / 1000000000u);
+    struct tm tm;
+    gmtime_r(&s, &tm);
+    strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &tm);
+    rec_meta(w, key, text);
+}
+
+static void write_meta(const collect_t *c, rec_writer_t *w, bool heap) {
+    if (!c->processes.count) return;
+    const collect_process_t *first = c->processes.at[0];
+    uint64_t end_us = first->end_us ? first->end_us : collect_now_us(c);
+    char text[256];
+    if (!heap) {
+        rec_meta(w, "lowtide", LOWTIDE_VERSION);
+        meta_number(w, "pid", (uint64_t)first->pid);
+        if (first->command[0]) rec_meta(w, "command", first->command);
+        if (first->python[0]) rec_meta(w, "python", first->python);
+        meta_time(w, "started", c->began_ns + first->begin_us * 1000);
+        meta_time(w, "captured", c->began_ns + end_us * 1000);
+        if (gethostname(text, sizeof text - 1) == 0) rec_meta(w, "hostname", text);
+        meta_number(w, "rss_bytes", first->rss_bytes);
+        meta_number(w, "peak_rss_bytes", first->rss_peak_bytes);
+    }
+    if (!heap || first->ended) {
+        snprintf(text, sizeof text, "%" PRIu64 ".%03u", (end_us - first->begin_us) / 1000000,
+                 (unsigned)((end_us - first->begin_us) / 1000 % 1000));
+        rec_meta(w, "duration_s", text);
+    }
+    if (first->status) {
+        int how = (int)first->status - 1; /* as a shell says it */
+        meta_number(w, "exit_status",
+                    how & 0x7f ? 128u + (unsigned)(how & 0x7f) : (unsigned)(how >> 8 & 0xff));
+    }
+}
+
+static void write_tables(const collect_t *c, rec_writer_t *w, bool all) {
+    write_processes(c, w, all);
+    write_frames(c, w, all ? 0 : c->live_frames);
+    write_stacks(c, w, all ? 0 : c->live_stacks);
+    write_allocations(c, w, all);
+    write_timeline(c, w, all ? 0 : c->live_points);
+    write_events(c, w, all ? 0 : c->live_events);
+}
+
+void collect_write(const collect_t *c, rec_writer_t *w, bool heap) {
+    write_meta(c, w, heap);
+    write_tables(c, w, true);
+    if (heap) write_samples(c, w);
+}
+
+/* A mebibyte at once, and then one a minute. */
+void write_live(collect_t *c) {
+    if (!c->live_us) write_meta(c, c->live, false);
+    write_tables(c, c->live, false);
+    c->live_frames = c->sites.frames.count;
+    c->live_stacks = c->sites.stacks.count;
+    c->live_points = c->timeline.count;
+    c->live_events = c->events.count;
+    off_t bytes = lseek(c->live_fd, 0, SEEK_CUR);
+    c->live_us = collect_now_us(c) + LIVE_EVERY_US;
+    if (bytes <= LIVE_MINUTE_BYTES) return;
+    uint64_t earned_us = ((uint64_t)bytes - LIVE_MINUTE_BYTES) * LIVE_MINUTE_US / LIVE_MINUTE_BYTES;
+    if (earned_us > c->live_us) c->live_us = earned_us;
+}
