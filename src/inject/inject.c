@@ -465,7 +465,9 @@ int inject_open(pid_t pid, const inject_options_t *options, inject_t **out, int 
     sigset_t all, before;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    int64_t patience_end_ms = thread_clock_ms() + STARTING_MS;
+    const int64_t began_ms = thread_clock_ms();
+    int64_t patience_end_ms = began_ms + STARTING_MS;
+    bool again;
     int status;
     do {
         status = target_open(pid, &target, e);
@@ -474,8 +476,10 @@ int inject_open(pid_t pid, const inject_options_t *options, inject_t **out, int 
             status = open_target(in, &target, options->library_path, socket_fd, e);
             target_close(&target);
         }
-        if (status == -EAGAIN) forget_guest(in);
-    } while (status == -EAGAIN && !interrupted() && thread_clock_ms() < patience_end_ms);
+        again = status == -EAGAIN || status == -EALREADY;
+        if (again) forget_guest(in);
+        if (status == -EALREADY) patience_end_ms = began_ms + in->timeout_ms;
+    } while (again && !interrupted() && thread_clock_ms() < patience_end_ms);
     if (status == 0) {
         *out = in;
     } else {

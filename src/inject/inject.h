@@ -53,10 +53,10 @@ typedef struct inject_options {
 /* Brings the library into the process. `socket_fd` gets one end of a SOCK_SEQPACKET socketpair (close-on-exec; the
  * caller closes it), whose other end agent_start got. Returns when the library is loaded and agent_start is about to
  * run. Refuses in one line, with the target as it was: -ESRCH (no such process, zombie, gone in the middle), -EPERM
- * (not permitted: says what to do), -EBUSY (stopped, already traced, seccomp), -ENOTSUP (not a Python 3.11–3.15 with a
+ * (not permitted: says what to do), -EBUSY (stopped, traced by another, seccomp), -ENOTSUP (not a Python 3.11–3.15 with a
  * GIL, static, musl, 32-bit, old kernel), -ETIMEDOUT (no safe moment; or the loader's lock was not to be had: the
  * guest then leaves as soon as it gets it), -ELIBBAD (the target's loader refused the library; its own words), -EAGAIN
- * (for two seconds it did nothing but start or call exec), -EINTR (SIGINT, SIGTERM or SIGHUP came; they are held back while a thread is borrowed). */
+ * (for two seconds it did nothing but start or call exec), -EALREADY (for all the time another lowtide held it), -EINTR (SIGINT, SIGTERM or SIGHUP came; they are held back while a thread is borrowed). */
 int inject_open(pid_t pid, const inject_options_t *options, inject_t **out, int *socket_fd,
                 err_t *e);
 

@@ -10,9 +10,12 @@
 #include <string.h>
 #include <sys/syscall.h>
 #include <sys/vfs.h>
+#include <time.h>
 #include <unistd.h>
 
-#define PF_KTHREAD 0x00200000u
+#define PF_KTHREAD       0x00200000u
+#define TRACER_LOOKS     5
+#define TRACER_LOOKS_MAX 100
 
 /* ── Refusals that /proc/PID/status is enough for ── */
 
@@ -72,11 +75,27 @@ int target_not_permitted(pid_t pid, const char *name, err_t *e) {
         (int)pid, name);
 }
 
+/* A tracer that lets go is replaced by the parent before the mark of being traced is taken away (__ptrace_unlink): a look in
+ * between names a stranger. Who traces is seen again and again. Returns 0 when nobody is. */
+static long tracer_for_sure(const char *status, pid_t pid) {
+    long tid = proc_status_number(status, "Pid", pid);
+    long tracer = proc_status_number(status, "TracerPid", 0), before = tracer;
+    for (int i = 0, same = 1; i < TRACER_LOOKS_MAX && tracer && same < TRACER_LOOKS; i++) {
+        before = tracer;
+        nanosleep(&(struct timespec){0, 1000000}, NULL);
+        char *again = proc_read_text("/proc/%d/task/%ld/status", (int)pid, tid);
+        tracer = again ? proc_status_number(again, "TracerPid", 0) : 0;
+        free(again);
+        same = tracer == before ? same + 1 : 1;
+    }
+    return tracer;
+}
+
 static int refuse_traced(const inject_target_t *t, long tracer, err_t *e) {
     char by[64];
     name_of((pid_t)tracer, by);
     /* Another lowtide holds a thread for a millisecond, and may be gone already: that is waited for. */
-    int code = strcmp(by, "lowtide") == 0 || strcmp(by, "?") == 0 ? -EAGAIN : -EBUSY;
+    int code = strcmp(by, "lowtide") == 0 || strcmp(by, "?") == 0 ? -EALREADY : -EBUSY;
     return err_set(
         e, code,
         "process %d (%s) is already traced by process %ld (%s); try again when that is done",
@@ -84,7 +103,7 @@ static int refuse_traced(const inject_target_t *t, long tracer, err_t *e) {
 }
 
 static int refuse_by_thread_status(const inject_target_t *t, const char *status, err_t *e) {
-    long tracer = proc_status_number(status, "TracerPid", 0);
+    long tracer = tracer_for_sure(status, t->pid);
     if (tracer != 0) return refuse_traced(t, tracer, e);
     if (proc_status_number(status, "Seccomp", 0) != 0)
         return err_set(e, -EBUSY,

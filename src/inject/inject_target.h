@@ -40,7 +40,7 @@ typedef struct inject_target {
     bool has_proc;             /* /proc is there in its mount namespace */
 } inject_target_t;
 
-/* 0, or a refusal as inject_open documents it; -EAGAIN: it is just starting. After a failure nothing has to be closed. */
+/* 0, or a refusal as inject_open documents it; -EAGAIN: it is just starting; -EALREADY: another lowtide is at it. After a failure nothing has to be closed. */
 int target_open(pid_t pid, inject_target_t *out, err_t *e);
 void target_close(inject_target_t *t);
 
