@@ -19,16 +19,49 @@ from lowtide._ledger import Freed, Layer, free
 
 if TYPE_CHECKING:
     from lowtide._cache import Cache, cache
+    from lowtide._limit import Limit, LimitStats, Pressure, limit
+    from lowtide._stream import Stream, StreamError, Summary, stream
 
-__all__ = ["Cache", "Freed", "Layer", "Snapshot", "cache", "free", "retained", "snapshot", "why"]
+__all__ = [
+    "Cache",
+    "Freed",
+    "Layer",
+    "Limit",
+    "LimitStats",
+    "Pressure",
+    "Snapshot",
+    "Stream",
+    "StreamError",
+    "Summary",
+    "cache",
+    "free",
+    "limit",
+    "retained",
+    "snapshot",
+    "stream",
+    "why",
+]
+
+# Who only takes snapshots carries no cache, whose extension is built for one Python alone, and no threads.
+_LATER = {
+    "Cache": "_cache",
+    "cache": "_cache",
+    "Limit": "_limit",
+    "LimitStats": "_limit",
+    "Pressure": "_limit",
+    "limit": "_limit",
+    "Stream": "_stream",
+    "StreamError": "_stream",
+    "Summary": "_stream",
+    "stream": "_stream",
+}
 
 
 def __getattr__(name: str) -> object:
-    # Who only takes snapshots carries no cache; its extension is built for one Python alone.
-    if name not in ("Cache", "cache"):
+    if name not in _LATER:
         raise AttributeError(f"module 'lowtide' has no attribute {name!r}")
-    from lowtide import _cache
+    import importlib
 
-    value: object = getattr(_cache, name)
+    value: object = getattr(importlib.import_module(f"lowtide.{_LATER[name]}"), name)
     globals()[name] = value
     return value

@@ -1,0 +1,502 @@
+"""``lowtide.stream``: functions over a source of any size, in chunks that stay below a ceiling of memory."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+import os
+import pickle
+import sys
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import IO, Any, Literal
+
+from lowtide._keep import deep_size
+from lowtide._stream_engine import (
+    Engine,
+    Progress,
+    Result,
+    as_executor,
+    aside_line,
+    is_local,
+    lanes_of,
+    make_pool,
+)
+from lowtide._stream_memory import StreamError, parse_bytes
+from lowtide._stream_sink import FileSink, Sink, TableSink, publish
+from lowtide._stream_source import FORMATS, Items, Options, Source, delimiter_of, format_of, source_of, write_beside
+from lowtide._stream_state import Checkpoint, State, check_same, identity
+from lowtide._stream_work import Plan, compress, write_rows
+
+__all__ = ["Progress", "Stream", "StreamError", "Summary", "stream"]
+
+_SAVE_EVERY_S = 1.0
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a stream did, over all its runs."""
+
+    records_in: int
+    records_out: int
+    aside: int  #: records set aside with their errors
+    source_bytes: int  #: read, as they lie on the disk
+    output_bytes: int
+    chunks: int
+    seconds: float
+    peak_bytes: int  #: of the process tree in this run; pages that several processes share count once
+    ceiling_bytes: int
+    resumed: bool
+
+
+class Stream:
+    """A source and what is to be done with it; nothing happens before :meth:`write`, :meth:`reduce` or iteration.
+
+    Each method gives a new stream. Functions get records: ``str`` lines without their newline, ``bytes``, dicts of CSV
+    (lists with ``header=False``), what a line of JSON says, dicts of Parquet and Arrow, or the items of an iterable.
+    """
+
+    def __init__(self, source: Any, settings: dict[str, Any]) -> None:
+        self._source, self._settings = source, settings
+        self._ops: tuple[tuple[str, Callable[..., Any]], ...] = ()
+
+    def _with(self, name: str, f: Callable[..., Any]) -> Stream:
+        if not callable(f):
+            raise TypeError(f"{name} takes a function, not {type(f).__name__}")
+        new = copy.copy(self)
+        new._ops = (*self._ops, (name, f))
+        return new
+
+    def map(self, f: Callable[[Any], Any]) -> Stream:
+        """``f(record)`` in place of each record; all that a generator function yields."""
+        return self._with("map", f)
+
+    def filter(self, f: Callable[[Any], Any]) -> Stream:
+        """The records for which ``f(record)`` is true."""
+        return self._with("filter", f)
+
+    def map_chunks(self, f: Callable[[Any], Iterable[Any]]) -> Stream:
+        """``f(records)``, a list of records for a list of some size, as memory allows.
+
+        Of Parquet and Arrow, as the first function, ``f`` gets a ``pyarrow.Table``, and may give one back.
+        """
+        return self._with("chunks", f)
+
+    def _pipe(self, f: Callable[[Any], Any]) -> Stream:
+        """As ``lowtide pipe`` has it: None drops the record, a generator gives many."""
+        return self._with("pipe", f)
+
+    def batch(self, size: int | str) -> Stream:
+        """Lists of `size` records, or of about so many bytes (text, ``"1MiB"``); the last may be smaller.
+
+        Batches do not depend on how the source was cut. They are put together in this process.
+        """
+        by_bytes = isinstance(size, str)
+        limit = parse_bytes(size, "batch") if by_bytes else size
+        if not isinstance(limit, int) or limit < 1:
+            raise ValueError(f'batch takes a number of records or bytes as text, such as "1MiB", not {size!r}')
+        return Stream(_Batches(self, limit, by_bytes), self._settings)
+
+    def __iter__(self) -> Iterator[Any]:
+        """The records, in order. A record that raises stops the iteration, unless ``errors="skip"``."""
+        job = _Job(self, "records")
+        with contextlib.closing(job.results()) as results:
+            for result in results:
+                for part in result.parts:
+                    yield from part.data
+
+    def reduce(
+        self, f: Callable[[Any, Any], Any], initial: Any, combine: Callable[[Any, Any], Any] | None = None
+    ) -> Any:
+        """``f(so_far, record)`` over all records, as ``functools.reduce``.
+
+        combine: ``combine(a, b)`` of two partial results; then workers fold their own chunks, each from a copy of
+            `initial`, and only partial results travel. With a checkpoint the result so far, pickled, is in it.
+        """
+        if combine is None:
+            job = _Job(self, "records")
+            return job.fold(lambda so_far, part: functools.reduce(f, part, so_far), initial, (f,))
+        job = _Job(self._with("fold", f), "fold", initial=initial)
+        return job.fold(combine, copy.deepcopy(initial), (f, combine))
+
+    def write(self, out: str | os.PathLike[str] | IO[bytes], format: str | None = None) -> Summary:
+        """Writes the records to a file, in the order of the source, and says what was done.
+
+        out: a path; its suffix says the format (``.csv``, ``.tsv``, ``.jsonl``, ``.parquet``, ``.arrow``; else text, a
+            record a line) and compression (``.gz``, ``.bz2``, ``.xz``, ``.zst``). It has its name once it is whole.
+            Or an open binary file, written as it comes.
+        format: ``text``, ``bytes``, ``csv``, ``jsonl``, ``parquet`` or ``arrow``, instead of the suffix.
+        """
+        return _Job(self, "write", out=out, format=format).write()
+
+
+class _Batches(Source):
+    """Batches of another stream's records. To go on, that stream is run again and what is done dropped."""
+
+    kind = "records"
+
+    def __init__(self, inner: Stream, limit: int, by_bytes: bool) -> None:
+        self.inner, self.limit, self.by_bytes = inner, limit, by_bytes
+        self.base = source_of(inner._source, inner._settings["options"])
+        self.total, self.names = 0, [f"the batches of {', '.join(self.base.names[:3])}"]
+
+    def marks(self) -> list[Any]:
+        return self.base.marks()
+
+    def _batches(self) -> Generator[list[Any], None, None]:
+        batch: list[Any] = []
+        size = 0
+        for record in self.inner:
+            batch.append(record)
+            if self.by_bytes:
+                size += len(record) if isinstance(record, (str, bytes)) else deep_size(record)
+            if (size if self.by_bytes else len(batch)) >= self.limit:
+                yield batch
+                batch, size = [], 0
+        if batch:
+            yield batch
+
+    def chunks(self, token: dict[str, int], want: Callable[[], tuple[int, int]]) -> Iterator[Any]:
+        with contextlib.closing(self._batches()) as batches:
+            yield from Items(batches, Options()).chunks(token, want)
+
+
+class _Job:
+    """One run of a stream to its end."""
+
+    def __init__(
+        self, stream: Stream, what: str, out: Any = None, format: str | None = None, initial: Any = None
+    ) -> None:
+        self.settings = settings = stream._settings
+        self.source = source_of(stream._source, settings["options"])
+        self.ops = stream._ops
+        self.what, self.out = what, os.fspath(out) if isinstance(out, (str, os.PathLike)) else out
+        self.regular = isinstance(self.out, str) and (not os.path.exists(self.out) or os.path.isfile(self.out))
+        name = self.out if isinstance(self.out, str) else ""
+        suffix, compression = format_of(name)
+        kind = (format or suffix) if what == "write" else what
+        if what == "write" and kind not in FORMATS:
+            raise ValueError(f"format takes {', '.join(FORMATS)}, not {kind!r}")
+        self.plan = Plan(
+            kind=self.source.kind,
+            ops=self.ops,
+            out=kind,
+            compression=compression if kind not in ("parquet", "arrow") else "",
+            delimiter=self.source.delimiter,
+            out_delimiter=delimiter_of(name),
+            initial=initial,
+        )
+        self.errors = settings["errors"]
+        self.aside: list[str] = []
+        self.state = State()
+        self.resumed = False
+        self._check_out()
+
+    def _check_out(self) -> None:
+        if not self.regular:
+            if self.plan.out in ("parquet", "arrow"):
+                raise StreamError(f"{self.plan.out} is written to a file by its name")
+            return
+        real = os.path.realpath(self.out)
+        if any(os.path.realpath(mark.path) == real for mark in self.source.marks()):
+            raise StreamError(f"{self.out} is read and written; write to another name")
+
+    def _engine(self) -> Engine:
+        settings = self.settings
+        given, workers = settings["executor"], settings["workers"]
+        ceiling = settings["memory"]
+        make: Callable[[], Executor] | None = None
+        local = True
+        if given is not None:
+            executor = as_executor(given)
+            local = is_local(executor)
+            workers = lanes_of(executor, workers)
+            make = lambda: executor  # noqa: E731
+        elif workers:
+            make = functools.partial(make_pool, workers, ceiling)
+        return Engine(
+            self.source,
+            self.plan,
+            ceiling,
+            workers,
+            make,
+            own=given is None,
+            local=local,
+            stop_at_bad=self.errors == "raise",
+            progress=settings["progress"],
+        )
+
+    def _open_checkpoint(self, functions: tuple[Any, ...] = ()) -> Checkpoint:
+        path = self.settings["checkpoint"]
+        resume = self.settings["resume"]
+        if path is None and self.settings["keep"] and self.settings["keep_at"]:
+            path = self.settings["keep_at"]
+        if path is None and self.regular and (resume or self.settings["keep"]):
+            path = write_beside(self.out)[: -len(".part")] + ".checkpoint"
+        checkpoint = Checkpoint(path)
+        ops = (*self.ops, *(("fold", f) for f in functions))
+        wanted: dict[str, Any] = {
+            "the output": os.path.abspath(self.out) if self.regular else None,
+            "the format": self.plan.out,
+        }
+        options = self.settings["options"]
+        for name in ("format", "delimiter", "header", "columns"):
+            value = getattr(options, name)
+            wanted[name] = list(value) if isinstance(value, tuple) else value
+        if isinstance(self.source, _Batches):
+            wanted["batch"] = self.source.limit
+            ops = (*self.source.inner._ops, *ops)
+        who = identity(self.source.marks(), ops, wanted)
+        try:
+            old = checkpoint.load() if resume or self.settings["checkpoint"] else None
+            if old:
+                check_same(old[0], who, accept_functions=resume == "changed")
+                self.state, self.resumed = old[1], True
+            else:
+                checkpoint.begin(who)
+        except BaseException:
+            checkpoint.close(remove=False)
+            raise
+        return checkpoint
+
+    def results(self) -> Generator[Result, None, None]:
+        """For iteration: nothing is kept."""
+        self.engine = self._engine()
+        for result in self.engine.results(self.state):
+            self._take(result)
+            self.aside.clear()
+            yield result
+
+    def _take(self, result: Result) -> None:
+        """Counts a chunk in; raises where one of its records failed and that is to stop the stream."""
+        name = self.source.names[result.chunk.file]
+        if result.bad and self.errors == "raise":
+            record, error = result.bad[0]
+            raise StreamError(f"record {record} of {name}: {error}")
+        self.aside += [aside_line(name, record, error) for record, error in result.bad]
+        state = self.state
+        state.aside += len(result.bad)
+        state.records_in += sum(part.records_in for part in result.parts)
+        state.records_out += sum(part.records_out for part in result.parts)
+        state.chunks += 1
+        state.token, state.position = result.chunk.token, result.chunk.position
+
+    def _run(self, checkpoint: Checkpoint, commit: Callable[[Result], None], save: Callable[[], None]) -> None:
+        """All chunks; what is committed when something stops it stays so, if there is a checkpoint."""
+        saved = begun = time.monotonic()
+        before = self.state.seconds
+
+        def save_now() -> None:
+            save()
+            self.state.seconds = before + time.monotonic() - begun
+            checkpoint.save(self.state, self.aside)
+            self.aside.clear()
+
+        every = float(os.environ.get("LOWTIDE_STREAM_SAVE_S", _SAVE_EVERY_S))
+        try:
+            with contextlib.closing(self.engine.results(self.state)) as results:
+                for result in results:
+                    self._take(result)
+                    commit(result)
+                    if checkpoint.path and time.monotonic() - saved >= every:
+                        save_now()
+                        saved = time.monotonic()
+        except BaseException:
+            if checkpoint.path and self._sound:
+                with contextlib.suppress(StreamError):
+                    save_now()
+            raise
+        save_now()
+
+    def write(self) -> Summary:
+        checkpoint = self._open_checkpoint()
+        done = False
+        try:
+            self._write(checkpoint)
+            self._write_aside(checkpoint)
+            done = True
+        except BaseException:
+            with contextlib.suppress(Exception):
+                self._write_aside(checkpoint)
+            raise
+        finally:
+            checkpoint.close(remove=done)
+        state = self.state
+        return Summary(
+            state.records_in,
+            state.records_out,
+            state.aside,
+            state.position,
+            state.written if not self.regular else os.path.getsize(self.out),
+            state.chunks,
+            state.seconds,
+            self.engine.peak,
+            self.engine.ceiling,
+            self.resumed,
+        )
+
+    def _sink(self) -> Sink:
+        if not isinstance(self.out, str):
+            return Sink(str(getattr(self.out, "name", "the output")), self.out)
+        if not self.regular:
+            try:
+                return Sink(self.out, open(self.out, "wb", buffering=0))  # noqa: SIM115
+            except OSError as error:
+                raise StreamError(f"cannot write {self.out}: {error.strerror}") from None
+        if self.plan.out in ("parquet", "arrow"):
+            return TableSink(self.out, self.state.written, self.plan.out)
+        return FileSink(self.out, self.state.written)
+
+    def _write(self, checkpoint: Checkpoint) -> None:
+        self.engine = self._engine()
+        self.engine.state = self.state
+        if self.state.whole and self.regular and not os.path.exists(write_beside(self.out)):
+            return  # it was killed between its last two steps
+        sink = self._sink()
+        if self.resumed and not sink.resumable:
+            raise StreamError(f"{sink.path} cannot be gone on with; write to a file")
+        engine = self.engine
+        if self.state.fields is not None:
+            engine.plan = _with_fields(engine.plan, tuple(self.state.fields))
+        self._sound = True
+
+        def commit(result: Result) -> None:
+            self._sound = False
+            self._commit_header(sink, result)
+            for part in result.parts:
+                if part.data:
+                    sink.write(part.data)
+            self.state.written = sink.written
+            self._sound = True
+
+        try:
+            if not self.state.whole:
+                self._run(checkpoint, commit, sink.sync)
+                self.state.whole = True
+                checkpoint.save(self.state, [])
+            sink.finish()
+        except BaseException:
+            sink.abandon(keep=checkpoint.path is not None)
+            raise
+
+    def _commit_header(self, sink: Sink, result: Result) -> None:
+        engine = self.engine
+        if engine.plan.out != "csv" or self.state.fields is not None:
+            return
+        engine.learn_fields(result.parts)
+        if engine.plan.fields is None:
+            return
+        self.state.fields = list(engine.plan.fields)
+        if engine.plan.fields:
+            sink.write(compress(write_rows([engine.plan.fields], engine.plan.out_delimiter), engine.plan.compression))
+
+    def _write_aside(self, checkpoint: Checkpoint) -> None:
+        """The whole list anew each time, so that no line is in it twice."""
+        if self.errors in ("raise", "skip"):
+            return
+        part = write_beside(self.errors)
+        try:
+            with open(part, "w", encoding="utf-8") as file:
+                for line in checkpoint.aside_lines():
+                    file.write(line + "\n")
+        except OSError as error:
+            raise StreamError(f"cannot write {self.errors}: {error.strerror}") from None
+        publish(part, self.errors)
+
+    def fold(self, f: Callable[[Any, Any], Any], initial: Any, functions: tuple[Any, ...]) -> Any:
+        checkpoint = self._open_checkpoint(functions)
+        self.engine = self._engine()
+        self._sound = True
+        so_far = pickle.loads(bytes.fromhex(self.state.folded)) if self.state.folded else initial
+
+        def commit(result: Result) -> None:
+            nonlocal so_far
+            self._sound = False
+            for part in result.parts:
+                if part.data is not None and part.data != b"":
+                    so_far = f(so_far, part.data)
+            self._sound = True
+
+        def save() -> None:
+            if checkpoint.path:
+                self.state.folded = pickle.dumps(so_far).hex()
+
+        done = False
+        try:
+            self._run(checkpoint, commit, save)
+            self._write_aside(checkpoint)
+            done = True
+        finally:
+            checkpoint.close(remove=done)
+        return so_far
+
+
+def _with_fields(plan: Plan, fields: tuple[str, ...]) -> Plan:
+    import dataclasses
+
+    return dataclasses.replace(plan, fields=fields)
+
+
+def stream(
+    source: Any,
+    memory: int | str = "512MiB",
+    *,
+    workers: int = 0,
+    executor: Any = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    resume: bool | Literal["changed"] = False,
+    errors: str | os.PathLike[str] = "raise",
+    format: str | None = None,
+    delimiter: str | None = None,
+    header: bool = True,
+    columns: Iterable[str] | None = None,
+    progress: bool | Callable[[Progress], object] = False,
+) -> Stream:
+    """A stream over `source`, whose process tree stays below `memory`.
+
+    source: a path, a pattern (``"logs/*.gz"``), a list of them, an open binary file, or any iterable. The suffix says
+        the format (``.csv``, ``.tsv``, ``.jsonl``, ``.parquet``, ``.arrow``; else lines of text) and the compression.
+    memory: bytes, or text like ``"512MiB"``: the ceiling of this process and its workers together.
+    workers: processes that do the work; 0 does it in this one.
+    executor: any ``concurrent.futures.Executor``, or a Dask client, instead of own workers.
+    resume: keep a checkpoint beside the output, and go on from it where there is one. ``"changed"`` accepts functions
+        that were changed since.
+    checkpoint: where it is kept instead; with it, resume is meant. :meth:`Stream.reduce` needs it to go on.
+    errors: what becomes of a record whose function raises or kills its worker. ``"raise"``: StreamError with its place;
+        ``"skip"``; or a path: it is set aside there, a line of JSON with its file, number and error.
+    format, delimiter, header, columns: of the source: ``text``, ``bytes``, ``csv``, ``jsonl``, ``parquet`` or ``arrow``;
+        of CSV, between fields, and whether its first line has their names (else records are lists); of Parquet and
+        Arrow, which columns to read.
+    progress: True shows a bar on a terminal, or a function that gets :class:`Progress`.
+
+    Raises StreamError, one line, for whatever stops it: see docs/stream.md.
+    """
+    if workers < 0:
+        raise ValueError(f"workers takes 0 or more, not {workers}")
+    if format is not None and format not in FORMATS:
+        raise ValueError(f"format takes {', '.join(FORMATS)}, not {format!r}")
+    if resume not in (True, False, "changed"):
+        raise ValueError(f"resume takes True, False or 'changed', not {resume!r}")
+    told: Callable[[Progress], object] | None = progress if callable(progress) else None
+    if progress is True:
+        from lowtide._stream_bar import Bar
+
+        told = Bar(sys.stderr) if sys.stderr.isatty() else None
+    settings = {
+        "memory": parse_bytes(memory),
+        "workers": workers,
+        "executor": executor,
+        "checkpoint": os.fspath(checkpoint) if checkpoint is not None else None,
+        "resume": resume,
+        "keep": False,
+        "keep_at": None,
+        "errors": os.fspath(errors),
+        "progress": told,
+        "options": Options(
+            format, delimiter, header, tuple(columns) if columns else None, bool(workers) or executor is not None
+        ),
+    }
+    return Stream(source, settings)

@@ -1,0 +1,169 @@
+"""What a process and its children take, and how large a chunk may be so that they stay below a ceiling."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import os
+import re
+from pathlib import Path
+
+_UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4}
+_IEC = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+CHUNK_MIN = 4 << 10
+CHUNK_FIRST = 64 << 10  # small enough to learn by, whatever a function does with it
+CHUNK_MAX = 2 << 20  # beyond this nothing gets faster
+_COST_MIN = 6.0  # bytes of memory a byte of source takes at the least: as read, as text, as records, as written
+
+
+class StreamError(Exception):
+    """What stopped a stream: one line, cause first. With a checkpoint, the same call goes on from there."""
+
+
+def parse_bytes(size: int | str, what: str = "memory") -> int:
+    """Bytes of an int, or of text such as ``"512MiB"``, ``"1.5GB"``, ``"512M"`` (a bare letter means IEC units).
+
+    Raises ValueError where it says no size above zero.
+    """
+    if isinstance(size, str):
+        found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?b?)\s*", size, re.IGNORECASE)
+        if not found:
+            raise ValueError(f'{what} takes bytes, such as 536870912 or "512MiB", not {size!r}')
+        number, letter, end = found.groups()
+        units = _UNITS if end.lower() == "b" or not letter else _IEC
+        size = int(float(number) * units[letter.lower()])
+    if size <= 0:
+        raise ValueError(f"{what} must be above zero, not {size}")
+    return size
+
+
+def text_bytes(size: float) -> str:
+    """``1.5 GiB``, as the command line shows sizes."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"
+
+
+def rss_bytes() -> int:
+    """Resident bytes of this process, now."""
+    with open("/proc/self/statm", "rb") as file:
+        return int(file.read().split()[1]) * _PAGE
+
+
+def peak_bytes() -> int:
+    """The most that was ever resident in this process."""
+    with open("/proc/self/status", "rb") as file:
+        for line in file:
+            if line.startswith(b"VmHWM:"):
+                return int(line.split()[1]) << 10
+    return rss_bytes()
+
+
+def _children(pid: int) -> list[int]:
+    found: list[int] = []
+    try:
+        tasks = os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return found
+    for task in tasks:
+        try:
+            found += map(int, Path(f"/proc/{pid}/task/{task}/children").read_bytes().split())
+        except OSError:
+            continue
+    return found
+
+
+def _pss_bytes(pid: int) -> int:
+    try:
+        with open(f"/proc/{pid}/smaps_rollup", "rb") as file:
+            for line in file:
+                if line.startswith(b"Pss:"):
+                    return int(line.split()[1]) << 10
+    except OSError:
+        pass  # gone meanwhile
+    return 0
+
+
+def tree_bytes(pid: int | None = None) -> int:
+    """Bytes that a process and all its descendants hold; pages that several share count once (PSS)."""
+    total, waiting = 0, [pid or os.getpid()]
+    if pid is None and not _children(waiting[0]):
+        return rss_bytes()
+    while waiting:
+        one = waiting.pop()
+        total += _pss_bytes(one)
+        waiting += _children(one)
+    return total
+
+
+def trim() -> None:
+    """Gives back what Python and libc hold and nothing needs."""
+    gc.collect()
+    with contextlib.suppress(AttributeError, OSError):  # not glibc
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+class Sizer:
+    """How many bytes of source the next chunk may have.
+
+    It learns what a byte of source costs in memory: in each process the growth of its peak since its first chunk,
+    over the largest chunk that it has had. Chunks begin small and at most double, so that a function that takes a
+    thousand times its input is found out at 64 KiB and not at 2 MiB.
+    """
+
+    def __init__(self, ceiling: int, lanes: int) -> None:
+        self.ceiling, self.lanes = ceiling, lanes
+        self.room = 0  # bytes below the ceiling once everybody has started
+        self.cost = _COST_MIN
+        self.target = CHUNK_FIRST
+        self._bases: dict[int, int] = {}
+        self._largest: dict[int, int] = {}
+
+    def begin(self, taken: int) -> None:
+        """Raises StreamError where the processes alone fill the ceiling."""
+        self.room = self.ceiling - taken
+        if self.room < 1 << 20:
+            raise StreamError(
+                f"the ceiling of {text_bytes(self.ceiling)} leaves no room beside the {text_bytes(taken)} that the program "
+                f"itself takes; raise memory to {text_bytes(taken + (32 << 20))} or more"
+            )
+        self._settle()
+
+    def learn(self, pid: int, chunk: int, peak: int, after: int) -> None:
+        """What a process says once it has done a chunk: its peak so far, and what it holds now."""
+        base = self._bases.setdefault(pid, after)
+        if base == after and pid not in self._largest:
+            self._largest[pid] = chunk  # its first: imports and first uses are in it, which no later chunk pays
+            self.target = max(self.target, min(2 * chunk, self._fitting()))
+            return
+        largest = self._largest[pid] = max(chunk, self._largest[pid])
+        self.cost = max(_COST_MIN, (peak - base) / max(1, largest))
+        self.target = min(max(CHUNK_MIN, 2 * chunk), self._fitting())
+
+    def shrink(self) -> None:
+        self.target = max(CHUNK_MIN, self.target // 2)
+
+    def worker_room(self) -> int:
+        """By how much a worker may grow beyond what it held at its start."""
+        return max(1 << 20, int(self.room * 0.8 / max(1, self.lanes)))
+
+    def record_max(self) -> int:
+        """The longest record that can be read at all."""
+        return max(CHUNK_MIN, int(self.room / (2.5 + self.lanes)))
+
+    def held_max(self) -> int:
+        """Bytes of chunks and results that may wait here."""
+        return max(CHUNK_MIN, self.room // 4)
+
+    def _fitting(self) -> int:
+        # Beside the work itself lies what waits and what is on the way: about four copies a lane.
+        each = self.lanes * (self.cost + 4) if self.lanes else self.cost
+        return max(CHUNK_MIN, min(CHUNK_MAX, int(self.room * 0.6 / each)))
+
+    def _settle(self) -> None:
+        self.target = min(self.target, self._fitting())

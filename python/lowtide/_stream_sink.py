@@ -1,0 +1,187 @@
+"""Where a stream's output goes: beside its name until it is whole, then under it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import struct
+from collections.abc import Iterator
+from typing import IO, Any
+
+from lowtide._stream_memory import StreamError
+from lowtide._stream_source import arrow, write_beside
+
+_FRAME = struct.Struct("<Q")
+
+
+def _cannot(path: str, error: OSError) -> StreamError:
+    return StreamError(f"cannot write {path}: {error.strerror or error}")
+
+
+class Sink:
+    """An open stream, or what is no regular file: written as it comes, never gone on with."""
+
+    resumable = False
+
+    def __init__(self, path: str, file: IO[bytes]) -> None:
+        self.path, self.file, self.written = path, file, 0
+
+    def write(self, data: bytes) -> None:
+        try:
+            self.file.write(data)
+            self.file.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise _cannot(self.path, error) from None
+        self.written += len(data)
+
+    def sync(self) -> None:
+        pass
+
+    def finish(self) -> None:
+        pass
+
+    def abandon(self, keep: bool) -> None:
+        pass
+
+
+class FileSink(Sink):
+    """`path`.part, cut to what the checkpoint says is done, and renamed in the end."""
+
+    resumable = True
+
+    def __init__(self, path: str, start: int) -> None:
+        self.part = write_beside(path)
+        try:
+            descriptor = os.open(self.part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            file = os.fdopen(descriptor, "r+b", buffering=0)
+            if os.fstat(descriptor).st_size < start:
+                raise StreamError(f"{self.part} lost what the stopped run had written to it; begin anew without resume")
+            os.ftruncate(descriptor, start)
+            os.lseek(descriptor, start, os.SEEK_SET)
+        except OSError as error:
+            raise _cannot(path, error) from None
+        super().__init__(path, file)
+        self.written = start
+
+    def write(self, data: bytes) -> None:
+        left = memoryview(data)
+        try:
+            while left:
+                left = left[self.file.write(left) :]
+        except OSError as error:
+            raise _cannot(self.path, error) from None
+        self.written += len(data)
+
+    def sync(self) -> None:
+        try:
+            os.fsync(self.file.fileno())
+        except OSError as error:
+            raise _cannot(self.path, error) from None
+
+    def finish(self) -> None:
+        self.sync()
+        self.file.close()
+        publish(self.part, self.path)
+
+    def abandon(self, keep: bool) -> None:
+        self.file.close()
+        if not keep:
+            with contextlib.suppress(OSError):
+                os.remove(self.part)
+
+
+def publish(part: str, path: str) -> None:
+    """Puts a whole file under its name, with the rights of the one it replaces."""
+    real = os.path.realpath(path)
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            os.chmod(part, os.stat(real).st_mode & 0o7777)
+        os.replace(part, real)
+        folder = os.open(os.path.dirname(real), os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise _cannot(path, error) from None
+
+
+class TableSink(FileSink):
+    """Parquet and Arrow: tables one behind the other until the schema of all is known, then the file in one pass.
+
+    A Parquet file cannot be gone on with in its middle, and a column that begins with nulls or whole numbers may
+    turn out to hold something else.
+    """
+
+    def __init__(self, path: str, start: int, format: str) -> None:
+        super().__init__(path, start)
+        self.format = format
+        self.whole_path = self.part + ".whole"
+
+    def write(self, data: bytes) -> None:
+        if data:
+            super().write(_FRAME.pack(len(data)) + data)
+
+    def _frames(self, until: int) -> Iterator[bytes]:
+        at, descriptor = 0, self.file.fileno()
+        while at < until:
+            (size,) = _FRAME.unpack(os.pread(descriptor, _FRAME.size, at))
+            yield os.pread(descriptor, size, at + _FRAME.size)
+            at += _FRAME.size + size
+
+    def finish(self) -> None:
+        pa = arrow(self.path)
+        try:
+            schema = None
+            for frame in self._frames(self.written):
+                with pa.ipc.open_stream(frame) as reader:
+                    here = reader.schema
+                if schema is None:
+                    schema = here
+                elif schema != here:
+                    schema = pa.unify_schemas([schema, here], promote_options="permissive")
+            with open(self.whole_path, "wb") as file:
+                self._write_all(pa, schema if schema is not None else pa.schema([]), file)
+                file.flush()
+                os.fsync(file.fileno())
+            publish(self.whole_path, self.path)
+        except pa.ArrowException as error:
+            raise StreamError(f"cannot write {self.path}: {' '.join(str(error).split())}") from None
+        except OSError as error:
+            raise _cannot(self.path, error) from None
+        self.abandon(keep=False)
+
+    def _write_all(self, pa: Any, schema: Any, file: IO[bytes]) -> None:
+        if self.format == "parquet":
+            import pyarrow.parquet as pq
+
+            writer: Any = pq.ParquetWriter(file, schema)
+        else:
+            writer = pa.ipc.new_file(file, schema)
+        with writer:
+            for table in self._grouped(pa, schema):
+                writer.write_table(table)
+
+    def _grouped(self, pa: Any, schema: Any) -> Iterator[Any]:
+        """Tables of some megabytes: a row group each."""
+        held: list[Any] = []
+        size = 0
+        for frame in self._frames(self.written):
+            table = pa.ipc.open_stream(frame).read_all()
+            for field in schema:
+                if field.name not in table.column_names:
+                    table = table.append_column(field, pa.nulls(table.num_rows, field.type))
+            held.append(table.select(schema.names).cast(schema))
+            size += table.nbytes
+            if size >= 4 << 20:
+                yield pa.concat_tables(held)
+                held, size = [], 0
+        if held:
+            yield pa.concat_tables(held)
+
+    def abandon(self, keep: bool) -> None:
+        super().abandon(keep)
+        with contextlib.suppress(OSError):
+            os.remove(self.whole_path)

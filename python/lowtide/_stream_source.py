@@ -1,0 +1,481 @@
+"""Where records come from: files by name or pattern, compressed or not, and iterables. Cuts them into chunks."""
+
+from __future__ import annotations
+
+import csv
+import glob
+import hashlib
+import io
+import itertools
+import os
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from lowtide._keep import deep_size, stream_cut
+from lowtide._stream_memory import CHUNK_MIN, StreamError, text_bytes
+from lowtide._stream_work import ipc_bytes
+
+_COMPRESSIONS = {"gz": "gz", "bz2": "bz2", "xz": "xz", "lzma": "xz", "zst": "zst", "zstd": "zst"}
+_FORMATS = {
+    "csv": "csv",
+    "tsv": "csv",
+    "jsonl": "jsonl",
+    "ndjson": "jsonl",
+    "parquet": "parquet",
+    "pq": "parquet",
+    "arrow": "arrow",
+    "feather": "arrow",
+    "ipc": "arrow",
+}
+FORMATS = ("text", "bytes", "csv", "jsonl", "parquet", "arrow")
+_HEAD_BYTES = 64 << 10
+_BOM = b"\xef\xbb\xbf"
+
+
+def format_of(path: str) -> tuple[str, str]:
+    """Format and compression that a file's name says; text and none where it says nothing."""
+    words = os.path.basename(path).lower().split(".")[1:]
+    compression = _COMPRESSIONS.get(words[-1], "") if words else ""
+    if compression:
+        words.pop()
+    return _FORMATS.get(words[-1], "text") if words else "text", compression
+
+
+def delimiter_of(path: str) -> str:
+    return "\t" if ".tsv" in os.path.basename(path).lower() else ","
+
+
+@dataclass
+class Chunk:
+    """A run of records as they stand in the source, and where the next one begins."""
+
+    payload: Any
+    bytes: int  # as the sizes of chunks count: of text, or of what a table takes
+    first: int  # number of its first record in its file, from 1
+    file: int  # index in the source's files
+    token: dict[str, int]  # where to go on behind it
+    position: int  # bytes of all files together that are read so far
+    header: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Mark:
+    """By what a file is known again: a changed one is never gone on with."""
+
+    path: str
+    size: int
+    mtime_ns: int
+    head: str
+
+    @staticmethod
+    def of(path: str) -> Mark:
+        with open(path, "rb") as file:
+            status = os.fstat(file.fileno())
+            head = hashlib.sha256(file.read(_HEAD_BYTES)).hexdigest()[:16]
+        return Mark(os.path.abspath(path), status.st_size, status.st_mtime_ns, head)
+
+
+def _why(error: OSError) -> str:
+    return error.strerror or str(error)
+
+
+def find_files(source: Any) -> list[str]:
+    """The files that a path, a pattern, or a list of them names. Raises StreamError where one is missing."""
+    names = [source] if isinstance(source, (str, os.PathLike)) else list(source)
+    found: list[str] = []
+    for given in names:
+        name: str = os.fspath(given)
+        if os.path.isfile(name):
+            found.append(name)
+        elif glob.has_magic(name):
+            matches = sorted(path for path in glob.glob(name, recursive=True) if os.path.isfile(path))
+            if not matches:
+                raise StreamError(f"no file matches {name}")
+            found += matches
+        elif os.path.isdir(name):
+            raise StreamError(f"{name} is a directory; name its files, such as {os.path.join(name, '*.csv')}")
+        elif os.path.exists(name):
+            raise StreamError(f"{name} is no regular file; hand it over as an open file instead")
+        else:
+            raise StreamError(f"{name} is not there; look at its name")
+    if not found:
+        raise StreamError("the source names no file")
+    return found
+
+
+def is_paths(source: Any) -> bool:
+    if isinstance(source, (str, os.PathLike)):
+        return True
+    return isinstance(source, (list, tuple)) and bool(source) and all(isinstance(s, (str, os.PathLike)) for s in source)
+
+
+def _decompressor(raw: IO[bytes], compression: str, path: str) -> IO[bytes]:
+    if compression == "gz":
+        import gzip
+
+        return gzip.GzipFile(fileobj=raw)  # type: ignore[return-value]
+    if compression == "bz2":
+        import bz2
+
+        return bz2.BZ2File(raw)
+    if compression == "xz":
+        import lzma
+
+        return lzma.LZMAFile(raw)
+    if compression == "zst":
+        try:
+            import zstandard
+        except ImportError:
+            raise StreamError(f"{path} needs the package zstandard; pip install 'lowtide[stream]'") from None
+        return zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
+    return raw
+
+
+class _Bytes:
+    """A file's plain bytes, with errors in our words."""
+
+    def __init__(self, path: str, compression: str) -> None:
+        self.path, self.compression = path, compression
+        try:
+            self.raw = open(path, "rb", buffering=0 if not compression else -1)  # noqa: SIM115
+        except OSError as error:
+            raise StreamError(f"cannot read {path}: {_why(error)}") from None
+        self.file = _decompressor(self.raw, compression, path)
+        self.plain = 0  # bytes given out
+
+    def position(self) -> int:
+        return self.raw.tell()
+
+    def skip(self, count: int) -> None:
+        if not self.compression:
+            self.raw.seek(count)
+            self.plain = count
+        while self.plain < count:
+            if not self.read(min(1 << 20, count - self.plain)):
+                raise StreamError(f"{self.path} ends before the place to go on from; it is not the file it was")
+
+    def read(self, count: int) -> bytes:
+        """`count` bytes, fewer at the end."""
+        parts, missing = [], count
+        while missing:
+            try:
+                part = self.file.read(missing)
+            except EOFError:
+                raise StreamError(self._broken("ends in the middle")) from None
+            except (OSError, ValueError, zlib.error) as error:
+                why = _why(error) if isinstance(error, OSError) and error.errno else f"damaged data ({error})"
+                raise StreamError(self._broken(why)) from None
+            except Exception as error:  # lzma.LZMAError and zstandard.ZstdError are no OSErrors
+                raise StreamError(self._broken(f"damaged data ({error})")) from None
+            if not part:
+                break
+            parts.append(part)
+            missing -= len(part)
+        self.plain += count - missing
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _broken(self, why: str) -> str:
+        what = {"gz": "gzip", "bz2": "bzip2", "xz": "xz", "zst": "zstd"}.get(self.compression)
+        if not what:
+            return f"cannot read {self.path}: {why}"
+        return f"cannot read {self.path}: its {what} data {why} after {self.plain} bytes of text; get the file anew"
+
+    def close(self) -> None:
+        if self.file is not self.raw:
+            self.file.close()
+        self.raw.close()
+
+
+@dataclass(frozen=True)
+class Options:
+    format: str | None = None
+    delimiter: str | None = None
+    header: bool = True
+    columns: tuple[str, ...] | None = None
+    serial: bool = False  # payloads must travel
+
+
+Want = Callable[[], tuple[int, int]]  # bytes of the next chunk, and the longest record that can be
+
+
+class Source:
+    """What a stream reads. `kind` is what run_chunk's Plan wants to know."""
+
+    kind = "records"
+    total = 0  # bytes of all files, for progress; 0: nobody knows
+    names: list[str]
+    delimiter = ","
+
+    def marks(self) -> list[Mark]:
+        return []
+
+    def chunks(self, token: dict[str, int], want: Want) -> Iterator[Chunk]:
+        raise NotImplementedError
+
+
+class Files(Source):
+    def __init__(self, source: Any, options: Options) -> None:
+        self.names = find_files(source)
+        kinds = {options.format or format_of(name)[0] for name in self.names}
+        if len(kinds) > 1:
+            raise StreamError(f"the files are of several formats: {', '.join(sorted(kinds))}; stream them one by one")
+        self.format = kinds.pop()
+        self.kind = {"text": "lines", "parquet": "table", "arrow": "table"}.get(self.format, self.format)
+        self.options = options
+        self.delimiter = options.delimiter or delimiter_of(self.names[0])
+        self._marks: list[Mark] = []
+        try:
+            self._marks = [Mark.of(name) for name in self.names]
+        except OSError as error:
+            raise StreamError(f"cannot read {error.filename}: {_why(error)}") from None
+        self.total = sum(mark.size for mark in self._marks)
+
+    def marks(self) -> list[Mark]:
+        return self._marks
+
+    def chunks(self, token: dict[str, int], want: Want) -> Iterator[Chunk]:
+        first = token.get("file", 0)
+        before = sum(mark.size for mark in self._marks[:first])
+        for index in range(first, len(self.names)):
+            at, record = (token.get("at", 0), token.get("record", 1)) if index == first else (0, 1)
+            read = self._table_chunks if self.kind == "table" else self._text_chunks
+            for chunk in read(index, at, record, want):
+                chunk.position = before + min(chunk.position, self._marks[index].size)
+                yield chunk
+            self._check_same(index)
+            before += self._marks[index].size
+
+    def _check_same(self, index: int) -> None:
+        mark = self._marks[index]
+        try:
+            status = os.stat(mark.path)
+        except OSError:
+            return  # gone, but read to its end
+        if (status.st_size, status.st_mtime_ns) != (mark.size, mark.mtime_ns):
+            raise StreamError(f"{self.names[index]} was changed while it was read; begin again once it stands still")
+
+    def _header(self, head: bytes) -> tuple[str, ...]:
+        try:
+            text = head.decode()
+        except UnicodeDecodeError:
+            raise StreamError("the header of the CSV is not UTF-8") from None
+        return tuple(next(csv.reader(io.StringIO(text, newline=""), delimiter=self.delimiter), ()))
+
+    def _text_chunks(self, index: int, at: int, record: int, want: Want) -> Iterator[Chunk]:
+        file = self._open(index)
+        delimiter = self.delimiter.encode() if self.kind == "csv" else None
+        try:
+            rest, start, header = b"", 0, None
+            head = file.read(3)
+            if head == _BOM:
+                start = 3
+            else:
+                rest = head
+            if self.kind == "csv" and self.options.header:
+                rest, length = self._first_record(file, rest, want)
+                header = self._header(rest[:length])
+                start += length
+                rest = rest[length:]
+            if at > start:
+                file.skip(at)
+                start, rest = at, b""
+            while True:
+                size, longest = want()
+                rest, end, count = self._whole_records(file, rest, size, longest, delimiter, start)
+                if not end:
+                    return
+                payload = rest[:end]
+                rest = rest[end:]
+                start += end
+                token = {"file": index, "at": start, "record": record + count}
+                yield Chunk(payload, end, record, index, token, file.position(), header)
+                record += count
+        finally:
+            file.close()
+
+    def _open(self, index: int) -> _Bytes:
+        return _Bytes(self.names[index], format_of(self.names[index])[1])
+
+    def _first_record(self, file: _Bytes, rest: bytes, want: Want) -> tuple[bytes, int]:
+        size, longest = want()
+        rest, end, _ = self._whole_records(file, rest, min(size, CHUNK_MIN), longest, self.delimiter.encode(), 0)
+        end, _ = stream_cut(rest, 1, self.delimiter.encode()) if end else (0, 0)
+        return rest, end or len(rest)
+
+    def _whole_records(
+        self, file: _Bytes, rest: bytes, size: int, longest: int, delimiter: bytes | None, start: int
+    ) -> tuple[bytes, int, int]:
+        """What is read and not given out, the end of the whole records in it, and how many they are."""
+        while True:
+            more = file.read(size - len(rest)) if size > len(rest) else b""
+            ended = len(rest) + len(more) < size
+            rest = rest + more if rest else more
+            end, count = stream_cut(rest, size, delimiter)
+            if end:
+                return rest, end, count
+            if ended:
+                return rest, len(rest), 1 if rest else 0
+            if size >= longest:
+                raise StreamError(
+                    f"the record at byte {start} of {file.path} is longer than the {text_bytes(longest)} that the ceiling "
+                    "leaves for one; raise memory"
+                )
+            size = min(2 * size, longest)
+
+    def _table_chunks(self, index: int, at: int, record: int, want: Want) -> Iterator[Chunk]:
+        path = self.names[index]
+        done = record - 1
+        for batch, position in self._batches(path, done, want):
+            for table in _slices(batch, want):
+                rows, size = table.num_rows, max(1, table.nbytes)
+                payload = ipc_bytes(table) if self.options.serial else table
+                token = {"file": index, "at": 0, "record": record + rows}
+                yield Chunk(payload, size, record, index, token, position)
+                record += rows
+
+    def _batches(self, path: str, skip: int, want: Want) -> Iterator[tuple[Any, int]]:
+        """Tables of a file from its row `skip` on, with the bytes of the file that are done by then."""
+        pa = arrow(path)
+        columns = list(self.options.columns) if self.options.columns else None
+        try:
+            if self.format == "arrow":
+                yield from _arrow_batches(pa, path, skip, columns)
+                return
+            import pyarrow.parquet as pq
+
+            with pq.ParquetFile(path, memory_map=False, buffer_size=64 << 10, pre_buffer=False) as file:
+                size = os.path.getsize(path)
+                rows = max(1, file.metadata.num_rows)
+                plain = sum(file.metadata.row_group(i).total_byte_size for i in range(file.metadata.num_row_groups))
+                groups, start = [], 0
+                for i in range(file.metadata.num_row_groups):
+                    here = file.metadata.row_group(i).num_rows
+                    if start + here <= skip:
+                        start += here
+                    else:
+                        groups.append(i)
+                batch_rows = max(1, min(65536, want()[0] * rows // max(1, plain)))
+                for batch in file.iter_batches(batch_rows, row_groups=groups, columns=columns, use_threads=False):
+                    end = start + batch.num_rows
+                    if end > skip:
+                        table = pa.Table.from_batches([batch]).slice(max(0, skip - start))
+                        yield table, size * end // rows
+                    start = end
+        except (pa.ArrowException, OSError) as error:
+            raise StreamError(f"cannot read {path}: {' '.join(str(error).split())}") from None
+
+
+def _arrow_batches(pa: Any, path: str, skip: int, columns: list[str] | None) -> Iterator[tuple[Any, int]]:
+    with pa.OSFile(path) as file:
+        try:
+            reader = pa.ipc.open_file(file)
+            batches: Iterable[Any] = (reader.get_batch(i) for i in range(reader.num_record_batches))
+        except pa.ArrowInvalid:
+            file.seek(0)
+            batches = pa.ipc.open_stream(file)
+        start = 0
+        for batch in batches:
+            end = start + batch.num_rows
+            if end > skip:
+                table = pa.Table.from_batches([batch]).slice(max(0, skip - start))
+                yield (table.select(columns) if columns else table), file.tell()
+            start = end
+
+
+def _slices(table: Any, want: Want) -> Iterator[Any]:
+    """Parts of a table of about the wanted bytes."""
+    start = 0
+    while start < table.num_rows:
+        rows = max(1, want()[0] * table.num_rows // max(1, table.nbytes))
+        yield table.slice(start, rows)
+        start += rows
+
+
+def arrow(what: str) -> Any:
+    try:
+        import pyarrow
+        import pyarrow.ipc
+    except ImportError:
+        raise StreamError(f"{what} needs the package pyarrow; pip install 'lowtide[stream]'") from None
+    return pyarrow
+
+
+class Items(Source):
+    """Any iterable; to go on behind its Nth item, N are taken and dropped."""
+
+    names = ["the iterable"]
+
+    def __init__(self, items: Iterable[Any], options: Options) -> None:
+        self.items, self.options = items, options
+
+    def chunks(self, token: dict[str, int], want: Want) -> Iterator[Chunk]:
+        record = token.get("record", 1)
+        items = itertools.islice(iter(self.items), record - 1, None)
+        each = 1024  # bytes an item, as the last chunk had them
+        while True:
+            size, _ = want()
+            payload = list(itertools.islice(items, max(1, min(size // each, 100_000))))
+            if not payload:
+                return
+            taken = max(1, deep_size(payload))
+            each = max(1, taken // len(payload))
+            token = {"file": 0, "at": 0, "record": record + len(payload)}
+            yield Chunk(payload, taken, record, 0, token, 0)
+            record += len(payload)
+
+
+class OpenFile(Files):
+    """A binary file that is open, such as standard input: read once, from where it stands."""
+
+    def __init__(self, file: IO[bytes], options: Options) -> None:
+        self.names = [str(getattr(file, "name", "the open file"))]
+        self.format = options.format or "text"
+        if self.format in ("parquet", "arrow"):
+            raise StreamError(f"{self.format} is read from a file by its name, not from one that is open")
+        self.kind = "lines" if self.format == "text" else self.format
+        self.options, self.delimiter = options, options.delimiter or ","
+        self.file = file
+        self._marks = []
+
+    def chunks(self, token: dict[str, int], want: Want) -> Iterator[Chunk]:
+        if token.get("at"):
+            raise StreamError("an open file cannot be gone on with; name the file instead")
+        yield from self._text_chunks(0, 0, 1, want)
+
+    def _open(self, index: int) -> _Bytes:
+        return _Open(self.file, self.names[index])
+
+
+class _Open(_Bytes):
+    def __init__(self, file: IO[bytes], path: str) -> None:
+        self.path, self.compression, self.plain = path, "", 0
+        self.raw = self.file = file  # type: ignore[assignment]
+
+    def position(self) -> int:
+        return self.plain
+
+    def close(self) -> None:
+        pass  # not ours
+
+
+def source_of(source: Any, options: Options) -> Source:
+    if isinstance(source, Source):
+        return source
+    if is_paths(source):
+        return Files(source, options)
+    if isinstance(source, (io.BufferedIOBase, io.RawIOBase)):
+        return OpenFile(source, options)  # type: ignore[arg-type]
+    if isinstance(source, io.TextIOBase):
+        return OpenFile(source.buffer, options) if hasattr(source, "buffer") else Items(source, options)
+    if not isinstance(source, Iterable):
+        raise TypeError(f"a stream reads paths or an iterable, not {type(source).__name__}")
+    return Items(source, options)
+
+
+def write_beside(path: str) -> str:
+    """The name of the unfinished file of an output."""
+    real = Path(os.path.realpath(path))
+    return str(real.with_name(real.name + ".part"))
