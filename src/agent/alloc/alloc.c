@@ -1,0 +1,162 @@
+#define _GNU_SOURCE
+#include "agent/alloc/alloc.h"
+
+#include "agent/alloc/alloc_count.h"
+#include "agent/alloc/alloc_libc.h"
+#include "agent/alloc/alloc_python.h"
+#include "agent/alloc/alloc_stack.h"
+#include "agent/alloc/alloc_store.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { INTERVAL_BYTES_MIN = 1024, LOOK_EVERY_US = 2000 };
+
+enum state { STATE_OFF, STATE_ON, STATE_LEAVING, STATE_SILENT };
+
+static struct {
+    const rt_t *rt;
+    alloc_options_t options;
+    enum state state;
+} alloc;
+
+static void close_all(void) {
+    count_close();
+    stack_close();
+    store_close();
+    alloc.state = STATE_OFF;
+}
+
+int alloc_start(const rt_t *rt, const alloc_options_t *o, int *region_fd, err_t *e) {
+    if (alloc.state != STATE_OFF)
+        return err_set(e, -EALREADY, "allocations are being watched already");
+    alloc.rt = rt;
+    alloc.options = *o;
+    uint64_t *interval = &alloc.options.interval_bytes;
+    if (!*interval) *interval = ALLOC_INTERVAL_BYTES;
+    if (*interval < INTERVAL_BYTES_MIN) *interval = INTERVAL_BYTES_MIN;
+    int status = store_open(o->mode, *interval, region_fd, e);
+    if (status) return status;
+    if (!stack_open(rt)) status = err_set(e, -ENOMEM, "no memory for the profile");
+    if (!status) status = count_open(o->mode, *interval, e);
+    if (!status) status = python_hook(rt, o->mode, e);
+    if (!status && (status = libc_hook(o->mode, e))) python_unhook(rt);
+    if (status) {
+        close(*region_fd);
+        close_all();
+        return status;
+    }
+    alloc.state = STATE_ON;
+    return 0;
+}
+
+int alloc_stop(err_t *e) {
+    if (alloc.state != STATE_ON && alloc.state != STATE_SILENT) return 0;
+    if (!python_unhookable(alloc.rt))
+        return err_set(e, -EBUSY,
+                       "the program has put allocator hooks of its own over lowtide's "
+                       "(tracemalloc?); they stay until it takes them out");
+    python_unhook(alloc.rt);
+    libc_unhook();
+    if (store_region()) store_region()->ended = 1;
+    alloc.state = STATE_LEAVING;
+    return 0;
+}
+
+/* ── Is anybody still inside? ──
+ *
+ * Longer stays are counted. In its first and last instructions a hook is not counted yet or any more; nothing waits
+ * there, so a thread that is there is running or waits for a processor. One that sleeps in the kernel, or has used
+ * processor time since, is past them. */
+
+static bool read_task(int task, const char *name, char *to, size_t room) {
+    char path[64];
+    snprintf(path, sizeof path, "/proc/self/task/%d/%s", task, name);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd < 0 ? -1 : read(fd, to, room - 1);
+    if (fd >= 0) close(fd);
+    to[n > 0 ? n : 0] = 0;
+    return n > 0;
+}
+
+static bool task_sleeps(int task) {
+    char text[512], *p;
+    if (!read_task(task, "stat", text, sizeof text) || !(p = strrchr(text, ')'))) return true;
+    return p[1] == ' ' && (p[2] == 'S' || p[2] == 'Z' || p[2] == 'X' || p[2] == 'I');
+}
+
+static uint64_t task_ran_ns(int task) {
+    char text[128];
+    return read_task(task, "schedstat", text, sizeof text) ? strtoull(text, NULL, 10) : 0;
+}
+
+static int64_t now_ms(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec * 1000ll + t.tv_nsec / 1000000;
+}
+
+static bool task_passes(int task, int64_t deadline_ms) {
+    uint64_t before = task_ran_ns(task);
+    while (!task_sleeps(task) && task_ran_ns(task) == before) {
+        if (now_ms() > deadline_ms) return false;
+        usleep(LOOK_EVERY_US);
+    }
+    return true;
+}
+
+static bool tasks_pass(int64_t deadline_ms) {
+    DIR *tasks = opendir("/proc/self/task");
+    bool passed = tasks != NULL;
+    struct dirent *d;
+    const int me = (int)syscall(SYS_gettid);
+    while (passed && (d = readdir(tasks))) {
+        int task = atoi(d->d_name);
+        if (task && task != me) passed = task_passes(task, deadline_ms);
+    }
+    if (tasks) closedir(tasks);
+    return passed;
+}
+
+int alloc_quiet(uint32_t timeout_ms, err_t *e) {
+    const int64_t deadline = now_ms() + timeout_ms;
+    if (alloc.state == STATE_OFF) return 0;
+    if (alloc.state != STATE_LEAVING)
+        return err_set(e, -EBUSY, "allocations are still being watched");
+    for (int round = 0; round < 2; round++) {
+        while (libc_inside() && now_ms() < deadline) usleep(LOOK_EVERY_US);
+        if (libc_inside() || !tasks_pass(deadline))
+            return err_set(e, -ETIMEDOUT, "a thread of the program is still in an allocation");
+    }
+    close_all();
+    return 0;
+}
+
+/* ── Children and marks ── */
+
+int alloc_fork_child(int *region_fd, err_t *e) {
+    if (alloc.state != STATE_ON) return err_set(e, -ENOENT, "nothing was being watched");
+    libc_fork_child();
+    int status = -ENOENT;
+    if (region_fd) {
+        store_close();
+        status = store_open(alloc.options.mode, alloc.options.interval_bytes, region_fd, e);
+        stack_close();
+        if (!status && !stack_open(alloc.rt)) status = err_set(e, -ENOMEM, "no memory");
+    } else {
+        err_set(e, status, "not followed");
+    }
+    if (status) alloc.state = STATE_SILENT;
+    count_restart(!status);
+    return status;
+}
+
+void alloc_mark(const char *text) {
+    if (alloc.state == STATE_ON) store_event(REGION_EVENT_MARK, 0, 0, text);
+}

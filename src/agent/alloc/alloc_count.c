@@ -1,0 +1,306 @@
+#define _GNU_SOURCE
+#include "agent/alloc/alloc_count.h"
+
+#include "agent/alloc/alloc_sample.h"
+#include "agent/alloc/alloc_stack.h"
+#include "agent/alloc/alloc_store.h"
+#include "base/mem.h"
+
+#include <errno.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { ADDRESS_BITS = 47, SMALL_BYTES = 16, BIG = 31, CELL_SHIFT = 5, CELL_CACHE = 1024 };
+enum { FILTER_FULL = 255, RANGES = 8192 };
+#define SHADOW_BYTES (sizeof(uint32_t) << (ADDRESS_BITS - 4))
+
+__thread count_thread_t count_me __attribute__((tls_model("initial-exec")));
+uint8_t count_filter[1 << COUNT_FILTER_BITS];
+
+typedef struct range {
+    uintptr_t begin, end;
+    uint32_t cell;
+} range_t;
+
+static struct {
+    enum region_mode mode;
+    uint64_t interval_bytes;
+    _Atomic bool on;
+    /* Reads 0 in a child that was cloned without our knowing: it must not write into its parent's region. */
+    uint8_t *mine;
+    uint32_t *shadow;
+    struct {
+        uint64_t key;
+        uint32_t cell;
+    } cells[CELL_CACHE]; /* for who holds the GIL */
+    range_t *ranges;
+    uint32_t range_count;
+    atomic_flag ranges_busy;
+} count;
+
+static inline bool counting(void) {
+    return atomic_load_explicit(&count.on, memory_order_relaxed) && *count.mine;
+}
+
+/* ── Making ── */
+
+static int shadow_open(err_t *e) {
+    count.shadow = mmap(NULL, SHADOW_BYTES, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (count.shadow == MAP_FAILED) {
+        count.shadow = NULL;
+        return err_sys(e, -errno,
+                       "exact needs 32 TiB of address space, and it is limited (ulimit -v, "
+                       "vm.overcommit_memory); sampled needs none");
+    }
+    madvise(count.shadow, SHADOW_BYTES, MADV_NOHUGEPAGE);
+    madvise(count.shadow, SHADOW_BYTES, MADV_DONTDUMP);
+    return 0;
+}
+
+int count_open(enum region_mode mode, uint64_t interval_bytes, err_t *e) {
+    memset(&count, 0, sizeof count);
+    memset(count_filter, 0, sizeof count_filter);
+    count.mode = mode;
+    count.interval_bytes = interval_bytes;
+    count.mine = mem_map(1);
+    count.ranges = mem_map(RANGES * sizeof(range_t));
+    int status =
+        count.mine && count.ranges ? 0 : err_set(e, -ENOMEM, "no memory for the profile's tables");
+    if (!status && mode == REGION_EXACT) status = shadow_open(e);
+    if (status) {
+        count_close();
+        return status;
+    }
+    madvise(count.mine, 1, MADV_WIPEONFORK);
+    *count.mine = 1;
+    count.on = true;
+    return 0;
+}
+
+void count_close(void) {
+    count.on = false;
+    mem_unmap(count.mine, 1);
+    mem_unmap(count.ranges, RANGES * sizeof(range_t));
+    if (count.shadow) munmap(count.shadow, SHADOW_BYTES);
+    memset(&count, 0, sizeof count);
+}
+
+void count_restart(bool on) {
+    memset(count_filter, 0, sizeof count_filter);
+    memset(count.cells, 0, sizeof count.cells);
+    count.range_count = 0;
+    atomic_flag_clear(&count.ranges_busy);
+    if (count.shadow) madvise(count.shadow, SHADOW_BYTES, MADV_DONTNEED);
+    count_me = (count_thread_t){0};
+    *count.mine = on;
+    count.on = on;
+}
+
+/* ── Sampled ── */
+
+static void filter_add(const void *block) {
+    uint8_t *at = &count_filter[count_filter_at(block)];
+    uint8_t n = __atomic_load_n(at, __ATOMIC_RELAXED);
+    while (n != FILTER_FULL &&
+           !__atomic_compare_exchange_n(at, &n, n + 1, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+    }
+}
+
+/* One that was ever full stays so: it is not known any more how many there are. */
+static void filter_remove(const void *block) {
+    uint8_t *at = &count_filter[count_filter_at(block)];
+    uint8_t n = __atomic_load_n(at, __ATOMIC_RELAXED);
+    while (n && n != FILTER_FULL &&
+           !__atomic_compare_exchange_n(at, &n, n - 1, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+    }
+}
+
+static void seed(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    uint64_t x = (uint64_t)t.tv_nsec ^ (uint64_t)t.tv_sec << 32 ^ (uintptr_t)&count_me;
+    count_me.random = (x * 0x9e3779b97f4a7c15ull) | 1;
+    for (int i = 0; i < 4; i++) sample_random(&count_me.random);
+}
+
+static store_change_t weigh(const void *block, uint64_t bytes) {
+    sample_weight_t w = sample_weigh((uintptr_t)block, bytes, count.interval_bytes);
+    return (store_change_t){.bytes = w.bytes, .blocks = w.blocks, .variance = w.variance};
+}
+
+static void sampled_add(void *block, uint64_t bytes, uint32_t cell) {
+    region_block_t replaced;
+    store_change_t c = weigh(block, bytes);
+    if (!store_block_put((uintptr_t)block, bytes, cell, &replaced)) return;
+    if (replaced.address) {
+        store_change_t old = weigh(block, replaced.bytes);
+        store_died(replaced.cell, &old);
+    } else {
+        filter_add(block);
+    }
+    store_born(cell, &c);
+}
+
+void count_sample(void *block, size_t bytes, uint32_t domain) {
+    if (!block) {
+        count_me.left += (int64_t)bytes;
+        return;
+    }
+    if (!count_me.random) { /* the thread's first */
+        seed();
+        count_me.left += sample_distance(&count_me.random, count.interval_bytes);
+        if (count_me.left >= 0) return;
+    }
+    count_me.left = sample_distance(&count_me.random, count.interval_bytes);
+    if (counting()) sampled_add(block, bytes, store_cell(stack_here(), domain));
+}
+
+count_taken_t count_take(void *block) {
+    region_block_t b;
+    if (!counting() || !store_block_take((uintptr_t)block, &b)) return (count_taken_t){0};
+    store_change_t c = weigh(block, b.bytes);
+    store_died(b.cell, &c);
+    filter_remove(block);
+    return (count_taken_t){true, b.cell, b.bytes};
+}
+
+/* ── Exact ── */
+
+static store_change_t one_of(uint64_t bytes, bool alone) {
+    return (store_change_t){.bytes = (int64_t)bytes, .blocks = 1, .alone = alone};
+}
+
+static void shadow_write(void *block, uint64_t bytes, uint32_t cell) {
+    uint32_t *word = &count.shadow[(uintptr_t)block >> 4];
+    word[0] = (cell + 1) << CELL_SHIFT | (bytes <= SMALL_BYTES ? (uint32_t)bytes + 1 : BIG);
+    if (bytes <= SMALL_BYTES) return;
+    word[1] = bytes >> 32 ? 0 : (uint32_t)bytes;
+    if (bytes >> 32) memcpy(&word[2], &bytes, sizeof bytes);
+}
+
+static uint32_t cell_of(uint32_t stack, uint32_t domain, bool alone) {
+    if (!alone) return store_cell(stack, domain);
+    uint64_t key = (uint64_t)stack << 4 | domain;
+    uint32_t at = (uint32_t)(key * 0x9e3779b97f4a7c15ull >> 54) % CELL_CACHE;
+    if (count.cells[at].key != key) {
+        count.cells[at].cell = store_cell(stack, domain);
+        count.cells[at].key = key;
+    }
+    return count.cells[at].cell;
+}
+
+void count_born(void *block, size_t bytes, uint32_t domain, bool alone) {
+    if (!block || !counting() || (uintptr_t)block >> ADDRESS_BITS) return;
+    uint32_t cell = cell_of(alone ? stack_here_alone() : stack_here(), domain, alone);
+    if (count.shadow[(uintptr_t)block >> 4]) count_died(block); /* its end was missed */
+    shadow_write(block, bytes, cell);
+    store_change_t c = one_of(bytes, alone);
+    store_born(cell, &c);
+}
+
+count_taken_t count_died(void *block) {
+    if (!block || !counting() || (uintptr_t)block >> ADDRESS_BITS) return (count_taken_t){0};
+    uint32_t *word = &count.shadow[(uintptr_t)block >> 4], seen = word[0];
+    if (!seen) return (count_taken_t){0};
+    uint32_t code = seen & ((1u << CELL_SHIFT) - 1);
+    word[0] = 0;
+    /* Inside a block whose end was missed. */
+    if (!code || !(seen >> CELL_SHIFT)) return (count_taken_t){0};
+    count_taken_t t = {true, (seen >> CELL_SHIFT) - 1, code - 1};
+    if (code == BIG) {
+        t.bytes = word[1];
+        if (!t.bytes) {
+            memcpy(&t.bytes, &word[2], sizeof t.bytes);
+            word[2] = word[3] = 0;
+        }
+        word[1] = 0; /* a smaller block may begin there next */
+    }
+    uint32_t domain = store_domain(t.cell);
+    store_change_t c = one_of(t.bytes, domain == REGION_MEM || domain == REGION_OBJECT);
+    store_died(t.cell, &c);
+    return t;
+}
+
+void count_put_back(void *block, const count_taken_t *taken) {
+    if (!taken->known) return;
+    if (count.mode == REGION_SAMPLED) {
+        sampled_add(block, taken->bytes, taken->cell);
+        return;
+    }
+    uint32_t domain = store_domain(taken->cell);
+    store_change_t c = one_of(taken->bytes, domain == REGION_MEM || domain == REGION_OBJECT);
+    shadow_write(block, taken->bytes, taken->cell);
+    store_born(taken->cell, &c);
+}
+
+/* ── Mapped memory ──
+ *
+ * A system call each, so a small lock is nothing beside it; and it is never held while anything else is waited for. */
+
+static void ranges_lock(void) {
+    while (atomic_flag_test_and_set_explicit(&count.ranges_busy, memory_order_acquire))
+        sched_yield();
+}
+
+static void ranges_unlock(void) {
+    atomic_flag_clear_explicit(&count.ranges_busy, memory_order_release);
+}
+
+static void range_ends(const range_t *r, uint64_t bytes, int64_t blocks) {
+    store_change_t c = {.bytes = (int64_t)bytes, .blocks = blocks};
+    store_died(r->cell, &c);
+}
+
+static void ranges_cut_locked(uintptr_t begin, uintptr_t end) {
+    for (uint32_t i = 0; i < count.range_count;) {
+        range_t *r = &count.ranges[i], old = *r;
+        if (r->begin >= end || r->end <= begin) {
+            i++;
+        } else if (r->begin >= begin && r->end <= end) {
+            range_ends(&old, old.end - old.begin, 1);
+            *r = count.ranges[--count.range_count];
+        } else if (r->begin < begin && r->end > end && count.range_count < RANGES) {
+            r->end = begin;
+            count.ranges[count.range_count++] = (range_t){end, old.end, old.cell};
+            range_ends(&old, end - begin, -1); /* it is two now */
+            i++;
+        } else {
+            if (r->begin < begin)
+                r->end = begin;
+            else
+                r->begin = end;
+            range_ends(&old, (old.end - old.begin) - (r->end - r->begin), 0);
+            i++;
+        }
+    }
+}
+
+static size_t whole_pages(size_t bytes) {
+    return (bytes + 4095) & ~(size_t)4095;
+}
+
+void count_mapped(void *at, size_t bytes) {
+    uintptr_t begin = (uintptr_t)at, end = begin + whole_pages(bytes);
+    if (!counting()) return;
+    uint32_t cell = store_cell(stack_here(), REGION_MMAP);
+    ranges_lock();
+    ranges_cut_locked(begin, end);
+    if (count.range_count < RANGES) {
+        count.ranges[count.range_count++] = (range_t){begin, end, cell};
+        store_change_t c = one_of(end - begin, false);
+        store_born(cell, &c);
+    }
+    ranges_unlock();
+}
+
+void count_unmapped(void *at, size_t bytes) {
+    if (!counting()) return;
+    ranges_lock();
+    ranges_cut_locked((uintptr_t)at, (uintptr_t)at + whole_pages(bytes));
+    ranges_unlock();
+}

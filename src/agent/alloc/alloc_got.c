@@ -1,0 +1,169 @@
+#define _GNU_SOURCE
+#include "agent/alloc/alloc_got.h"
+
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <gnu/libc-version.h>
+#include <link.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/auxv.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+enum { PAGE = 4096, TRAMPOLINE_BYTES = 16 };
+
+static struct {
+    got_hook_t *hooks;
+    size_t count;
+    unsigned char *code; /* a page of trampolines, then a page of their targets */
+    _Atomic(got_function_t) *targets;
+    int memory; /* /proc/self/mem, or -1 */
+    bool restoring;
+    size_t changed;
+} got;
+
+typedef struct object {
+    uintptr_t base, begin, end;       /* where it lies */
+    uintptr_t relro_begin, relro_end; /* read-only once relocated */
+    const ElfW(Sym) * symbols;
+    const char *names;
+} object_t;
+
+static uintptr_t trampoline(size_t i) {
+    return (uintptr_t)got.code + i * TRAMPOLINE_BYTES;
+}
+
+/* endbr64; jmp *target(%rip) */
+static void trampoline_write(size_t i) {
+    static const unsigned char code[] = {0xf3, 0x0f, 0x1e, 0xfa, 0xff, 0x25};
+    unsigned char *at = got.code + i * TRAMPOLINE_BYTES;
+    memcpy(at, code, sizeof code);
+    int32_t distance = (int32_t)((unsigned char *)&got.targets[i] - (at + sizeof code + 4));
+    memcpy(at + sizeof code, &distance, sizeof distance);
+}
+
+int got_open(got_hook_t *hooks, size_t n, err_t *e) {
+    got.hooks = hooks;
+    got.count = n;
+    got.code = mmap(NULL, 2 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (got.code == MAP_FAILED) return err_sys(e, -errno, "no memory for the hooks");
+    got.targets = (_Atomic(got_function_t) *)(got.code + PAGE);
+    for (size_t i = 0; i < n; i++) {
+        *(void **)&hooks[i].real = dlsym(RTLD_DEFAULT, hooks[i].name);
+        trampoline_write(i);
+        got.targets[i] = hooks[i].hook;
+    }
+    if (mprotect(got.code, PAGE, PROT_READ | PROT_EXEC) == 0) return 0;
+    int status = err_sys(e, -errno, "this system lets no program make code in memory (SELinux?)");
+    munmap(got.code, 2 * PAGE);
+    return status;
+}
+
+/* ── One object ── */
+
+static bool object_holds(const object_t *o, uintptr_t address) {
+    return address - o->begin < o->end - o->begin;
+}
+
+static void slot_write(const object_t *o, uintptr_t slot, uintptr_t value) {
+    got.changed++;
+    if (slot < o->relro_begin || slot >= o->relro_end)
+        atomic_store((_Atomic uintptr_t *)slot, value);
+    else if (pwrite(got.memory, &value, sizeof value, (off_t)slot) != sizeof value)
+        got.changed--;
+}
+
+/* What the slot should hold instead, or 0. A slot that has not been bound yet points into its own object. */
+static uintptr_t slot_wanted(const object_t *o, const ElfW(Rela) * r, uintptr_t now) {
+    const char *name = o->names + o->symbols[ELF64_R_SYM(r->r_info)].st_name;
+    for (size_t i = 0; i < got.count; i++) {
+        const got_hook_t *h = &got.hooks[i];
+        if (got.restoring) {
+            if (now == trampoline(i)) return (uintptr_t)h->real;
+            continue;
+        }
+        if (!h->real || strcmp(name, h->name) != 0) continue;
+        bool unbound = ELF64_R_TYPE(r->r_info) == R_X86_64_JUMP_SLOT && object_holds(o, now);
+        return now == (uintptr_t)h->real || unbound ? trampoline(i) : 0;
+    }
+    return 0;
+}
+
+static void table_patch(const object_t *o, const ElfW(Rela) * table, size_t bytes) {
+    for (size_t i = 0; i < bytes / sizeof *table; i++) {
+        const ElfW(Rela) *r = &table[i];
+        uint32_t type = ELF64_R_TYPE(r->r_info);
+        if (type != R_X86_64_JUMP_SLOT && type != R_X86_64_GLOB_DAT) continue;
+        uintptr_t slot = o->base + r->r_offset;
+        uintptr_t wanted = slot_wanted(o, r, atomic_load((_Atomic uintptr_t *)slot));
+        if (wanted) slot_write(o, slot, wanted);
+    }
+}
+
+static void dynamic_patch(object_t *o, const ElfW(Dyn) * dynamic) {
+    const ElfW(Rela) * tables[2] = {NULL, NULL};
+    size_t bytes[2] = {0, 0};
+    for (const ElfW(Dyn) *d = dynamic; d->d_tag != DT_NULL; d++) {
+        uintptr_t at = d->d_un.d_ptr < o->base ? o->base + d->d_un.d_ptr : d->d_un.d_ptr;
+        if (d->d_tag == DT_SYMTAB) o->symbols = (const void *)at;
+        if (d->d_tag == DT_STRTAB) o->names = (const char *)at;
+        if (d->d_tag == DT_JMPREL) tables[0] = (const void *)at;
+        if (d->d_tag == DT_PLTRELSZ) bytes[0] = d->d_un.d_val;
+        if (d->d_tag == DT_RELA) tables[1] = (const void *)at;
+        if (d->d_tag == DT_RELASZ) bytes[1] = d->d_un.d_val;
+    }
+    if (!o->symbols || !o->names) return;
+    for (int i = 0; i < 2; i++)
+        if (tables[i]) table_patch(o, tables[i], bytes[i]);
+}
+
+static bool object_is_left(const object_t *o, const char *name) {
+    uintptr_t malloc_now = (uintptr_t)got.hooks[0].real;
+    return object_holds(o, (uintptr_t)&got) || strstr(name, "linux-vdso") ||
+           object_holds(o, getauxval(AT_BASE)) ||
+           (object_holds(o, malloc_now) && !object_holds(o, (uintptr_t)gnu_get_libc_version));
+}
+
+static int object_patch(struct dl_phdr_info *info, size_t size, void *arg) {
+    (void)size;
+    (void)arg;
+    object_t o = {.base = info->dlpi_addr, .begin = UINTPTR_MAX};
+    const ElfW(Dyn) *dynamic = NULL;
+    for (int i = 0; i < info->dlpi_phnum; i++) {
+        const ElfW(Phdr) *p = &info->dlpi_phdr[i];
+        uintptr_t begin = o.base + p->p_vaddr, end = begin + p->p_memsz;
+        if (p->p_type == PT_LOAD && begin < o.begin) o.begin = begin & ~(uintptr_t)(PAGE - 1);
+        if (p->p_type == PT_LOAD && end > o.end) o.end = end;
+        if (p->p_type == PT_DYNAMIC) dynamic = (const void *)begin;
+        if (p->p_type == PT_GNU_RELRO) {
+            o.relro_begin = begin & ~(uintptr_t)(PAGE - 1);
+            o.relro_end = end & ~(uintptr_t)(PAGE - 1);
+        }
+    }
+    if (dynamic && o.end && !object_is_left(&o, info->dlpi_name)) dynamic_patch(&o, dynamic);
+    return 0;
+}
+
+/* ── All ── */
+
+static size_t patch_all(bool restoring) {
+    got.restoring = restoring;
+    got.changed = 0;
+    got.memory = open("/proc/self/mem", O_RDWR | O_CLOEXEC);
+    dl_iterate_phdr(object_patch, NULL);
+    if (got.memory >= 0) close(got.memory);
+    return got.changed;
+}
+
+size_t got_patch(void) {
+    return patch_all(false);
+}
+
+void got_restore(void) {
+    patch_all(true);
+    for (size_t i = 0; i < got.count; i++)
+        if (got.hooks[i].real) got.targets[i] = got.hooks[i].real;
+}

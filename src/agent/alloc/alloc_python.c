@@ -1,0 +1,228 @@
+#define _GNU_SOURCE
+#include "agent/alloc/alloc_python.h"
+
+#include "agent/alloc/alloc_count.h"
+#include "agent/alloc/alloc_libc.h"
+
+#include <errno.h>
+
+/* PyMemAllocatorEx and PyObjectArenaAllocator, as the stable ABI has them. */
+typedef struct allocator {
+    void *ctx;
+    void *(*malloc)(void *ctx, size_t bytes);
+    void *(*calloc)(void *ctx, size_t n, size_t each);
+    void *(*realloc)(void *ctx, void *old, size_t bytes);
+    void (*free)(void *ctx, void *p);
+} allocator_t;
+
+typedef struct arena_allocator {
+    void *ctx;
+    void *(*alloc)(void *ctx, size_t bytes);
+    void (*free)(void *ctx, void *p, size_t bytes);
+} arena_allocator_t;
+
+enum { RAW, MEM, OBJECT, DOMAINS }; /* PyMemAllocatorDomain */
+enum { PYMALLOC_BYTES_MAX = 512 };
+
+/* Read by hooks without the GIL (raw), so never changed while they are in. */
+static allocator_t real[DOMAINS];
+static arena_allocator_t real_arena;
+static bool hooked[DOMAINS];
+/* Up to here the real allocator asks nobody else for the block itself. */
+static size_t small_bytes;
+
+static const uint32_t domain_of[DOMAINS] = {REGION_RAW, REGION_MEM, REGION_OBJECT};
+
+/* The context goes on to the real allocator unchanged, for a thread may read an allocator while it is being exchanged. */
+
+/* ── Sampled ── */
+
+static void *sampled_big(int d, void *ctx, size_t bytes) {
+    int64_t left = count_mute();
+    void *p = real[d].malloc(ctx, bytes);
+    count_unmute(left);
+    if (!count_absurd(bytes) && count_reaches(bytes)) count_sample(p, bytes, domain_of[d]);
+    return p;
+}
+
+static __attribute__((noinline)) void *sampled_small(int d, void *ctx, size_t bytes) {
+    void *p = real[d].malloc(ctx, bytes);
+    if (count_me.left < 0) count_sample(p, bytes, domain_of[d]);
+    return p;
+}
+
+static inline void *sampled_malloc(int d, void *ctx, size_t bytes) {
+    if (bytes > small_bytes) return sampled_big(d, ctx, bytes);
+    if (count_reaches(bytes)) return sampled_small(d, ctx, bytes);
+    return real[d].malloc(ctx, bytes);
+}
+
+static inline void *sampled_calloc(int d, void *ctx, size_t n, size_t each) {
+    size_t bytes;
+    if (__builtin_mul_overflow(n, each, &bytes)) return real[d].calloc(ctx, n, each);
+    int64_t left = count_mute();
+    void *p = real[d].calloc(ctx, n, each);
+    count_unmute(left);
+    if (!count_absurd(bytes) && count_reaches(bytes)) count_sample(p, bytes, domain_of[d]);
+    return p;
+}
+
+static inline void *sampled_realloc(int d, void *ctx, void *old, size_t bytes) {
+    count_taken_t taken = {0};
+    if (count_may_have(old)) taken = count_take(old);
+    int64_t left = count_mute();
+    void *p = real[d].realloc(ctx, old, bytes);
+    count_unmute(left);
+    if (!p) count_put_back(old, &taken);
+    if (!count_absurd(bytes) && count_reaches(bytes)) count_sample(p, bytes, domain_of[d]);
+    return p;
+}
+
+static inline void sampled_free(int d, void *ctx, void *p) {
+    if (count_may_have(p)) count_take(p);
+    real[d].free(ctx, p);
+}
+
+/* ── Exact ── */
+
+static inline void raw_enter(int d) {
+    if (d == RAW) libc_enter();
+}
+static inline void raw_leave(int d) {
+    if (d == RAW) libc_leave();
+}
+
+static inline void *exact_malloc(int d, void *ctx, size_t bytes) {
+    if (count_muted()) return real[d].malloc(ctx, bytes);
+    raw_enter(d);
+    int64_t left = count_mute();
+    void *p = real[d].malloc(ctx, bytes);
+    count_unmute(left);
+    count_born(p, bytes, domain_of[d], d != RAW);
+    raw_leave(d);
+    return p;
+}
+
+static inline void *exact_calloc(int d, void *ctx, size_t n, size_t each) {
+    if (count_muted()) return real[d].calloc(ctx, n, each);
+    raw_enter(d);
+    int64_t left = count_mute();
+    void *p = real[d].calloc(ctx, n, each);
+    count_unmute(left);
+    count_born(p, n * each, domain_of[d], d != RAW);
+    raw_leave(d);
+    return p;
+}
+
+static inline void *exact_realloc(int d, void *ctx, void *old, size_t bytes) {
+    if (count_muted()) return real[d].realloc(ctx, old, bytes);
+    raw_enter(d);
+    count_taken_t taken = count_died(old);
+    int64_t left = count_mute();
+    void *p = real[d].realloc(ctx, old, bytes);
+    count_unmute(left);
+    if (p)
+        count_born(p, bytes, domain_of[d], d != RAW);
+    else
+        count_put_back(old, &taken);
+    raw_leave(d);
+    return p;
+}
+
+static inline void exact_free(int d, void *ctx, void *p) {
+    raw_enter(d);
+    count_died(p);
+    raw_leave(d);
+    real[d].free(ctx, p);
+}
+
+/* One function a domain, so that none has to look up which it is. */
+#define HOOKS(kind, name, d)                                                                       \
+    static void *kind##_malloc_##name(void *ctx, size_t bytes) {                                   \
+        return kind##_malloc(d, ctx, bytes);                                                       \
+    }                                                                                              \
+    static void *kind##_calloc_##name(void *ctx, size_t n, size_t each) {                          \
+        return kind##_calloc(d, ctx, n, each);                                                     \
+    }                                                                                              \
+    static void *kind##_realloc_##name(void *ctx, void *old, size_t bytes) {                       \
+        return kind##_realloc(d, ctx, old, bytes);                                                 \
+    }                                                                                              \
+    static void kind##_free_##name(void *ctx, void *p) {                                           \
+        kind##_free(d, ctx, p);                                                                    \
+    }
+#define HOOKS_OF(kind, name)                                                                       \
+    { NULL, kind##_malloc_##name, kind##_calloc_##name, kind##_realloc_##name, kind##_free_##name }
+
+HOOKS(sampled, mem, MEM)
+HOOKS(sampled, object, OBJECT)
+HOOKS(exact, raw, RAW)
+HOOKS(exact, mem, MEM)
+HOOKS(exact, object, OBJECT)
+
+/* In sampled mode raw's blocks count in malloc. */
+static const allocator_t sampled_hooks[DOMAINS] = {
+    [MEM] = HOOKS_OF(sampled, mem), [OBJECT] = HOOKS_OF(sampled, object)};
+static const allocator_t exact_hooks[DOMAINS] = {
+    [RAW] = HOOKS_OF(exact, raw), [MEM] = HOOKS_OF(exact, mem), [OBJECT] = HOOKS_OF(exact, object)};
+
+/* ── Arenas ──
+ *
+ * Where small blocks lie. They count one by one, so their arenas do not. */
+
+static void *arena_alloc(void *ctx, size_t bytes) {
+    int64_t left = count_mute();
+    void *p = real_arena.alloc(ctx, bytes);
+    count_unmute(left);
+    return p;
+}
+
+static void arena_free(void *ctx, void *p, size_t bytes) {
+    int64_t left = count_mute();
+    real_arena.free(ctx, p, bytes);
+    count_unmute(left);
+}
+
+/* ── In and out ── */
+
+int python_hook(const rt_t *rt, enum region_mode mode, err_t *e) {
+    if (!rt->PyMem_SetAllocator || !rt->PyMem_GetAllocator || !rt->PyObject_SetArenaAllocator ||
+        !rt->PyObject_GetArenaAllocator || !rt->_PyMem_GetCurrentAllocatorName)
+        return err_set(e, -ENOSYS, "this Python hides its allocators (no PyMem_SetAllocator)");
+    const char *name = rt->_PyMem_GetCurrentAllocatorName();
+    bool is_malloc = name && strcmp(name, "malloc") == 0;
+    small_bytes = name && strcmp(name, "pymalloc") == 0 ? PYMALLOC_BYTES_MAX : 0;
+    const allocator_t *hooks = mode == REGION_EXACT ? exact_hooks : sampled_hooks;
+    for (int d = 0; d < DOMAINS; d++) {
+        hooked[d] = hooks[d].malloc && (mode == REGION_EXACT || !is_malloc);
+        rt->PyMem_GetAllocator(d, &real[d]);
+    }
+    for (int d = 0; d < DOMAINS; d++) {
+        allocator_t ours = hooks[d];
+        ours.ctx = real[d].ctx;
+        if (hooked[d]) rt->PyMem_SetAllocator(d, &ours);
+    }
+    rt->PyObject_GetArenaAllocator(&real_arena);
+    rt->PyObject_SetArenaAllocator(&(arena_allocator_t){real_arena.ctx, arena_alloc, arena_free});
+    return 0;
+}
+
+static bool is_ours(const allocator_t *a, int d) {
+    return a->malloc == sampled_hooks[d].malloc || a->malloc == exact_hooks[d].malloc;
+}
+
+bool python_unhookable(const rt_t *rt) {
+    arena_allocator_t arena;
+    rt->PyObject_GetArenaAllocator(&arena);
+    for (int d = 0; d < DOMAINS; d++) {
+        allocator_t now;
+        rt->PyMem_GetAllocator(d, &now);
+        if (hooked[d] && !is_ours(&now, d)) return false;
+    }
+    return arena.alloc == arena_alloc;
+}
+
+void python_unhook(const rt_t *rt) {
+    for (int d = 0; d < DOMAINS; d++)
+        if (hooked[d]) rt->PyMem_SetAllocator(d, &real[d]);
+    rt->PyObject_SetArenaAllocator(&real_arena);
+}

@@ -1,0 +1,16 @@
+/* CPython's allocator domains, hooked by PyMem_SetAllocator. The caller holds the GIL. */
+#ifndef LOWTIDE_ALLOC_PYTHON_H
+#define LOWTIDE_ALLOC_PYTHON_H
+
+#include "agent/runtime/runtime.h"
+#include "base/err.h"
+#include "control/region.h"
+
+#include <stdbool.h>
+
+int python_hook(const rt_t *rt, enum region_mode mode, err_t *e);
+/* Nobody has put hooks of their own over ours. */
+bool python_unhookable(const rt_t *rt);
+void python_unhook(const rt_t *rt);
+
+#endif

@@ -1,0 +1,187 @@
+#define _GNU_SOURCE
+#include "agent/alloc/alloc_stack.h"
+
+#include "agent/alloc/alloc_index.h"
+#include "agent/alloc/alloc_store.h"
+#include "agent/heap/py_text.h"
+#include "base/mem.h"
+
+#include <stdatomic.h>
+
+enum { DEPTH_MAX = 512, WALKERS = 64, PLACES = 1 << 17, NAME_MAX_BYTES = 1024 };
+
+/* A place in code. The pointers to its names tell a code object from another that came to lie at its address. */
+typedef struct place {
+    rt_addr_t instruction, filename, qualname;
+    rt_addr_t code; /* not compared */
+} place_t;
+
+/* Room for one walk. On the caller's stack it could be too much: threads with 16 KiB allocate, too. */
+typedef struct walker {
+    _Atomic uint32_t taken;
+    uint32_t depth;
+    place_t places[DEPTH_MAX]; /* leaf first */
+} walker_t;
+
+typedef struct known_place {
+    place_t place;
+    uint32_t frame;
+} known_place_t;
+
+static struct {
+    const rt_t *rt;
+    walker_t *walkers;
+    known_place_t *known;
+    _Atomic uint32_t known_count;
+    alloc_index_t by_place;
+    /* The last walk of who held the GIL, outermost first. */
+    place_t *last;
+    uint32_t *last_stacks;
+    uint32_t last_depth;
+} stack;
+
+#define WALKERS_BYTES ((WALKERS + 1) * sizeof(walker_t))
+#define KNOWN_BYTES   (PLACES * sizeof(known_place_t))
+#define LAST_BYTES    (DEPTH_MAX * (sizeof(place_t) + sizeof(uint32_t)))
+
+bool stack_open(const rt_t *rt) {
+    memset(&stack, 0, sizeof stack);
+    stack.rt = rt;
+    stack.walkers = mem_map(WALKERS_BYTES);
+    stack.known = mem_map(KNOWN_BYTES);
+    stack.last = mem_map(LAST_BYTES);
+    if (stack.walkers && stack.known && stack.last && index_open(&stack.by_place)) {
+        stack.last_stacks = (uint32_t *)(stack.last + DEPTH_MAX);
+        return true;
+    }
+    stack_close();
+    return false;
+}
+
+void stack_close(void) {
+    mem_unmap(stack.walkers, WALKERS_BYTES);
+    mem_unmap(stack.known, KNOWN_BYTES);
+    mem_unmap(stack.last, LAST_BYTES);
+    if (stack.by_place.slots) index_close(&stack.by_place);
+    memset(&stack, 0, sizeof stack);
+}
+
+/* ── Walking ── */
+
+static rt_addr_t frame_first(const rt_t *rt) {
+    const layout_t *l = rt->layout;
+    rt_addr_t thread = (rt_addr_t)rt->PyGILState_GetThisThreadState();
+    if (!thread) return 0;
+    if (rt_has(l->thread_current_frame)) return rt_ptr(thread, l->thread_current_frame);
+    rt_addr_t cframe = rt_ptr(thread, l->thread_cframe);
+    return cframe ? rt_ptr(cframe, l->cframe_current_frame) : 0;
+}
+
+/* false: a shim between C and Python, or a frame that is still being set up. */
+static inline bool frame_place(const rt_t *rt, rt_addr_t frame, place_t *out) {
+    const layout_t *l = rt->layout;
+    uint8_t owner = rt_u8(frame, l->iframe_owner);
+    if (rt_has(l->frame_owned_by_c) && owner >= l->frame_owned_by_c) return false;
+    out->code = rt_ptr(frame, l->iframe_code) & ~(rt_addr_t)3;
+    if (!out->code || rt_type(rt, out->code) != rt->types.code) return false;
+    out->instruction = rt_ptr(frame, l->iframe_instruction);
+    int64_t unit =
+        (int64_t)(out->instruction - out->code - (rt_addr_t)(int64_t)l->code_adaptive) / 2;
+    if (owner != l->frame_owned_by_generator && unit < rt_i32(out->code, l->code_first_traceable))
+        return false;
+    out->filename = rt_ptr(out->code, l->code_filename);
+    out->qualname = rt_ptr(out->code, l->code_qualname);
+    return true;
+}
+
+static void walk(const rt_t *rt, walker_t *w) {
+    w->depth = 0;
+    for (rt_addr_t f = frame_first(rt); f && w->depth < DEPTH_MAX;
+         f = rt_ptr(f, rt->layout->iframe_previous))
+        w->depth += frame_place(rt, f, &w->places[w->depth]);
+}
+
+/* ── Naming ── */
+
+static uint32_t text_of(const rt_t *rt, rt_addr_t str) {
+    char text[NAME_MAX_BYTES];
+    return py_is_str(rt, str) ? store_text(text, py_str_utf8(rt, str, text, sizeof text)) : 0;
+}
+
+static bool place_equal(const place_t *a, const place_t *b) {
+    return a->instruction == b->instruction && a->filename == b->filename &&
+           a->qualname == b->qualname;
+}
+
+static bool place_same(uint32_t number, const void *key) {
+    return place_equal(&stack.known[number].place, key);
+}
+
+static uint32_t frame_name(const place_t *p) {
+    const rt_t *rt = stack.rt;
+    const layout_t *l = rt->layout;
+    int64_t unit = (int64_t)(p->instruction - p->code - (rt_addr_t)(int64_t)l->code_adaptive) / 2;
+    region_frame_t frame = {.kind = REGION_FRAME_PYTHON,
+                            .function = text_of(rt, p->qualname),
+                            .file = text_of(rt, p->filename),
+                            .line = (uint32_t)rt_code_line(rt, p->code, unit),
+                            .first_line = (uint32_t)rt_i32(p->code, l->code_firstlineno)};
+    return store_frame(&frame);
+}
+
+static uint32_t place_make(const void *key) {
+    uint32_t at = atomic_fetch_add(&stack.known_count, 1);
+    if (at >= PLACES) {
+        atomic_store(&stack.known_count, PLACES);
+        return INDEX_NONE;
+    }
+    stack.known[at].place = *(const place_t *)key;
+    stack.known[at].frame = frame_name(key);
+    return at;
+}
+
+static uint32_t frame_of(const place_t *p) {
+    uint64_t h = index_mix(index_mix(p->instruction, p->filename), p->qualname);
+    uint32_t known = index_find(&stack.by_place, h, place_same, place_make, p);
+    return known == INDEX_NONE ? frame_name(p) : stack.known[known].frame;
+}
+
+static uint32_t stack_outside(void) {
+    static const char outside[] = "(outside Python)";
+    region_frame_t frame = {.kind = REGION_FRAME_OTHER,
+                            .function = store_text(outside, sizeof outside - 1)};
+    return store_stack(0, store_frame(&frame));
+}
+
+/* ── Asking ── */
+
+uint32_t stack_here(void) {
+    for (int i = 0; i < WALKERS; i++) {
+        walker_t *w = &stack.walkers[i];
+        uint32_t free_now = 0;
+        if (!atomic_compare_exchange_strong(&w->taken, &free_now, 1)) continue;
+        walk(stack.rt, w);
+        uint32_t parent = 0;
+        for (uint32_t n = w->depth; n-- > 0;)
+            parent = store_stack(parent, frame_of(&w->places[n])) + 1;
+        atomic_store_explicit(&w->taken, 0, memory_order_release);
+        return parent ? parent - 1 : stack_outside();
+    }
+    return 0;
+}
+
+uint32_t stack_here_alone(void) {
+    walker_t *w = &stack.walkers[WALKERS];
+    walk(stack.rt, w);
+    uint32_t same = 0, depth = w->depth;
+    while (same < depth && same < stack.last_depth &&
+           place_equal(&stack.last[same], &w->places[depth - 1 - same]))
+        same++;
+    for (; same < depth; same++) {
+        stack.last[same] = w->places[depth - 1 - same];
+        stack.last_stacks[same] =
+            store_stack(same ? stack.last_stacks[same - 1] + 1 : 0, frame_of(&stack.last[same]));
+    }
+    stack.last_depth = depth;
+    return depth ? stack.last_stacks[depth - 1] : stack_outside();
+}
