@@ -1,0 +1,394 @@
+#define _GNU_SOURCE
+#include "explain/profile.h"
+
+#include "base/map.h"
+#include "base/mem.h"
+#include "format/rec_bytes.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum profile_table {
+    TABLE_PROCESSES,
+    TABLE_FRAMES,
+    TABLE_STACKS,
+    TABLE_ALLOCATIONS,
+    TABLE_TIMELINE,
+    TABLE_EVENTS,
+    TABLE_SAMPLES,
+    TABLES
+};
+
+struct profile_tables {
+    lowtide_table *table[TABLES];
+};
+
+enum { PROFILE_DOMAINS = 5 };
+
+static const char *const profile_table_names[TABLES] = {
+    "processes", "frames", "stacks", "allocations", "timeline", "events", "samples"};
+
+static int profile_no_memory(err_t *e) {
+    return err_set(e, -ENOMEM, "no memory for the allocation profile");
+}
+
+static uint32_t profile_rows(const profile_t *p, int table) {
+    return lowtide_table_rows(p->tables->table[table]);
+}
+
+static uint64_t number(const profile_t *p, int table, const char *column, uint32_t row) {
+    const lowtide_table *t = p->tables->table[table];
+    return lowtide_table_number(t, lowtide_table_column(t, column), row);
+}
+
+static const char *text(const profile_t *p, int table, const char *column, uint32_t row) {
+    const lowtide_table *t = p->tables->table[table];
+    return lowtide_table_text(t, lowtide_table_column(t, column), row);
+}
+
+static void *profile_room(profile_t *p, size_t count, size_t size) {
+    return arena_alloc(&p->arena, (count ? count : 1) * size);
+}
+
+/* ---- Processes, frames, stacks ---- */
+
+static void profile_process(const profile_t *p, uint32_t row, profile_process_t *out) {
+    uint64_t parent = number(p, TABLE_PROCESSES, "parent", row);
+    uint64_t status = number(p, TABLE_PROCESSES, "status", row);
+    uint64_t mode = number(p, TABLE_PROCESSES, "mode", row);
+    *out = (profile_process_t){.parent = parent && parent <= p->process_count ? (uint32_t)parent - 1
+                                                                              : LOWTIDE_NONE,
+                               .pid = number(p, TABLE_PROCESSES, "pid", row),
+                               .how = number(p, TABLE_PROCESSES, "how", row),
+                               .begin_us = number(p, TABLE_PROCESSES, "begin_us", row),
+                               .end_us = number(p, TABLE_PROCESSES, "end_us", row),
+                               .interval_bytes = number(p, TABLE_PROCESSES, "interval_bytes", row),
+                               .mode = mode <= PROFILE_EXACT ? (int)mode : PROFILE_NONE,
+                               .has_exit = status > 0 && status <= 0x10000,
+                               .command = text(p, TABLE_PROCESSES, "command", row),
+                               .python = text(p, TABLE_PROCESSES, "python", row)};
+    out->ended = out->end_us > 0;
+    if (out->has_exit) {
+        int how = (int)status - 1;
+        out->exit_status = how & 0x7f ? 128 + (how & 0x7f) : how >> 8 & 0xff;
+    }
+}
+
+static int profile_processes(profile_t *p) {
+    uint32_t rows = profile_rows(p, TABLE_PROCESSES);
+    for (uint32_t i = 0; i < rows; i++) {
+        uint64_t process = number(p, TABLE_PROCESSES, "process", i);
+        /* Each number of a process is taken once at least, so a gap means damage. */
+        if (process < rows && process >= p->process_count) p->process_count = (uint32_t)process + 1;
+    }
+    p->processes = profile_room(p, p->process_count, sizeof *p->processes);
+    if (!p->processes) return -ENOMEM;
+    for (uint32_t i = 0; i < p->process_count; i++) {
+        p->processes[i] = (profile_process_t){.parent = LOWTIDE_NONE, .command = "", .python = ""};
+    }
+    for (uint32_t i = 0; i < rows; i++) {
+        uint64_t process = number(p, TABLE_PROCESSES, "process", i);
+        if (process < p->process_count) profile_process(p, i, &p->processes[process]);
+    }
+    for (uint32_t i = 0; i < p->process_count; i++) {
+        if (p->processes[i].mode > p->mode) p->mode = p->processes[i].mode;
+        if (!p->interval_bytes) p->interval_bytes = p->processes[i].interval_bytes;
+    }
+    return 0;
+}
+
+static int profile_frames(profile_t *p) {
+    p->frame_count = profile_rows(p, TABLE_FRAMES);
+    p->frames = profile_room(p, p->frame_count, sizeof *p->frames);
+    if (!p->frames) return -ENOMEM;
+    for (uint32_t i = 0; i < p->frame_count; i++) {
+        uint64_t line = number(p, TABLE_FRAMES, "line", i);
+        uint64_t first = number(p, TABLE_FRAMES, "first_line", i);
+        p->frames[i] = (profile_frame_t){.kind = (uint32_t)number(p, TABLE_FRAMES, "kind", i),
+                                         .line = line < UINT32_MAX ? (uint32_t)line : 0,
+                                         .first_line = first < UINT32_MAX ? (uint32_t)first : 0,
+                                         .function = text(p, TABLE_FRAMES, "function", i),
+                                         .file = text(p, TABLE_FRAMES, "file", i)};
+    }
+    return 0;
+}
+
+/* Equal lines of equal functions are one site, whichever frames they are. */
+static uint64_t profile_site_key(const profile_frame_t *f) {
+    uint64_t parts[3] = {rec_checksum(f->file, strlen(f->file)),
+                         rec_checksum(f->function, strlen(f->function)), f->line};
+    uint64_t key = rec_checksum(parts, sizeof parts);
+    return key - (key == MAP_NO_KEY);
+}
+
+static int profile_stacks(profile_t *p, map_t *sites) {
+    p->stack_count = profile_rows(p, TABLE_STACKS);
+    p->stacks = profile_room(p, p->stack_count, sizeof *p->stacks);
+    p->sites = profile_room(p, p->frame_count, sizeof *p->sites);
+    if (!p->stacks || !p->sites) return -ENOMEM;
+    for (uint32_t i = 0; i < p->stack_count; i++) {
+        uint64_t parent = number(p, TABLE_STACKS, "parent", i);
+        uint64_t frame = number(p, TABLE_STACKS, "frame", i);
+        profile_stack_t *s = &p->stacks[i];
+        *s =
+            (profile_stack_t){.parent = parent && parent <= i ? (uint32_t)parent - 1 : LOWTIDE_NONE,
+                              .frame = frame < p->frame_count ? (uint32_t)frame : LOWTIDE_NONE,
+                              .site = LOWTIDE_NONE};
+        if (s->frame == LOWTIDE_NONE) continue;
+        const profile_frame_t *f = &p->frames[s->frame];
+        uint32_t above = s->parent == LOWTIDE_NONE ? LOWTIDE_NONE : p->stacks[s->parent].site;
+        if (f->kind != PROFILE_PYTHON && above != LOWTIDE_NONE &&
+            p->sites[above].frame.kind == PROFILE_PYTHON) {
+            s->site = above;
+            continue;
+        }
+        int fresh;
+        uint32_t *site = map_put(sites, profile_site_key(f), &fresh);
+        if (!site) return -ENOMEM;
+        if (fresh) {
+            *site = p->site_count++;
+            p->sites[*site].frame = *f;
+        }
+        s->site = *site;
+    }
+    return 0;
+}
+
+/* ---- Cells and sites ---- */
+
+static void profile_cell(const profile_t *p, uint32_t row, profile_sums_t *out) {
+    static const char *const bytes[] = {"live_bytes", "peak_bytes", "rss_peak_bytes",
+                                        "total_bytes"};
+    static const char *const blocks[] = {"live_blocks", "peak_blocks", "rss_peak_blocks",
+                                         "total_blocks"};
+    static const char *const variance[] = {"live_variance", "peak_variance", "peak_variance",
+                                           "total_variance"};
+    for (int i = 0; i < PROFILE_FIGURES; i++) {
+        out->bytes[i] = number(p, TABLE_ALLOCATIONS, bytes[i], row);
+        out->blocks[i] = number(p, TABLE_ALLOCATIONS, blocks[i], row);
+        out->variance[i] = (double)number(p, TABLE_ALLOCATIONS, variance[i], row) * 0x1p20;
+        /* An estimate may be below 0 for a moment; no process has an exbibyte. */
+        if (out->bytes[i] >> 60) out->bytes[i] = 0;
+        if (out->blocks[i] >> 60) out->blocks[i] = 0;
+    }
+}
+
+static void profile_add(profile_sums_t *to, const profile_sums_t *from) {
+    for (int i = 0; i < PROFILE_FIGURES; i++) {
+        if (__builtin_add_overflow(to->bytes[i], from->bytes[i], &to->bytes[i]))
+            to->bytes[i] = UINT64_MAX;
+        if (__builtin_add_overflow(to->blocks[i], from->blocks[i], &to->blocks[i]))
+            to->blocks[i] = UINT64_MAX;
+        to->variance[i] += from->variance[i];
+    }
+}
+
+static int profile_cells(profile_t *p, map_t *known) {
+    uint32_t rows = profile_rows(p, TABLE_ALLOCATIONS);
+    p->cells = profile_room(p, rows, sizeof *p->cells);
+    if (!p->cells) return -ENOMEM;
+    for (uint32_t i = 0; i < rows; i++) {
+        uint64_t process = number(p, TABLE_ALLOCATIONS, "process", i);
+        uint64_t stack = number(p, TABLE_ALLOCATIONS, "stack", i);
+        uint64_t domain = number(p, TABLE_ALLOCATIONS, "domain", i);
+        if (process >= p->process_count || stack >= p->stack_count || domain >= PROFILE_DOMAINS ||
+            p->stacks[stack].site == LOWTIDE_NONE) {
+            continue;
+        }
+        int fresh;
+        uint64_t key = (process * p->stack_count + stack) * PROFILE_DOMAINS + domain;
+        uint32_t *cell = map_put(known, key, &fresh);
+        if (!cell) return -ENOMEM;
+        if (fresh) *cell = p->cell_count++;
+        p->cells[*cell] = (profile_cell_t){
+            .process = (uint32_t)process, .stack = (uint32_t)stack, .domain = (uint32_t)domain};
+        profile_cell(p, i, &p->cells[*cell].sums);
+    }
+    for (uint32_t i = 0; i < p->cell_count; i++) {
+        profile_add(&p->sites[p->stacks[p->cells[i].stack].site].sums, &p->cells[i].sums);
+        profile_add(&p->sums, &p->cells[i].sums);
+    }
+    return 0;
+}
+
+typedef struct profile_rank {
+    uint64_t bytes, second;
+    uint32_t site;
+} profile_rank_t;
+
+static int profile_compare(const void *a, const void *b) {
+    const profile_rank_t *x = a, *y = b;
+    if (x->bytes != y->bytes) return x->bytes < y->bytes ? 1 : -1;
+    if (x->second != y->second) return x->second < y->second ? 1 : -1;
+    return x->site < y->site ? -1 : x->site > y->site;
+}
+
+int profile_order(const profile_t *p, int figure, uint32_t **out, err_t *e) {
+    uint32_t *order = mem_alloc((p->site_count + 1) * sizeof *order);
+    profile_rank_t *rank = mem_alloc((p->site_count + 1) * sizeof *rank);
+    int status = order && rank ? 0 : profile_no_memory(e);
+    for (uint32_t i = 0; i < p->site_count && !status; i++) {
+        const profile_sums_t *s = &p->sites[i].sums;
+        rank[i] = (profile_rank_t){s->bytes[figure], s->bytes[PROFILE_TOTAL], i};
+    }
+    if (!status) qsort(rank, p->site_count, sizeof *rank, profile_compare);
+    for (uint32_t i = 0; i < p->site_count && !status; i++) order[i] = rank[i].site;
+    mem_free(rank);
+    if (status) mem_free(order);
+    *out = status ? NULL : order;
+    return status;
+}
+
+/* Puts the sites in the order of the peak and drops those that are but callers. */
+static int profile_sort(profile_t *p, err_t *e) {
+    uint32_t *order, *place = profile_room(p, p->site_count, sizeof *place), kept = 0;
+    profile_site_t *sites = profile_room(p, p->site_count, sizeof *sites);
+    if (!place || !sites) return profile_no_memory(e);
+    int status = profile_order(p, PROFILE_PEAK, &order, e);
+    if (status) return status;
+    for (uint32_t i = 0; i < p->cell_count; i++) place[p->stacks[p->cells[i].stack].site] = 1;
+    for (uint32_t i = 0; i < p->sample_count; i++) place[p->stacks[p->samples[i].stack].site] = 1;
+    for (uint32_t i = 0; i < p->site_count; i++) {
+        bool made = place[order[i]];
+        if (made) sites[kept] = p->sites[order[i]];
+        place[order[i]] = made ? kept++ : LOWTIDE_NONE;
+    }
+    for (uint32_t i = 0; i < p->stack_count; i++) {
+        if (p->stacks[i].site != LOWTIDE_NONE) p->stacks[i].site = place[p->stacks[i].site];
+    }
+    p->sites = sites;
+    p->site_count = kept;
+    mem_free(order);
+    return 0;
+}
+
+/* ---- Timeline, events, samples ---- */
+
+static int profile_timeline(profile_t *p) {
+    uint32_t rows = profile_rows(p, TABLE_TIMELINE);
+    p->points = profile_room(p, rows, sizeof *p->points);
+    if (!p->points) return -ENOMEM;
+    for (uint32_t i = 0; i < rows; i++) {
+        uint64_t process = number(p, TABLE_TIMELINE, "process", i);
+        profile_point_t point = {.process = (uint32_t)process,
+                                 .t_us = number(p, TABLE_TIMELINE, "t_us", i),
+                                 .rss_bytes = number(p, TABLE_TIMELINE, "rss_bytes", i),
+                                 .heap_bytes = number(p, TABLE_TIMELINE, "heap_bytes", i)};
+        if (process >= p->process_count || point.rss_bytes >> 60 || point.t_us >> 60) continue;
+        if (point.heap_bytes >> 60) point.heap_bytes = 0;
+        p->points[p->point_count++] = point;
+        profile_process_t *of = &p->processes[process];
+        if (point.heap_bytes > of->heap_peak_bytes) of->heap_peak_bytes = point.heap_bytes;
+        if (point.rss_bytes > of->rss_peak_bytes) {
+            of->rss_peak_bytes = point.rss_bytes;
+            of->peak_us = point.t_us;
+        }
+        if (point.rss_bytes > p->rss_peak_bytes) {
+            p->rss_peak_bytes = point.rss_bytes;
+            p->peak_us = point.t_us;
+            p->peak_process = (uint32_t)process;
+        }
+    }
+    return 0;
+}
+
+static int profile_events(profile_t *p) {
+    uint32_t rows = profile_rows(p, TABLE_EVENTS);
+    p->events = profile_room(p, rows, sizeof *p->events);
+    if (!p->events) return -ENOMEM;
+    for (uint32_t i = 0; i < rows; i++) {
+        uint64_t process = number(p, TABLE_EVENTS, "process", i);
+        if (process >= p->process_count) continue;
+        p->events[p->event_count++] =
+            (profile_event_t){.process = (uint32_t)process,
+                              .kind = (uint32_t)number(p, TABLE_EVENTS, "kind", i),
+                              .t_us = number(p, TABLE_EVENTS, "t_us", i),
+                              .duration_us = number(p, TABLE_EVENTS, "duration_us", i),
+                              .value = number(p, TABLE_EVENTS, "value", i),
+                              .text = text(p, TABLE_EVENTS, "text", i)};
+    }
+    return 0;
+}
+
+static int profile_sample_compare(const void *a, const void *b) {
+    const profile_sample_t *x = a, *y = b;
+    if (x->process != y->process) return x->process < y->process ? -1 : 1;
+    return x->address < y->address ? -1 : x->address > y->address;
+}
+
+static int profile_samples(profile_t *p) {
+    uint32_t rows = profile_rows(p, TABLE_SAMPLES);
+    p->samples = profile_room(p, rows, sizeof *p->samples);
+    if (!p->samples) return -ENOMEM;
+    for (uint32_t i = 0; i < rows; i++) {
+        uint64_t process = number(p, TABLE_SAMPLES, "process", i);
+        uint64_t stack = number(p, TABLE_SAMPLES, "stack", i);
+        profile_sample_t s = {.process = (uint32_t)process,
+                              .stack = (uint32_t)stack,
+                              .domain = (uint32_t)number(p, TABLE_SAMPLES, "domain", i),
+                              .object = LOWTIDE_NONE,
+                              .address = number(p, TABLE_SAMPLES, "address", i),
+                              .bytes = number(p, TABLE_SAMPLES, "bytes", i)};
+        if (process >= p->process_count || stack >= p->stack_count || s.bytes >> 60 ||
+            p->stacks[stack].site == LOWTIDE_NONE) {
+            continue;
+        }
+        double interval = (double)p->processes[process].interval_bytes, size = (double)s.bytes;
+        double chance = interval > 0 ? -expm1(-size / interval) : 1;
+        s.weight = chance > 0 ? (uint64_t)(size / chance + 0.5) : 0;
+        p->samples[p->sample_count++] = s;
+    }
+    qsort(p->samples, p->sample_count, sizeof *p->samples, profile_sample_compare);
+    return 0;
+}
+
+/* ---- Building ---- */
+
+static int profile_fill(profile_t *p, err_t *e) {
+    map_t sites = {0}, known = {0};
+    int status = profile_processes(p);
+    if (!status) status = profile_frames(p);
+    if (!status) status = profile_stacks(p, &sites);
+    if (!status) status = profile_cells(p, &known);
+    if (!status) status = profile_timeline(p);
+    if (!status) status = profile_events(p);
+    if (!status) status = profile_samples(p);
+    map_free(&sites);
+    map_free(&known);
+    return status ? profile_no_memory(e) : profile_sort(p, e);
+}
+
+int profile_build(const lowtide_recording *rec, profile_t **out, err_t *e) {
+    *out = NULL;
+    profile_t *p = mem_alloc(sizeof *p);
+    if (!p) return profile_no_memory(e);
+    *p = (profile_t){0};
+    p->tables = arena_alloc(&p->arena, sizeof *p->tables);
+    int status = p->tables ? 0 : profile_no_memory(e);
+    for (int i = 0; i < TABLES && !status; i++) {
+        lowtide_error error;
+        status = lowtide_table_load(rec, profile_table_names[i], &p->tables->table[i], &error);
+        if (status) err_set(e, status, "%s", error.text);
+    }
+    if (!status) status = profile_fill(p, e);
+    if (status) {
+        profile_free(p);
+        return status;
+    }
+    *out = p;
+    return 0;
+}
+
+void profile_free(profile_t *p) {
+    if (!p) return;
+    for (int i = 0; p->tables && i < TABLES; i++) lowtide_table_free(p->tables->table[i]);
+    arena_free(&p->arena);
+    mem_free(p);
+}
+
+uint64_t profile_error(const profile_sums_t *sums, int figure) {
+    double error = 1.96 * sqrt(sums->variance[figure]);
+    return error < 0x1p60 ? (uint64_t)(error + 0.5) : UINT64_MAX;
+}
