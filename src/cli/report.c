@@ -28,7 +28,10 @@ static bool read_group(const command_t *c, const char *text, report_options_t *o
     return false;
 }
 
-static int print(const char *path, const report_options_t *options, bool json, const char *to) {
+enum form { TEXT, JSON, HTML };
+
+static int print(const char *path, const report_options_t *options, enum form form,
+                 const char *to) {
     err_t e;
     load_t l;
     report_t r;
@@ -43,9 +46,13 @@ static int print(const char *path, const report_options_t *options, bool json, c
         command_fail("%s", e.text);
         goto free_report;
     }
-    if (json) {
+    if (form == JSON) {
         report_json(&r, o.file);
-    } else {
+    } else if (form == HTML && report_html(&r, o.file, &e)) {
+        command_fail("%s", e.text);
+        output_abandon(&o);
+        goto free_report;
+    } else if (form == TEXT) {
         screen_t s;
         screen_init(&s, o.file, o.fd);
         report_text(&r, &s);
@@ -59,42 +66,46 @@ unload:
 }
 
 int report_print(const char *path) {
-    return print(path, &(report_options_t){.top = REPORT_TEXT_TOP}, false, NULL);
+    return print(path, &(report_options_t){.top = REPORT_TEXT_TOP}, TEXT, NULL);
 }
 
 static int exec_report(const command_t *self, int argc, char **argv) {
-    enum { JSON = 1, TOP, BY };
-    static const struct option longs[] = {{"json", no_argument, NULL, JSON},
-                                          {"output", required_argument, NULL, 'o'},
-                                          {"top", required_argument, NULL, TOP},
-                                          {"by", required_argument, NULL, BY},
-                                          {0}};
-    bool json = false;
+    enum { TO_JSON = 1, TO_HTML, TOP, BY };
+    static const struct option longs[] = {
+        {"json", no_argument, NULL, TO_JSON},     {"html", required_argument, NULL, TO_HTML},
+        {"output", required_argument, NULL, 'o'}, {"top", required_argument, NULL, TOP},
+        {"by", required_argument, NULL, BY},      {0}};
+    enum form form = TEXT;
     const char *to = NULL;
     report_options_t options = {0};
     long top = 0;
     int option, status;
     while ((option = command_getopt(self, argc, argv, "o:", longs, &status)) != COMMAND_END) {
         if (option == COMMAND_STOP) return status;
-        if (option == JSON) json = true;
+        if (option == TO_JSON) form = JSON;
+        if (option == TO_HTML) {
+            form = HTML;
+            to = optarg;
+        }
         if (option == 'o') to = optarg;
         if (option == TOP && !command_number(self, "--top", optarg, TOP_MAX, &top, &status))
             return status;
         if (option == BY && !read_group(self, optarg, &options, &status)) return status;
     }
     if (argc - optind > 1) return command_usage(self, "report takes one recording");
-    options.top = top ? (uint32_t)top : json ? REPORT_JSON_TOP : REPORT_TEXT_TOP;
-    return print(argv[optind], &options, json, to);
+    options.top = top ? (uint32_t)top : form == TEXT ? REPORT_TEXT_TOP : REPORT_JSON_TOP;
+    return print(argv[optind], &options, form, to);
 }
 
 const command_t command_report = {
     "report",
-    "[F] [--json] [-o O] [--top N] [--by KIND]",
+    "[F] [--json | --html O] [-o O] [--top N] [--by KIND]",
     "Tells what a recording holds: findings first, then memory, types and holders",
     "F is a recording; left out, the newest lowtide-*.tide of this directory.\n"
     "The first line says what to change and how many bytes that returns.\n"
     "\n"
     "  --json         one JSON object, schema 1 (docs/report.md)\n"
+    "  --html O       one page for a browser, in the file O, with nothing to fetch\n"
     "  -o, --output O write to the file O; - is standard output\n"
     "  --top N        at most N lines in each list (10; with --json 100)\n"
     "  --by KIND      add who holds how much by class, module, package, thread or task\n"

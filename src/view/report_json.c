@@ -165,26 +165,30 @@ void view_findings_json(const model_findings_t *f, json_t *j) {
     json_close(j);
 }
 
+void report_json_object(const report_t *r, json_t *j, const char *key) {
+    json_open(j, key, '{');
+    json_uint(j, "schema", 1);
+    json_text(j, "lowtide", LOWTIDE_VERSION);
+    json_text(j, "cut", lowtide_cut(r->rec));
+    process_json(r, j);
+    memory_json(r, j);
+    capture_json(r, j);
+    ledger_json(r, j);
+    heap_json(r, j);
+    json_open(j, "allocations", '{');
+    json_null(j, "mode");
+    json_null(j, "interval_bytes");
+    json_open(j, "sites", '[');
+    json_close(j);
+    json_close(j);
+    json_open(j, "resources", '[');
+    json_close(j);
+    view_findings_json(&r->findings, j);
+    json_close(j);
+}
+
 void report_json(const report_t *r, FILE *file) {
     json_t j;
     json_init(&j, file);
-    json_open(&j, NULL, '{');
-    json_uint(&j, "schema", 1);
-    json_text(&j, "lowtide", LOWTIDE_VERSION);
-    json_text(&j, "cut", lowtide_cut(r->rec));
-    process_json(r, &j);
-    memory_json(r, &j);
-    capture_json(r, &j);
-    ledger_json(r, &j);
-    heap_json(r, &j);
-    json_open(&j, "allocations", '{');
-    json_null(&j, "mode");
-    json_null(&j, "interval_bytes");
-    json_open(&j, "sites", '[');
-    json_close(&j);
-    json_close(&j);
-    json_open(&j, "resources", '[');
-    json_close(&j);
-    view_findings_json(&r->findings, &j);
-    json_close(&j);
+    report_json_object(r, &j, NULL);
 }

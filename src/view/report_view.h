@@ -51,6 +51,10 @@ void report_free(report_t *r);
 
 void report_text(const report_t *r, const screen_t *s);
 void report_json(const report_t *r, FILE *file);
+/* The same as a value of somebody else's JSON. */
+void report_json_object(const report_t *r, json_t *j, const char *key);
+/* One HTML file that needs nothing else: the page of web/ with the report in it. -ENOSYS: this build has no page. */
+int report_html(const report_t *r, FILE *file, err_t *e);
 
 /* Shared with diff and why. */
 void view_findings_text(const model_findings_t *f, const screen_t *s);
