@@ -6,6 +6,7 @@ On the command line: ``lowtide run app.py``, ``lowtide dump PID``, ``lowtide rep
 >>> lowtide.snapshot("app.tide")        # a recording of this process's heap         # doctest: +SKIP
 >>> lowtide.why(obj)                    # named paths from roots to this object      # doctest: +SKIP
 >>> lowtide.retained(obj)               # bytes that would go if it went             # doctest: +SKIP
+>>> print(lowtide.rss())                # where every resident byte is               # doctest: +SKIP
 >>> lowtide.free()                      # what can go back to the system now, goes   # doctest: +SKIP
 >>> pages = lowtide.Cache(max_bytes="256MiB")   # a dict that stays below a bound in bytes
 """
@@ -15,7 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lowtide._inside import Snapshot, retained, snapshot, why
-from lowtide._ledger import Freed, Layer, free
+from lowtide._ledger import Freed, Layer, Ledger, Line, free, rss
 
 if TYPE_CHECKING:
     from lowtide._cache import Cache, cache
@@ -26,8 +27,10 @@ __all__ = [
     "Cache",
     "Freed",
     "Layer",
+    "Ledger",
     "Limit",
     "LimitStats",
+    "Line",
     "Pressure",
     "Snapshot",
     "Stream",
@@ -37,6 +40,7 @@ __all__ = [
     "free",
     "limit",
     "retained",
+    "rss",
     "snapshot",
     "stream",
     "why",

@@ -12,6 +12,50 @@ from lowtide import _core
 
 
 @dataclass(frozen=True, slots=True)
+class Line:
+    """A part of the resident memory."""
+
+    name: str
+    bytes: int
+    """Resident."""
+    returnable_bytes: int
+    """What :func:`free` would give back of it now, without a collection."""
+    note: str = ""
+    """What it is, or what stands in the way; else empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """Where every resident byte of this process is. ``print`` shows it as a table."""
+
+    rss_bytes: int
+    """The sum of the lines, and of what ``/proc/self/smaps`` says."""
+    swap_bytes: int
+    """Swapped out: no part of the sum."""
+    huge_page_bytes: int
+    """In huge pages: within the sum."""
+    lines: list[Line]
+    """The last one is what is unexplained."""
+
+    def __str__(self) -> str:
+        rows = [
+            f"{line.bytes / 2**20:10.1f} {line.returnable_bytes / 2**20:10.1f}  {line.name}"
+            + (f" ({line.note})" if line.note else "")
+            for line in self.lines
+        ]
+        return "\n".join(["       MiB returnable", *rows, f"{self.rss_bytes / 2**20:10.1f}             resident"])
+
+
+def rss() -> Ledger:
+    """The ledger of this process, now: lines that add up to its resident memory as ``/proc/self/smaps`` has it.
+
+    Raises RuntimeError where this Python is none that lowtide knows, or /proc cannot be read.
+    """
+    resident, swapped, huge, lines = _core.ledger()
+    return Ledger(resident, swapped, huge, [Line(*line) for line in lines])
+
+
+@dataclass(frozen=True, slots=True)
 class Layer:
     """What one step of :func:`free` gave back."""
 

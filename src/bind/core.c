@@ -107,9 +107,7 @@ static PyMethodDef methods[] = {
     {"capture", core_capture, METH_VARARGS,
      PyDoc_STR(
          "capture(fd, values) -> (objects, references, bytes, pause_us, walk_us, forked, note)")},
-    {"free_step", core_free_step, METH_VARARGS,
-     PyDoc_STR("free_step(name, dry_run) -> (returned_bytes, note)")},
-    {"rss_bytes", core_rss_bytes, METH_NOARGS, PyDoc_STR("rss_bytes() -> int")},
+    FREE_CALLS,
     {NULL, NULL, 0, NULL},
 };
 

@@ -1,7 +1,9 @@
 #include "bind/core_free.h"
 
 #include "agent/free/free_steps.h"
+#include "agent/ledger/ledger.h"
 #include "agent/ledger/resident.h"
+#include "base/mem.h"
 
 #include <string.h>
 
@@ -33,6 +35,45 @@ PyObject *core_free_step(PyObject *module, PyObject *args) {
         return PyErr_Format(PyExc_ValueError, "no step is called '%s'", name);
     }
     return Py_BuildValue("Ks", (unsigned long long)step.returned_bytes, step.note);
+}
+
+static PyObject *build(const ledger_t *l) {
+    PyObject *lines = PyList_New(0);
+    for (uint32_t i = 0; lines && i < l->count; i++) {
+        const ledger_line_t *line = &l->lines[i];
+        PyObject *name = PyUnicode_DecodeFSDefault(line->name);
+        PyObject *note = PyUnicode_DecodeFSDefault(line->note);
+        PyObject *one = Py_BuildValue("NKKN", name, (unsigned long long)line->bytes,
+                                      (unsigned long long)line->returnable_bytes, note);
+        if (!one || PyList_Append(lines, one)) Py_CLEAR(lines);
+        Py_XDECREF(one);
+    }
+    if (!lines) return NULL;
+    return Py_BuildValue("KKKN", (unsigned long long)l->rss_bytes,
+                         (unsigned long long)l->swap_bytes, (unsigned long long)l->huge_bytes,
+                         lines);
+}
+
+PyObject *core_ledger(PyObject *module, PyObject *unused) {
+    err_t e;
+    (void)module;
+    (void)unused;
+    if (find_python()) return NULL;
+    ledger_t *l = mem_map(sizeof *l);
+    if (!l) return PyErr_NoMemory();
+    PyObject *result = NULL;
+    int status = ledger_read_python(l, &runtime, &e);
+    if (!status) {
+        PyThreadState *saved = PyEval_SaveThread();
+        status = ledger_read_system(l, &e);
+        PyEval_RestoreThread(saved);
+    }
+    if (status)
+        PyErr_SetString(PyExc_RuntimeError, e.text);
+    else
+        result = build(l);
+    mem_unmap(l, sizeof *l);
+    return result;
 }
 
 PyObject *core_rss_bytes(PyObject *module, PyObject *unused) {

@@ -8,7 +8,18 @@
 
 /* free_step(name, dry_run) -> (returned_bytes, note); name: "pymalloc" or "malloc". */
 PyObject *core_free_step(PyObject *module, PyObject *args);
+/* ledger() -> (rss_bytes, swap_bytes, huge_page_bytes, [(name, bytes, returnable_bytes, note), …]) */
+PyObject *core_ledger(PyObject *module, PyObject *unused);
 /* rss_bytes() -> int, as /proc/self/statm has it. */
 PyObject *core_rss_bytes(PyObject *module, PyObject *unused);
+
+#define FREE_CALLS                                                                                 \
+    {"free_step", core_free_step, METH_VARARGS,                                                    \
+     PyDoc_STR("free_step(name, dry_run) -> (returned_bytes, note)")},                             \
+        {"ledger", core_ledger, METH_NOARGS,                                                       \
+         PyDoc_STR("ledger() -> (rss_bytes, swap_bytes, huge_page_bytes, lines)")},                \
+    {                                                                                              \
+        "rss_bytes", core_rss_bytes, METH_NOARGS, PyDoc_STR("rss_bytes() -> int")                  \
+    }
 
 #endif

@@ -63,7 +63,7 @@ void free_pools(rt_t *rt, bool dry, int64_t deadline_us, free_step_t *out) {
     pool_trim(&p, &r, !dry, deadline_us, &t);
     res_close(&r);
     measure(out, before, began_us);
-    if (dry) out->returned_bytes = t.bytes;
+    if (dry) out->returned_bytes = t.pool_bytes + t.block_bytes;
     note_pools(&p, &t, out);
 }
 

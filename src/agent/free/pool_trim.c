@@ -6,8 +6,6 @@
 #include <sys/mman.h>
 #include <time.h>
 
-enum { BLOCKS_MAX = (PYM_POOL_BYTES - PYM_OVERHEAD) / PYM_ALIGNMENT };
-
 typedef struct trim {
     const pym_t *p;
     res_t *r;
@@ -22,12 +20,12 @@ static int64_t now_us(void) {
 }
 
 /* Whole pages of [begin, end). False where the system will not: the pages then are as they were. */
-static bool drop(trim_t *t, uintptr_t begin, uintptr_t end) {
+static bool drop(trim_t *t, uintptr_t begin, uintptr_t end, uint64_t *sum) {
     begin = (begin + RES_PAGE - 1) / RES_PAGE * RES_PAGE;
     end = end / RES_PAGE * RES_PAGE;
     if (begin >= end) return true;
     if (t->apply) return madvise((void *)begin, end - begin, MADV_DONTNEED) == 0;
-    t->out->bytes += res_bytes(t->r, begin, end);
+    *sum += res_bytes(t->r, begin, end);
     return true;
 }
 
@@ -47,34 +45,15 @@ static bool uncarve(trim_t *t, pym_arena_t *a, const pym_map_t *map, uint32_t *k
                 link = &(*link)->next;
         }
     }
-    return drop(t, (uintptr_t)pym_pool_at(map, *kept), (uintptr_t)end);
-}
-
-/* Where the pool's blocks that were ever handed out end, and which of them are free. False where the list is not one. */
-static bool read_blocks(const pym_pool_t *pool, bool *is_free, uint32_t *laid_out,
-                        uint32_t *count) {
-    uint32_t size = pym_block_bytes(pool), listed = 0;
-    if (pool->nextoffset < PYM_OVERHEAD + size || pool->nextoffset > PYM_POOL_BYTES) return false;
-    if ((pool->nextoffset - PYM_OVERHEAD) % size) return false;
-    *laid_out = (pool->nextoffset - PYM_OVERHEAD) / size;
-    memset(is_free, 0, *laid_out * sizeof *is_free);
-    for (const uint8_t *b = pool->freeblock; b;) {
-        size_t offset = (size_t)(b - (const uint8_t *)pool) - PYM_OVERHEAD, i = offset / size;
-        if (offset % size || i >= *laid_out || is_free[i]) return false;
-        is_free[i] = true;
-        listed++;
-        memcpy(&b, b, sizeof b);
-    }
-    *count = listed;
-    return listed + pool->count == *laid_out;
+    return drop(t, (uintptr_t)pym_pool_at(map, *kept), (uintptr_t)end, &t->out->pool_bytes);
 }
 
 /* Behind the last block in use everything is made virgin again. A used pool that is on pymalloc's list of used ones has a first
  * free block: where none lies before the end, one stays linked. */
 static bool lay_out_again(trim_t *t, pym_pool_t *pool) {
-    bool is_free[BLOCKS_MAX];
+    bool is_free[PYM_BLOCKS_MAX];
     uint32_t laid_out, listed, size = pym_block_bytes(pool);
-    if (!read_blocks(pool, is_free, &laid_out, &listed) || !listed) return true;
+    if (!pym_blocks(pool, is_free, &laid_out, &listed) || !listed) return true;
     uint32_t last = laid_out;
     while (last > 0 && is_free[last - 1]) last--;
     if (laid_out - last == listed) last++;
@@ -92,7 +71,7 @@ static bool lay_out_again(trim_t *t, pym_pool_t *pool) {
         pool->freeblock = next;
         pool->nextoffset = PYM_OVERHEAD + last * size;
     }
-    return drop(t, begin, end);
+    return drop(t, begin, end, &t->out->block_bytes);
 }
 
 static bool trim_arena(trim_t *t, uint32_t index) {
@@ -109,7 +88,8 @@ static bool trim_arena(trim_t *t, uint32_t index) {
             t->out->empty++;
             if (i >= kept) continue;
             if (t->apply) pool->szidx = PYM_DUMMY_CLASS;
-            if (!drop(t, (uintptr_t)pool + RES_PAGE, (uintptr_t)pool + PYM_POOL_BYTES))
+            if (!drop(t, (uintptr_t)pool + RES_PAGE, (uintptr_t)pool + PYM_POOL_BYTES,
+                      &t->out->pool_bytes))
                 return false;
             continue;
         }

@@ -20,7 +20,8 @@
 #include "agent/ledger/resident.h"
 
 typedef struct pool_trim {
-    uint64_t bytes; /* not applied: resident, and would be given back */
+    /* Not applied: resident, and would be given back, of empty pools and of the free ends of others. */
+    uint64_t pool_bytes, block_bytes;
     uint32_t arenas,
         pinned; /* in use; of these: kept for less than a quarter of their blocks' room */
     uint64_t pools, empty; /* carved; of these empty */

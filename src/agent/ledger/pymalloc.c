@@ -93,6 +93,24 @@ bool pym_map(const pym_t *p, uint32_t arena, pym_map_t *map, const char **why) {
     return pools_agree(p, arena, map, why);
 }
 
+bool pym_blocks(const pym_pool_t *pool, bool is_free[PYM_BLOCKS_MAX], uint32_t *laid_out,
+                uint32_t *free_count) {
+    uint32_t size = pym_block_bytes(pool), listed = 0;
+    if (pool->nextoffset < PYM_OVERHEAD + size || pool->nextoffset > PYM_POOL_BYTES) return false;
+    if ((pool->nextoffset - PYM_OVERHEAD) % size) return false;
+    *laid_out = (pool->nextoffset - PYM_OVERHEAD) / size;
+    memset(is_free, 0, *laid_out * sizeof *is_free);
+    for (const uint8_t *b = pool->freeblock; b;) {
+        size_t offset = (size_t)(b - (const uint8_t *)pool) - PYM_OVERHEAD, i = offset / size;
+        if (offset % size || i >= *laid_out || is_free[i]) return false;
+        is_free[i] = true;
+        listed++;
+        memcpy(&b, b, sizeof b);
+    }
+    *free_count = listed;
+    return listed + pool->count == *laid_out;
+}
+
 /* The slots alone, by rt_peek: the first look at what may be no arenas at all. Those not in use are one list, so at most one of
  * them has no next. */
 static bool slots_plausible(const pym_arena_t *arenas, uint32_t max, size_t arena_bytes,

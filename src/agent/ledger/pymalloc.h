@@ -31,7 +31,8 @@ enum {
     PYM_CLASSES = 32,
     PYM_POOLS_MAX = 128,      /* of an arena: 2 MiB */
     PYM_DUMMY_CLASS = 0xffff, /* a pool that is to be laid out anew */
-    PYM_OVERHEAD = 48         /* a pool's header */
+    PYM_OVERHEAD = 48,        /* a pool's header */
+    PYM_BLOCKS_MAX = (16384 - 48) / 16
 };
 
 /* As CPython has them. */
@@ -70,6 +71,11 @@ int pym_find(pym_t *p, rt_t *rt, err_t *e);
 
 /* false where the arena's books do not agree; `why` is then a few words. The arena must be in use. */
 bool pym_map(const pym_t *p, uint32_t arena, pym_map_t *map, const char **why);
+
+/* Which of the pool's blocks that were ever handed out are free, and how many of both. False where its list of free blocks is
+ * none. The pool must be in use. */
+bool pym_blocks(const pym_pool_t *pool, bool is_free[PYM_BLOCKS_MAX], uint32_t *laid_out,
+                uint32_t *free_count);
 
 static inline pym_pool_t *pym_pool_at(const pym_map_t *map, uint32_t i) {
     return (pym_pool_t *)((uint8_t *)map->first + (size_t)i * PYM_POOL_BYTES);

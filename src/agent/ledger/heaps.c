@@ -1,0 +1,142 @@
+#define _GNU_SOURCE
+#include "agent/ledger/heaps.h"
+
+#include "agent/runtime/runtime.h"
+
+#include <string.h>
+
+enum {
+    PREV_INUSE = 1,
+    IS_MMAPPED = 2,
+    SIZE_BITS = 7,
+    CHUNK_MIN = 32,
+    LOOK_CHUNKS = 24, /* a chain that holds for so many is one */
+    STATE_MIN = 2000, /* an arena's own structure, in its first heap: 2200 bytes in glibc 2.36 */
+    STATE_MAX = 2400,
+    HEAP_HEADER_MAX = 64
+};
+#define HEAP_ALIGN ((uintptr_t)64 << 20)
+
+typedef struct heap_head {
+    uintptr_t arena, previous;
+    size_t size, mprotect_size;
+} heap_head_t;
+
+typedef struct window {
+    uintptr_t at;
+    bool good;
+    unsigned char bytes[RES_PAGE];
+} window_t;
+
+/* The size word of the chunk at p, 0 where there is none. */
+static size_t size_word(window_t *w, uintptr_t p) {
+    uintptr_t at = p + sizeof(size_t), page = at / RES_PAGE * RES_PAGE;
+    size_t word;
+    if (w->at != page) {
+        w->at = page;
+        w->good = rt_peek(page, w->bytes, sizeof w->bytes) == 0;
+    }
+    if (!w->good) return 0;
+    memcpy(&word, w->bytes + (at - page), sizeof word);
+    return word;
+}
+
+static bool chunk_fits(size_t word, uintptr_t p, uintptr_t end) {
+    size_t size = word & ~(size_t)SIZE_BITS;
+    return size >= CHUNK_MIN && size % 16 == 0 && !(word & IS_MMAPPED) && size <= end - p;
+}
+
+static bool chain_holds(window_t *w, uintptr_t p, uintptr_t end) {
+    for (int i = 0; i < LOOK_CHUNKS && p + CHUNK_MIN <= end; i++) {
+        size_t word = size_word(w, p);
+        if (!chunk_fits(word, p, end)) return false;
+        p += word & ~(size_t)SIZE_BITS;
+    }
+    return true;
+}
+
+/* An arena stands at the beginning of its first heap, whose header says the same. */
+static bool is_arena(const heap_head_t *h) {
+    heap_head_t first;
+    uintptr_t at = h->arena / HEAP_ALIGN * HEAP_ALIGN;
+    return h->arena - at >= sizeof first && h->arena - at <= HEAP_HEADER_MAX &&
+           rt_peek(at, &first, sizeof first) == 0 && first.arena == h->arena && !first.previous;
+}
+
+static bool read_head(const map_entry_t *v, heap_head_t *h) {
+    if (v->begin % HEAP_ALIGN || v->name[0] == '/' || !v->writable) return false;
+    if (rt_peek(v->begin, h, sizeof *h)) return false;
+    return h->size >= RES_PAGE && h->size <= HEAP_ALIGN && h->size % RES_PAGE == 0 &&
+           h->mprotect_size >= h->size && h->mprotect_size <= HEAP_ALIGN && h->arena % 16 == 0 &&
+           h->arena && h->previous % HEAP_ALIGN == 0 && is_arena(h);
+}
+
+bool heaps_is_arena(const map_entry_t *v) {
+    heap_head_t h;
+    return read_head(v, &h) && h.size <= v->end - v->begin;
+}
+
+/* Where the first chunk of an arena's heap stands: behind the heap's header, and in the first heap behind the arena's own
+ * structure, whose size is another in each glibc. */
+static uintptr_t first_chunk(window_t *w, const map_entry_t *v, const heap_head_t *h) {
+    uintptr_t end = v->begin + h->size;
+    bool has_state = h->arena - v->begin < HEAP_HEADER_MAX + 16;
+    uintptr_t from = has_state ? h->arena + STATE_MIN : v->begin + sizeof(heap_head_t);
+    uintptr_t to = has_state ? h->arena + STATE_MAX : v->begin + HEAP_HEADER_MAX;
+    for (uintptr_t p = from / 16 * 16; p <= to; p += 16)
+        if (size_word(w, p) & PREV_INUSE && chain_holds(w, p, end)) return p;
+    return 0;
+}
+
+static void add_free(heap_sum_t *sum, res_t *r, uintptr_t p, size_t size, bool top, bool main) {
+    uintptr_t begin = p + CHUNK_MIN - 1, end = p + size;
+    sum->free_chunks++;
+    sum->free_bytes += size < RES_PAGE ? size : res_bytes(r, p, end);
+    if (top && !main) return; /* malloc_trim leaves it */
+    if (top) {                /* the break goes down, by whole pages behind a smallest chunk */
+        begin = p + CHUNK_MIN + 1;
+    } else {
+        begin = p + 48; /* the links of a big chunk stay */
+    }
+    if (begin < end) sum->returnable_bytes += res_bytes(r, begin, end);
+}
+
+void heaps_walk(const map_entry_t *v, bool main, res_t *r, heap_sum_t *sum) {
+    window_t w = {.at = 1};
+    heap_head_t h;
+    uintptr_t p = v->begin, end = v->end;
+    if (!main) {
+        if (!read_head(v, &h)) return;
+        p = first_chunk(&w, v, &h);
+        end = v->begin + h.size;
+    }
+    if (!p || !chain_holds(&w, p, end)) {
+        sum->broken = true;
+        return;
+    }
+    while (p + CHUNK_MIN <= end) {
+        size_t word = size_word(&w, p), size = word & ~(size_t)SIZE_BITS;
+        if (!chunk_fits(word, p, end)) {
+            /* A fence behind the last chunk of a heap that another follows is no break. */
+            sum->broken |= end - p > RES_PAGE;
+            return;
+        }
+        bool top = p + size + CHUNK_MIN > end;
+        if (top || !(size_word(&w, p + size) & PREV_INUSE)) add_free(sum, r, p, size, top, main);
+        p += size;
+    }
+}
+
+uintptr_t heaps_mapped_blocks(uintptr_t begin, uintptr_t end, uintptr_t reach) {
+    uintptr_t p = begin;
+    while (p + RES_PAGE <= end) {
+        size_t words[2];
+        if (rt_peek(p, words, sizeof words)) break;
+        size_t size = words[1] & ~(size_t)SIZE_BITS;
+        if ((words[1] & SIZE_BITS) != IS_MMAPPED || size % RES_PAGE || size < RES_PAGE ||
+            size > reach - p || words[0] >= RES_PAGE)
+            break;
+        p += size;
+    }
+    return p;
+}

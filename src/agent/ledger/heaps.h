@@ -1,0 +1,34 @@
+/* What glibc's malloc has in its heaps, read chunk by chunk without its locks.
+ *
+ *     [heap]                      │ the program break: the main arena
+ *     64 MiB-aligned mappings     │ heaps of the other arenas, each with a header that says how far it goes
+ *     ┌───────────────────────────┴─┬──────────┬───────┬────────┐
+ *     │ in use  (size | bits)       │ free     │ in use│ top    │   a chunk's neighbour behind it says whether it is free
+ *     └─────────────────────────────┴──────────┴───────┴────────┘
+ *
+ * Other threads may allocate meanwhile, so everything is copied by system calls that cannot fault, and a chain that breaks is
+ * looked at no further: what lies behind counts as in use. Chunks that a thread keeps in its own cache look like ones in use.
+ * No lock, no malloc.
+ */
+#ifndef LOWTIDE_AGENT_LEDGER_HEAPS_H
+#define LOWTIDE_AGENT_LEDGER_HEAPS_H
+
+#include "agent/ledger/maps.h"
+#include "agent/ledger/resident.h"
+
+typedef struct heap_sum {
+    uint64_t free_bytes;       /* resident, of free chunks and the top */
+    uint64_t returnable_bytes; /* of these, what malloc_trim(0) gives back */
+    uint64_t free_chunks;
+    bool broken; /* not walked to its end */
+} heap_sum_t;
+
+/* Is this mapping, or a part of it from its beginning, a heap of an arena other than the main one? */
+bool heaps_is_arena(const map_entry_t *v);
+/* Adds up one heap: `main` for the program break. */
+void heaps_walk(const map_entry_t *v, bool main, res_t *r, heap_sum_t *sum);
+/* How far, from `begin` on, there is a row of blocks that malloc mapped each for itself. They begin before `end`; the last may go
+ * on to `reach`: advice about huge pages cuts a block's mapping in two. */
+uintptr_t heaps_mapped_blocks(uintptr_t begin, uintptr_t end, uintptr_t reach);
+
+#endif

@@ -1,0 +1,442 @@
+#define _GNU_SOURCE
+#include "agent/ledger/ledger.h"
+
+#include "agent/free/libc_trim.h"
+#include "agent/ledger/heaps.h"
+#include "agent/ledger/maps.h"
+#include "base/mem.h"
+
+#include <dlfcn.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <link.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum {
+    GUARD_MAX = 1 << 20, /* below a thread's stack */
+    STACK_MIN = 16384,
+    NAMED =
+        256, /* libraries and files that are told apart before the smaller ones are put together */
+    LIBRARIES_SAID = 12,
+    FILES_SAID = 6,
+    HUGE_ALIGN = 64 << 20 /* of an arena's heap */
+};
+
+enum line {
+    LINE_OBJECTS,
+    LINE_BLOCKS,
+    LINE_POOLS,
+    LINE_FRAMES,
+    LINE_MALLOC_USED,
+    LINE_MALLOC_FREE,
+    LINE_MALLOC_LARGE,
+    LINE_STACKS,
+    LINE_PYTHON,
+    LINE_LOWTIDE,
+    LINE_SHARED,
+    LINE_UNEXPLAINED,
+    LINES
+};
+static const char *const line_names[LINES] = {
+    [LINE_OBJECTS] = "Python objects (pymalloc)",
+    [LINE_BLOCKS] = "free blocks in pools in use",
+    [LINE_POOLS] = "empty pools",
+    [LINE_FRAMES] = "Python frames",
+    [LINE_MALLOC_USED] = "malloc: in use",
+    [LINE_MALLOC_FREE] = "malloc: free, but held",
+    [LINE_MALLOC_LARGE] = "malloc: large blocks, each mapped",
+    [LINE_STACKS] = "thread stacks",
+    [LINE_PYTHON] = "interpreter: code and data",
+    [LINE_LOWTIDE] = "lowtide itself",
+    [LINE_SHARED] = "shared memory",
+    [LINE_UNEXPLAINED] = "unexplained",
+};
+
+typedef struct named {
+    char name[LEDGER_NAME_BYTES];
+    uint64_t bytes;
+} named_t;
+
+typedef struct work {
+    ledger_t *l;
+    maps_t maps;
+    res_t resident;
+    uint64_t bytes[LINES];
+    uint64_t arena_bytes; /* resident, of all arenas, now */
+    heap_sum_t heaps;
+    uint32_t arena_heaps, stacks, large;
+    uintptr_t block_end,
+        reach; /* of a mapped block; of the mappings in a row that it may go over */
+    bool glibc;
+    char malloc_name[24];
+    uint64_t anonymous_bytes; /* of an allocator that is not glibc's */
+    named_t libraries[NAMED], files[NAMED];
+    uint32_t library_count, file_count;
+    char exe[4096], python[4096]; /* the executable, and what holds the interpreter */
+} work_t;
+
+/* Hands out what a mapping has left. */
+static uint64_t take(work_t *w, int line, uint64_t *left, uint64_t bytes) {
+    if (bytes > *left) bytes = *left;
+    *left -= bytes;
+    w->bytes[line] += bytes;
+    return bytes;
+}
+
+static void add_named(named_t *list, uint32_t *count, const char *path, uint64_t bytes) {
+    uint32_t i = 0;
+    if (!bytes) return;
+    while (i < *count && strncmp(list[i].name, path, sizeof list[i].name - 1) != 0) i++;
+    if (i == NAMED) i = NAMED - 1;
+    if (i == *count) {
+        ++*count;
+        snprintf(list[i].name, sizeof list[i].name, "%s", path);
+    }
+    list[i].bytes += bytes;
+}
+
+static const char *base_name(const char *path) {
+    const char *slash = strrchr(path, '/');
+    return slash ? slash + 1 : path;
+}
+
+/* ── Anonymous memory ── */
+
+static uint64_t mapped_blocks(work_t *w, uintptr_t begin, uintptr_t end) {
+    uint64_t bytes = 0;
+    for (uintptr_t p = begin; p + RES_PAGE <= end;) {
+        uintptr_t stop = w->block_end; /* of one that began in the mapping before */
+        if (p >= stop) stop = res_page(&w->resident, p) ? heaps_mapped_blocks(p, end, w->reach) : p;
+        if (stop > p) {
+            w->large += p >= w->block_end;
+            w->block_end = stop;
+            bytes += res_bytes(&w->resident, p, stop < end ? stop : end);
+            p = stop;
+        } else {
+            p += RES_PAGE;
+        }
+    }
+    return bytes;
+}
+
+static void take_heap(work_t *w, const map_entry_t *part, bool main, uint64_t *left) {
+    heap_sum_t one = {0};
+    heaps_walk(part, main, &w->resident, &one);
+    uint64_t resident = res_bytes(&w->resident, part->begin, part->end);
+    if (one.free_bytes > resident) one.free_bytes = resident;
+    uint64_t taken = take(w, LINE_MALLOC_FREE, left, one.free_bytes);
+    w->heaps.returnable_bytes += one.returnable_bytes < taken ? one.returnable_bytes : taken;
+    w->heaps.free_chunks += one.free_chunks;
+    w->heaps.broken |= one.broken;
+    take(w, LINE_MALLOC_USED, left, resident - one.free_bytes);
+}
+
+/* A stretch of anonymous memory that is no arena of pymalloc's. */
+static void take_stretch(work_t *w, const map_entry_t *v, uintptr_t begin, uintptr_t end,
+                         uint64_t *left) {
+    while (w->glibc && begin < end) {
+        uintptr_t heap = (begin + HUGE_ALIGN - 1) / HUGE_ALIGN * HUGE_ALIGN;
+        map_entry_t part = *v;
+        part.begin = heap;
+        part.end = end;
+        while (heap < end && !heaps_is_arena(&part)) part.begin = heap += HUGE_ALIGN;
+        if (heap >= end) break;
+        take(w, LINE_MALLOC_LARGE, left, mapped_blocks(w, begin, heap));
+        if (part.end - heap > HUGE_ALIGN) part.end = heap + HUGE_ALIGN;
+        take_heap(w, &part, false, left);
+        w->arena_heaps++;
+        begin = part.end;
+    }
+    if (w->glibc && begin < end) take(w, LINE_MALLOC_LARGE, left, mapped_blocks(w, begin, end));
+}
+
+static void take_ranges(work_t *w, const map_entry_t *v, const pools_ranges_t *ranges, int line,
+                        uint64_t *left) {
+    for (size_t i = 0; i < ranges->count; i++) {
+        const pools_range_t *r = &ranges->at[i];
+        if (r->begin < v->begin || r->begin >= v->end) continue;
+        take(w, line, left, res_bytes(&w->resident, r->begin, r->end < v->end ? r->end : v->end));
+    }
+}
+
+static void take_anonymous(work_t *w, const map_entry_t *v, uint64_t *left) {
+    const pools_ranges_t *arenas = &w->l->pools.arenas;
+    uintptr_t at = v->begin;
+    take_ranges(w, v, &w->l->pools.frames, LINE_FRAMES, left);
+    size_t low = 0, high = arenas->count;
+    while (low < high) { /* the first arena that ends behind the beginning */
+        size_t mid = (low + high) / 2;
+        if (arenas->at[mid].end <= v->begin)
+            low = mid + 1;
+        else
+            high = mid;
+    }
+    for (size_t i = low; i < arenas->count && arenas->at[i].begin < v->end; i++) {
+        const pools_range_t *a = &arenas->at[i];
+        uintptr_t begin = a->begin > v->begin ? a->begin : v->begin;
+        uintptr_t end = a->end < v->end ? a->end : v->end;
+        if (at < begin) take_stretch(w, v, at, begin, left);
+        w->arena_bytes += take(w, LINE_OBJECTS, left, res_bytes(&w->resident, begin, end));
+        at = end;
+    }
+    if (at < v->end) take_stretch(w, v, at, v->end, left);
+    if (!w->glibc) w->anonymous_bytes += take(w, LINE_MALLOC_USED, left, *left);
+}
+
+/* ── Which mapping is what ── */
+
+static uintptr_t row_end(const work_t *w, size_t i) {
+    const map_entry_t *v = &w->maps.entries.at[i], *last = v + w->maps.entries.count - 1 - i;
+    while (v < last && v[1].begin == v->end && !v[1].name[0] && v[1].writable) v++;
+    return v->end;
+}
+
+static bool is_stack(const work_t *w, size_t i) {
+    const map_entry_t *v = &w->maps.entries.at[i], *below = v - 1;
+    return i > 0 && v->writable && below->end == v->begin && !below->readable && !below->writable &&
+           !below->executable && !below->name[0] && below->end - below->begin <= GUARD_MAX &&
+           v->end - v->begin >= STACK_MIN;
+}
+
+static bool is_library(const char *name) {
+    const char *at = strstr(name, ".so");
+    while (at && at[3] && at[3] != '.' && at[3] != ' ') at = strstr(at + 1, ".so");
+    return at != NULL;
+}
+
+static bool is_ours(const char *name) {
+    const char *base = base_name(name);
+    return strncmp(base, "_core.abi3.so", 13) == 0 || strncmp(base, "lowtide-agent.so", 16) == 0 ||
+           strncmp(name, "/memfd:lowtide", 14) == 0;
+}
+
+static bool is_shared(const map_entry_t *v) {
+    return v->shared && (strncmp(v->name, "/dev/", 5) == 0 || strncmp(v->name, "/memfd:", 7) == 0 ||
+                         strncmp(v->name, "/SYSV", 5) == 0 || !v->inode);
+}
+
+static void take_file(work_t *w, const char *name, uint64_t bytes) {
+    if (is_ours(name))
+        w->bytes[LINE_LOWTIDE] += bytes;
+    else if (strcmp(name, w->exe) == 0 || strcmp(name, w->python) == 0)
+        w->bytes[LINE_PYTHON] += bytes;
+    else if (is_library(name))
+        add_named(w->libraries, &w->library_count, base_name(name), bytes);
+    else
+        add_named(w->files, &w->file_count, name, bytes);
+}
+
+/* Where the zeroed data of the object ends whose file is mapped below this address. */
+typedef struct zeroed {
+    uintptr_t begin, end;
+} zeroed_t;
+
+static int find_zeroed(struct dl_phdr_info *info, size_t size, void *arg) {
+    zeroed_t *z = arg;
+    (void)size;
+    for (int i = 0; i < info->dlpi_phnum; i++) {
+        const ElfW(Phdr) *p = &info->dlpi_phdr[i];
+        uintptr_t begin = info->dlpi_addr + p->p_vaddr, end = begin + p->p_memsz;
+        if (p->p_type != PT_LOAD || begin >= z->begin || end <= z->begin) continue;
+        z->end = (end + RES_PAGE - 1) / RES_PAGE * RES_PAGE;
+        return 1;
+    }
+    return 0;
+}
+
+/* The beginning of anonymous memory right behind a library's data is its zeroed data; other memory may be mapped behind it. */
+static map_entry_t take_zeroed(work_t *w, size_t i, uint64_t *left) {
+    map_entry_t v = w->maps.entries.at[i];
+    const map_entry_t *below = i > 0 ? &w->maps.entries.at[i - 1] : NULL;
+    zeroed_t z = {v.begin, v.begin};
+    if (v.name[0] || !below || below->end != v.begin || below->name[0] != '/' || below->shared)
+        return v;
+    dl_iterate_phdr(find_zeroed, &z);
+    if (z.end > v.end) z.end = v.end;
+    uint64_t bytes = res_bytes(&w->resident, z.begin, z.end);
+    if (z.end == v.end || bytes > *left) bytes = *left;
+    *left -= bytes;
+    take_file(w, below->name, bytes);
+    v.begin = z.end;
+    return v;
+}
+
+static void take_mapping(work_t *w, size_t i) {
+    uint64_t left = w->maps.entries.at[i].rss_bytes;
+    if (!left) return;
+    map_entry_t v = take_zeroed(w, i, &left);
+    const char *name = v.name;
+    if (strcmp(name, "[heap]") == 0 && w->glibc) {
+        take_heap(w, &v, true, &left);
+    } else if (strncmp(name, "[stack", 6) == 0) {
+        take(w, LINE_STACKS, &left, left);
+        w->stacks++;
+    } else if (is_shared(&v)) {
+        take(w, LINE_SHARED, &left, left);
+    } else if (name[0] == '/') {
+        take_file(w, name, left);
+        return;
+    } else if (name[0] == '[' && strncmp(name, "[anon", 5) != 0 && strcmp(name, "[heap]") != 0) {
+        add_named(w->libraries, &w->library_count, name, left); /* what the kernel maps: [vdso] */
+        return;
+    } else if (is_stack(w, i)) {
+        take(w, LINE_STACKS, &left, left);
+        w->stacks++;
+    } else {
+        w->reach = row_end(w, i);
+        take_anonymous(w, &v, &left);
+    }
+    take(w, LINE_UNEXPLAINED, &left, left);
+}
+
+/* ── Lines ── */
+
+static ledger_line_t *say(ledger_t *l, const char *name, uint64_t bytes, uint64_t returnable) {
+    static ledger_line_t nowhere;
+    ledger_line_t *line = l->count < LEDGER_LINES ? &l->lines[l->count++] : &nowhere;
+    memset(line, 0, sizeof *line);
+    snprintf(line->name, sizeof line->name, "%s", name);
+    line->bytes = bytes;
+    line->returnable_bytes = returnable < bytes ? returnable : bytes;
+    return line;
+}
+
+static ledger_line_t *say_line(work_t *w, int line, uint64_t returnable) {
+    return say(w->l, line_names[line], w->bytes[line], returnable);
+}
+
+/* What the arenas have now is dealt out as the books were when the GIL was held. */
+static void say_pools(work_t *w) {
+    const pools_t *p = &w->l->pools;
+    uint64_t all = w->arena_bytes, rest = all;
+    uint64_t empty = p->empty_pool_bytes < rest ? p->empty_pool_bytes : rest;
+    rest -= empty;
+    uint64_t live = p->live_bytes < rest ? p->live_bytes : rest;
+    rest -= live;
+    w->bytes[LINE_OBJECTS] -= all - live;
+    w->bytes[LINE_BLOCKS] = rest;
+    w->bytes[LINE_POOLS] = empty;
+    ledger_line_t *line;
+    if (live) {
+        line = say_line(w, LINE_OBJECTS, 0);
+        snprintf(line->note, sizeof line->note,
+                 "%" PRIu32 " arenas, %" PRIu64 " pools in use; larger objects are malloc's",
+                 p->arena_count, p->pool_count - p->empty_pools);
+    }
+    if (rest) {
+        line = say_line(w, LINE_BLOCKS, p->block_returnable_bytes);
+        snprintf(line->note, sizeof line->note,
+                 "between blocks in use; with the pools' own headers");
+    }
+    if (empty) {
+        line = say_line(w, LINE_POOLS, p->pool_returnable_bytes);
+        if (p->pinned)
+            snprintf(line->note, sizeof line->note,
+                     "%" PRIu32 " of %" PRIu32 " arenas are less than a quarter full, kept by %s",
+                     p->pinned, p->arena_count,
+                     p->pins[0] ? p->pins : "blocks that are no objects");
+    }
+}
+
+static void say_malloc(work_t *w) {
+    ledger_line_t *line;
+    if (w->bytes[LINE_MALLOC_USED]) {
+        line = say_line(w, LINE_MALLOC_USED, 0);
+        if (!w->glibc)
+            snprintf(line->note, sizeof line->note,
+                     "all anonymous memory: malloc is %s's, whose books are not read",
+                     w->malloc_name);
+        else
+            snprintf(line->note, sizeof line->note,
+                     "the program break and %" PRIu32 " heaps of threads%s", w->arena_heaps,
+                     w->heaps.broken ? "; some changed while they were read" : "");
+    }
+    if (w->bytes[LINE_MALLOC_FREE]) {
+        line = say_line(w, LINE_MALLOC_FREE, w->heaps.returnable_bytes);
+        snprintf(line->note, sizeof line->note,
+                 "%" PRIu64 " free chunks; what is not returnable shares pages with blocks in use",
+                 w->heaps.free_chunks);
+    }
+    if (w->bytes[LINE_MALLOC_LARGE]) say_line(w, LINE_MALLOC_LARGE, 0);
+}
+
+static void say_named(ledger_t *l, named_t *list, uint32_t count, uint32_t said, const char *kind,
+                      const char *others) {
+    uint64_t rest = 0;
+    uint32_t left = 0;
+    char name[LEDGER_NAME_BYTES];
+    for (uint32_t n = 0; n < count; n++) {
+        named_t *best = &list[0];
+        for (uint32_t i = 1; i < count; i++)
+            if (list[i].bytes > best->bytes) best = &list[i];
+        if (n < said && best->bytes >= 256 * 1024) {
+            snprintf(name, sizeof name, "%s %.*s", kind, LEDGER_NAME_BYTES - 16, best->name);
+            say(l, name, best->bytes, 0);
+        } else {
+            rest += best->bytes;
+            left++;
+        }
+        best->bytes = 0;
+    }
+    if (!rest) return;
+    ledger_line_t *line = say(l, others, rest, 0);
+    snprintf(line->note, sizeof line->note, "%" PRIu32 " of them", left);
+}
+
+static void say_all(work_t *w) {
+    ledger_t *l = w->l;
+    l->count = 0;
+    say_pools(w);
+    if (w->bytes[LINE_FRAMES]) say_line(w, LINE_FRAMES, 0);
+    say_malloc(w);
+    if (w->bytes[LINE_STACKS]) {
+        ledger_line_t *line = say_line(w, LINE_STACKS, 0);
+        snprintf(line->note, sizeof line->note, "%" PRIu32 " stacks", w->stacks);
+    }
+    if (w->bytes[LINE_PYTHON]) say_line(w, LINE_PYTHON, 0);
+    say_named(l, w->libraries, w->library_count, LIBRARIES_SAID, "library", "other libraries");
+    say_named(l, w->files, w->file_count, FILES_SAID, "file", "other files");
+    if (w->bytes[LINE_SHARED]) say_line(w, LINE_SHARED, 0);
+    if (w->bytes[LINE_LOWTIDE]) say_line(w, LINE_LOWTIDE, 0);
+    ledger_line_t *line = say_line(w, LINE_UNEXPLAINED, 0);
+    snprintf(
+        line->note, sizeof line->note,
+        "anonymous memory that neither Python's nor the process's own malloc has in its books");
+}
+
+int ledger_read_python(ledger_t *l, rt_t *rt, err_t *e) {
+    return pools_read(&l->pools, rt, e);
+}
+
+int ledger_read_system(ledger_t *l, err_t *e) {
+    Dl_info python = {0};
+    libc_found_t found;
+    work_t *w = mem_map(sizeof *w);
+    int status = w ? maps_read(&w->maps, e) : err_set(e, -ENOMEM, "out of memory");
+    if (!status) {
+        w->l = l;
+        libc_find(&found);
+        w->glibc = found.kind == LIBC_GLIBC;
+        snprintf(w->malloc_name, sizeof w->malloc_name, "%s",
+                 found.kind == LIBC_OTHER ? "another library" : found.name);
+        ssize_t n = readlink("/proc/self/exe", w->exe, sizeof w->exe - 1);
+        w->exe[n > 0 ? n : 0] = '\0';
+        void *runtime = dlsym(RTLD_DEFAULT, "_PyRuntime");
+        if (runtime) dladdr(runtime, &python);
+        if (!python.dli_fname || !realpath(python.dli_fname, w->python)) w->python[0] = '\0';
+        res_open(&w->resident);
+        for (size_t i = 0; i < w->maps.entries.count; i++) take_mapping(w, i);
+        res_close(&w->resident);
+        l->rss_bytes = w->maps.rss_bytes;
+        l->swap_bytes = w->maps.swap_bytes;
+        l->huge_bytes = w->maps.huge_bytes;
+        say_all(w);
+        maps_free(&w->maps);
+    }
+    mem_unmap(w, sizeof *w);
+    pools_free(&l->pools);
+    return status;
+}

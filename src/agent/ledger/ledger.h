@@ -1,0 +1,41 @@
+/* The ledger: where every resident byte of this process is, in lines that add up to what /proc/self/smaps says.
+ *
+ *     ledger_read_python   GIL held      pymalloc's books, frames           some ms a GB
+ *     ledger_read_system   no GIL        smaps, libc's heaps, thread stacks; adds up
+ *
+ * Each mapping's resident bytes are handed to lines one after the other, and what no line asks for goes to "unexplained": so the
+ * sum is exact whatever happens between the two calls. Swap and huge pages are told apart, for they are no part of the sum, or
+ * within it.
+ *
+ * ledger_t is big: mapped, or of the caller's. No malloc, no stdio streams. One thread at a time.
+ */
+#ifndef LOWTIDE_AGENT_LEDGER_LEDGER_H
+#define LOWTIDE_AGENT_LEDGER_LEDGER_H
+
+#include "agent/ledger/pools.h"
+#include "agent/runtime/runtime.h"
+#include "base/err.h"
+
+enum { LEDGER_LINES = 48, LEDGER_NAME_BYTES = 120, LEDGER_NOTE_BYTES = 320 };
+
+typedef struct ledger_line {
+    char name[LEDGER_NAME_BYTES];
+    uint64_t bytes, returnable_bytes;
+    char note[LEDGER_NOTE_BYTES]; /* "" or one line */
+} ledger_line_t;
+
+typedef struct ledger {
+    ledger_line_t lines
+        [LEDGER_LINES]; /* those of 0 bytes are left out; "unexplained" is last, and always there */
+    uint32_t count;
+    uint64_t rss_bytes; /* the sum of the lines */
+    uint64_t swap_bytes, huge_bytes;
+    pools_t pools;
+} ledger_t;
+
+/* rt proven. What cannot be read is a note, not an error. */
+int ledger_read_python(ledger_t *l, rt_t *rt, err_t *e);
+/* Frees what the first call took, in any case. */
+int ledger_read_system(ledger_t *l, err_t *e);
+
+#endif

@@ -1,0 +1,33 @@
+/* The mappings of this process as /proc/self/smaps tells them, and what each has in memory.
+ *
+ * Read whole into mapped memory: no malloc, no stdio. One thread at a time. Errors: a negative errno and a line.
+ */
+#ifndef LOWTIDE_AGENT_LEDGER_MAPS_H
+#define LOWTIDE_AGENT_LEDGER_MAPS_H
+
+#include "base/err.h"
+#include "base/vec.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+typedef struct map_entry {
+    uintptr_t begin, end;
+    bool readable, writable, executable, shared;
+    uint64_t inode;
+    const char *name; /* within maps_t.text, zero-terminated; "" for anonymous memory */
+    uint64_t rss_bytes, swap_bytes, huge_bytes;
+} map_entry_t;
+VEC_DEFINE(map_entries, map_entry_t);
+
+typedef struct maps {
+    char *text;
+    size_t text_bytes;
+    map_entries_t entries; /* by address */
+    uint64_t rss_bytes, swap_bytes, huge_bytes;
+} maps_t;
+
+int maps_read(maps_t *m, err_t *e);
+void maps_free(maps_t *m);
+
+#endif
