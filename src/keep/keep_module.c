@@ -16,6 +16,17 @@ static PyObject *module_total_bytes(PyObject *Py_UNUSED(module), PyObject *Py_UN
     return PyLong_FromSize_t(keep_total_bytes());
 }
 
+static PyObject *module_parse_bytes(PyObject *Py_UNUSED(module), PyObject *const *args,
+                                    Py_ssize_t count) {
+    size_t bytes;
+    const char *name = count == 2 ? PyUnicode_AsUTF8(args[1]) : NULL;
+    if (!name) {
+        if (!PyErr_Occurred()) PyErr_SetString(PyExc_TypeError, "parse_bytes(bytes, name)");
+        return NULL;
+    }
+    return keep_parse_bytes(args[0], name, &bytes) < 0 ? NULL : PyLong_FromSize_t(bytes);
+}
+
 static PyObject *module_deep_size(PyObject *Py_UNUSED(module), PyObject *object) {
     size_t bytes;
     return keep_deep_size(object, NULL, &bytes) < 0 ? NULL : PyLong_FromSize_t(bytes);
@@ -35,6 +46,9 @@ static PyMethodDef module_methods[] = {
                "valuable first; returns the bytes let go.")},
     {"total_bytes", module_total_bytes, METH_NOARGS,
      PyDoc_STR("total_bytes()\n--\n\nBytes that all caches of the process hold.")},
+    {"parse_bytes", KEEP_METHOD(module_parse_bytes), METH_FASTCALL,
+     PyDoc_STR("parse_bytes(bytes, name)\n--\n\nA number of bytes, given as one or as text like "
+               "256MiB.")},
     {"deep_size", module_deep_size, METH_O,
      PyDoc_STR("deep_size(object)\n--\n\nBytes of an object with what it leads to, as a cache "
                "counts them.")},

@@ -1,0 +1,156 @@
+"""How calls and results become messages: pickles whose large buffers stay outside (protocol 5), over :mod:`lowtide._keep`."""
+
+from __future__ import annotations
+
+import copyreg
+import functools
+import io
+import pickle
+import sys
+import types
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from lowtide import _keep
+
+#: Buffers that large stay outside of the pickle.
+OUTSIDE_BYTES = 64 << 10
+
+CALL, RESULT, ERROR, READY, END = range(1, 6)
+#: Added to a kind: the pickle refers to bytes and bytearrays outside of it.
+BLOBS = 16
+
+Message = tuple[bytes | memoryview, list[pickle.PickleBuffer], int]
+
+
+def _view(buffer: Any, form: str, shape: tuple[int, ...]) -> memoryview:
+    view = memoryview(buffer)
+    return view if view.format == form and view.shape == shape else view.cast("B").cast(form, shape)  # type: ignore[call-overload]
+
+
+def _reduce_view(view: memoryview) -> tuple[Any, ...]:
+    if not view.c_contiguous:
+        return memoryview, (view.tobytes(),) if view.ndim == 1 and view.itemsize == 1 else (_copied(view),)
+    return _view, (pickle.PickleBuffer(view), view.format, view.shape)
+
+
+def _copied(view: memoryview) -> memoryview:
+    return memoryview(view.tobytes()).cast(view.format, view.shape)  # type: ignore[call-overload,no-any-return]
+
+
+class _Blobs:
+    """Lets large bytes and bytearrays stay outside too, which pickle itself never does."""
+
+    def __init__(self) -> None:
+        self.seen: dict[int, int] = {}
+        self.kept: list[object] = []
+
+    def persistent_id(self, value: object) -> object:
+        if type(value) not in (bytes, bytearray) or len(value) < OUTSIDE_BYTES:  # type: ignore[arg-type]
+            return None
+        if (number := self.seen.get(id(value))) is not None:
+            return number
+        self.seen[id(value)] = len(self.kept)
+        self.kept.append(value)
+        return pickle.PickleBuffer(value)  # type: ignore[arg-type]
+
+
+class _Loader(pickle.Unpickler):
+    def __init__(self, body: Any, buffers: Sequence[Any]) -> None:
+        super().__init__(io.BytesIO(body), buffers=buffers)
+        self.blobs: list[Any] = []
+
+    def persistent_load(self, pid: Any) -> Any:
+        if isinstance(pid, int):
+            return self.blobs[pid]
+        self.blobs.append(pid)
+        return pid
+
+
+@functools.cache
+def cloudpickle() -> Any:
+    """The cloudpickle package, or None where it is not installed."""
+    try:
+        import cloudpickle  # type: ignore[import-untyped,import-not-found,unused-ignore]
+    except ImportError:
+        return None
+    return cloudpickle
+
+
+def _dump_with(kind: Any, value: object, blobs: bool, callback: Callable[[pickle.PickleBuffer], bool]) -> memoryview:
+    file = io.BytesIO()
+    extra = {"persistent_id": _Blobs().persistent_id} if blobs else {}
+    pickler: Any = type("_Pickler", (kind,), {})(file, 5, buffer_callback=callback)
+    known = copyreg.dispatch_table if kind is _ByReference else kind.dispatch_table
+    pickler.dispatch_table = {**known, memoryview: _reduce_view}
+    for name, method in extra.items():
+        setattr(pickler, name, method)
+    pickler.dump(value)
+    return file.getbuffer()
+
+
+def dump(value: object, by_value: bool = False) -> Message:
+    """The pickle of a value, its large buffers, and what to add to its kind.
+
+    by_value: functions and classes of ``__main__`` travel whole, for processes that have another ``__main__``;
+    that needs cloudpickle, which otherwise comes in only for what pickle refuses.
+    """
+    buffers: list[pickle.PickleBuffer] = []
+
+    def keep_inside(buffer: pickle.PickleBuffer) -> bool:
+        if buffer.raw().nbytes < OUTSIDE_BYTES:
+            return True
+        buffers.append(buffer)
+        return False
+
+    blobs = _keep.has_blob(value, OUTSIDE_BYTES)
+    cloud = cloudpickle() if by_value else None
+    if not blobs and cloud is None:
+        try:
+            return pickle.dumps(value, 5, buffer_callback=keep_inside), buffers, 0
+        except Exception:
+            buffers.clear()
+    try:
+        kind = cloud.CloudPickler if cloud else _ByReference
+        return _dump_with(kind, value, blobs, keep_inside), buffers, BLOBS * blobs
+    except Exception:
+        cloud = None if cloud else cloudpickle()
+        if cloud is None:
+            raise
+        buffers.clear()
+    return _dump_with(cloud.CloudPickler, value, blobs, keep_inside), buffers, BLOBS * blobs
+
+
+class _ByReference(pickle.Pickler):
+    """pickle's own."""
+
+
+def load(kind: int, body: Any, buffers: Sequence[Any]) -> Any:
+    if kind & BLOBS:
+        return _Loader(body, buffers).load()
+    return pickle.loads(body, buffers=buffers)
+
+
+def send(socket: int, kind: int, message: Message) -> None:
+    body, buffers, extra = message
+    _keep.send(socket, kind + extra, body, buffers)
+
+
+def why_not(value: object, what: str, error: BaseException) -> pickle.PicklingError:
+    """An error that says what about a value cannot be pickled, and what to do about it."""
+    return pickle.PicklingError(f"{what} cannot be pickled: {_reason(value, error)}")
+
+
+def _reason(value: object, error: BaseException) -> str:
+    install = "" if cloudpickle() else ", or install cloudpickle"
+    if isinstance(value, types.FunctionType):
+        if value.__name__ == "<lambda>":
+            return f"it is a lambda; make it a function at the top level of a module{install}"
+        if "<locals>" in value.__qualname__:
+            return f"it is defined inside a function; move it to the top level of a module{install}"
+        found = getattr(sys.modules.get(value.__module__), value.__name__, None)
+        if found is not None and found is not value:
+            return f"{value.__module__}.{value.__qualname__} is now something else (decorated, or defined twice)"
+    if isinstance(value, (types.GeneratorType, types.CoroutineType, types.AsyncGeneratorType)):
+        return "it lives in its process; make a list of it"
+    return str(error) or type(error).__name__
