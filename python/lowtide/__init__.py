@@ -20,24 +20,33 @@ from lowtide._ledger import Freed, Layer, Ledger, Line, free, rss
 
 if TYPE_CHECKING:
     from lowtide._cache import Cache, cache
+    from lowtide._isolate import isolate
     from lowtide._limit import Limit, LimitStats, Pressure, limit
+    from lowtide._pool import Pool
+    from lowtide._pool_errors import IsolatedMemoryError, IsolatedTimeout, RemoteError, WorkerDied
     from lowtide._stream import Stream, StreamError, Summary, stream
 
 __all__ = [
     "Cache",
     "Freed",
+    "IsolatedMemoryError",
+    "IsolatedTimeout",
     "Layer",
     "Ledger",
     "Limit",
     "LimitStats",
     "Line",
+    "Pool",
     "Pressure",
+    "RemoteError",
     "Snapshot",
     "Stream",
     "StreamError",
     "Summary",
+    "WorkerDied",
     "cache",
     "free",
+    "isolate",
     "limit",
     "retained",
     "rss",
@@ -54,6 +63,12 @@ _LATER = {
     "LimitStats": "_limit",
     "Pressure": "_limit",
     "limit": "_limit",
+    "isolate": "_isolate",
+    "Pool": "_pool",
+    "IsolatedMemoryError": "_pool_errors",
+    "IsolatedTimeout": "_pool_errors",
+    "RemoteError": "_pool_errors",
+    "WorkerDied": "_pool_errors",
     "Stream": "_stream",
     "StreamError": "_stream",
     "Summary": "_stream",
