@@ -1,17 +1,21 @@
 #define _GNU_SOURCE
 #include "agent/agent.h"
 
+#include "agent/alloc/alloc.h"
 #include "agent/capture.h"
 #include "agent/gil.h"
 
+#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
 
+enum { PROFILE_GIL_MS = 30000, QUIET_MS = 5000 };
 enum { SEND_WAIT_MS = 1000, PROGRESS_EVERY_MS = 250, HIGH_FD = 600 };
 
 /* One talk with a command line. */
@@ -21,6 +25,7 @@ typedef struct talk {
     bool fetched;  /* the request was taken from the socket */
     int ended;     /* not 0: leave after this request */
     bool canceled; /* this request */
+    bool profiled; /* the hooks are in */
     uint32_t timeout_ms;
     int64_t told_ms; /* last PROGRESS */
     gil_t gil;
@@ -159,6 +164,67 @@ static void serve_capture(talk_t *t) {
     if (!t->ended) tell(t, &m);
 }
 
+/* ── The allocation profile ── */
+
+static void tell_status(talk_t *t, int status, const err_t *e) {
+    ctl_msg_t m = {.type = CTL_RESULT, .result = {.status = status}};
+    if (status) memcpy(m.result.text, e->text, sizeof m.result.text);
+    if (!t->ended) tell(t, &m);
+}
+
+static int profile_start(talk_t *t, const ctl_profile_t *p, int *region, err_t *e) {
+    alloc_options_t o = {.mode = p->mode ? p->mode : REGION_SAMPLED,
+                         .interval_bytes = p->interval_bytes,
+                         .native = p->flags & CTL_PROFILE_NATIVE};
+    int status = runtime.layout ? 0 : rt_find(&runtime, e);
+    runtime.no_thread = true;
+    if (!status) status = gil_find(&t->gil, &runtime, e);
+    if (!status) status = gil_take(&t->gil, PROFILE_GIL_MS, NULL, NULL, e);
+    if (status) return status;
+    status = rt_ready(&runtime, e);
+    if (!status && !runtime.proven) status = rt_prove(&runtime, e);
+    if (!status) status = alloc_start(&runtime, &o, region, e);
+    gil_release(&t->gil);
+    return status;
+}
+
+static void serve_profile(talk_t *t) {
+    ctl_msg_t m = {.type = CTL_REGION};
+    err_t e = {{0}};
+    int region = -1, status = t->profiled ? -EALREADY : 0;
+    if (status) err_set(&e, status, "the process is being profiled already");
+    if (!status) status = profile_start(t, &t->request.profile, &region, &e);
+    if (status) {
+        tell_status(t, status, &e);
+        return;
+    }
+    t->profiled = true;
+    snprintf(m.region.python, sizeof m.region.python, "%u.%u.%u", runtime.version >> 24 & 255,
+             runtime.version >> 16 & 255, runtime.version >> 8 & 255);
+    status = ctl_send(t->sock, &m, region, SEND_WAIT_MS, &e);
+    if (status) t->ended = status;
+    close(region);
+}
+
+/* Hooks that cannot be taken out stay, and so must the code that they call. */
+static void stay_loaded(void) {
+    Dl_info here;
+    if (dladdr(&runtime, &here) && here.dli_fname)
+        dlopen(here.dli_fname, RTLD_NOW | RTLD_NOLOAD | RTLD_NODELETE);
+}
+
+static int profile_stop(talk_t *t, err_t *e) {
+    if (!t->profiled) return 0;
+    int status = gil_take(&t->gil, PROFILE_GIL_MS, NULL, NULL, e);
+    if (!status) {
+        status = alloc_stop(e);
+        gil_release(&t->gil);
+    }
+    if (!status) status = alloc_quiet(QUIET_MS, e);
+    t->profiled = status != 0;
+    return status;
+}
+
 static void serve(talk_t *t) {
     while (!t->ended) {
         err_t e;
@@ -169,6 +235,13 @@ static void serve(talk_t *t) {
             t->ended = status;
         } else if (t->request.type == CTL_CAPTURE) {
             serve_capture(t);
+        } else if (t->request.type == CTL_PROFILE) {
+            ctl_drop(t->sock);
+            serve_profile(t);
+        } else if (t->request.type == CTL_STOP) {
+            err_t e;
+            ctl_drop(t->sock);
+            tell_status(t, status = profile_stop(t, &e), &e);
         } else {
             ctl_drop(t->sock);
             if (t->request.type != CTL_CANCEL) /* a CANCEL that crossed our RESULT is nothing */
@@ -181,6 +254,7 @@ static void serve(talk_t *t) {
 static void forget_socket(void) {
     int fd = __atomic_exchange_n(&served, -1, __ATOMIC_SEQ_CST);
     if (fd >= 0) close(fd);
+    alloc_fork_child(NULL, NULL); /* what the child does is not its parent's */
 }
 
 int agent_start(int fd) {
@@ -194,7 +268,12 @@ int agent_start(int fd) {
     tell(&t, &hello);
     serve(&t);
     __atomic_store_n(&served, -1, __ATOMIC_SEQ_CST);
-    rt_close(&runtime);
-    memset(&runtime, 0, sizeof runtime);
+    err_t e;
+    if (profile_stop(&t, &e)) {
+        stay_loaded();
+    } else {
+        rt_close(&runtime);
+        memset(&runtime, 0, sizeof runtime);
+    }
     return t.ended == -ESHUTDOWN || t.ended == -EPIPE ? 0 : t.ended;
 }

@@ -41,9 +41,6 @@ typedef struct method_def {
     const char *doc;
 } method_def_t;
 
-#pragma weak alloc_start
-#pragma weak alloc_fork_child
-
 static rt_t runtime;
 static ctl_hello_t hello;
 static struct sockaddr_un address;
@@ -93,8 +90,9 @@ static bool wants_stop(void *arg, int wait_ms) {
 static void *at_exit(void *self, void *args) {
     (void)self;
     (void)args;
-    /* A child that was forked, and ends by sys.exit, has our callback too. */
-    int sock = getpid() == program ? dial(CTL_PROGRAM_ENDS) : -1;
+    /* A child that was forked, and ends by sys.exit, has our callback too, and is answered by nothing. */
+    bool follow = profile.mode && profile.flags & CTL_PROFILE_CHILDREN;
+    int sock = follow || getpid() == program ? dial(CTL_PROGRAM_ENDS) : -1;
     ctl_msg_t m;
     int out = -1;
     err_t e;
@@ -178,7 +176,7 @@ static int on_audit(const char *event, void *args, void *data) {
     if (!status && !register_at_exit())
         status = err_set(&e, -EIO, "atexit.register did not take a callback");
     say_status(sock, status, &e);
-    if (!status && profile.mode && alloc_start) start_profile(sock);
+    if (!status && profile.mode) start_profile(sock);
     close(sock);
     return 0;
 }

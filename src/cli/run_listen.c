@@ -72,10 +72,12 @@ static void program_ends(run_listen_t *l, run_caller_t *c) {
     ctl_msg_t m = {.type = CTL_CAPTURE, .capture = {.flags = l->flags}};
     err_t e;
     int fd;
-    if (!l->began || l->ended || c->hello.pid != l->program) return;
+    bool capture = l->began && !l->ended && c->hello.pid == l->program;
+    if (capture) collect_samples(&l->record->collect, c->pid);
+    collect_freeze(&l->record->collect, c->pid);
+    if (!capture) return;
     l->ended = true;
     progress_begin("the program has ended; reading its heap");
-    collect_samples(&l->record->collect, c->pid);
     int status = ctl_send(c->sock, &m, l->record->fd, SEND_MS, &e);
     /* The program holds on until its heap is written, so there is no need to hurry it. */
     while (!status) {

@@ -133,7 +133,7 @@ static void read_events(collect_t *c, uint32_t number, collect_process_t *p);
 
 static void read_profile(collect_t *c, uint32_t number) {
     collect_process_t *p = c->processes.at[number];
-    if (!p->observed.region) return;
+    if (!p->observed.region || p->frozen) return;
     sites_read(&c->sites, &p->observed, &p->seen);
     read_events(c, number, p);
 }
@@ -232,7 +232,7 @@ static bool read_rss(collect_process_t *p) {
 /* The point of a stretch is its highest: so no peak falls between two points. */
 static void look(collect_t *c, uint32_t number, bool now) {
     collect_process_t *p = c->processes.at[number];
-    if (p->ended || !read_rss(p)) return;
+    if (p->ended || p->frozen || !read_rss(p)) return;
     uint64_t t = collect_now_us(c);
     if (p->rss_bytes > p->rss_peak_bytes) {
         p->rss_peak_bytes = p->rss_bytes;
@@ -300,6 +300,14 @@ void collect_samples(collect_t *c, pid_t pid) {
                                    .bytes = block.bytes};
         if (collect_samples_push(&c->samples, sample)) break;
     }
+}
+
+void collect_freeze(collect_t *c, pid_t pid) {
+    collect_process_t *p = collect_find(c, pid);
+    if (!p) return;
+    look(c, number_of(c, pid) - 1, true);
+    read_profile(c, number_of(c, pid) - 1);
+    p->frozen = true;
 }
 
 int collect_tick(collect_t *c) {

@@ -30,7 +30,8 @@ typedef struct collect_process {
     uint32_t parent; /* number + 1, or 0 */
     uint32_t how;    /* collect_how */
     int pidfd, statm;
-    bool ended, changed; /* changed: since it was last written to the live file */
+    bool ended, frozen;
+    bool changed; /* since it was last written to the live file */
     uint64_t begin_us, end_us;
     uint32_t status; /* wait status + 1; 0: not known */
     uint32_t mode;
@@ -97,6 +98,8 @@ collect_process_t *collect_find(const collect_t *c, pid_t pid);
 int collect_tick(collect_t *c);
 /* Reads everything, now. */
 void collect_drain(collect_t *c);
+/* The program has run its last line: what Python tears down from here on is no news. */
+void collect_freeze(collect_t *c, pid_t pid);
 /* Notes which sampled blocks of the process are alive: call it when its heap is captured. */
 void collect_samples(collect_t *c, pid_t pid);
 
