@@ -284,7 +284,8 @@ def _encode(plan: Plan, out: Any) -> Any:
         if not hasattr(out, "to_pylist"):
             import pyarrow as pa
 
-            out = pa.Table.from_pylist(out) if out else None
+            names = dict.fromkeys(name for record in out for name in record)
+            out = pa.table({name: [record.get(name) for record in out] for name in names}) if out else None
         elif hasattr(out, "from_batches") is False:
             import pyarrow as pa
 
@@ -296,8 +297,7 @@ def _encode(plan: Plan, out: Any) -> Any:
         return compress(write_rows(out, plan.out_delimiter), plan.compression)
     if plan.out == "bytes":
         return compress(b"\n".join(out) + b"\n", plan.compression)
-    out.append("")
-    return compress("\n".join(out).encode(), plan.compression)
+    return compress("\n".join([*out, ""]).encode(), plan.compression)
 
 
 def _fields(plan: Plan, out: Any) -> tuple[str, ...] | None:
