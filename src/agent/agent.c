@@ -4,6 +4,7 @@
 #include "agent/alloc/alloc.h"
 #include "agent/capture.h"
 #include "agent/gil.h"
+#include "agent/give.h"
 
 #include <dlfcn.h>
 #include <errno.h>
@@ -225,6 +226,23 @@ static int profile_stop(talk_t *t, err_t *e) {
     return status;
 }
 
+static bool stop_giving(void *arg) {
+    return wants_stop(arg, 0);
+}
+
+static void serve_give(talk_t *t) {
+    err_t e = {{0}};
+    ctl_msg_t m = {.type = CTL_RESULT};
+    give_t g = {.sock = t->sock, .rt = &runtime, .gil = &t->gil, .stop = stop_giving, .arg = t};
+    t->canceled = false;
+    m.result.status = runtime.layout ? 0 : rt_find(&runtime, &e);
+    if (m.result.status)
+        memcpy(m.result.text, e.text, sizeof m.result.text);
+    else
+        give_serve(&g, &t->request, &m.result);
+    if (!t->ended) tell(t, &m);
+}
+
 static void serve(talk_t *t) {
     while (!t->ended) {
         err_t e;
@@ -235,6 +253,9 @@ static void serve(talk_t *t) {
             t->ended = status;
         } else if (t->request.type == CTL_CAPTURE) {
             serve_capture(t);
+        } else if (t->request.type == CTL_FREE || t->request.type == CTL_RSS) {
+            ctl_drop(t->sock);
+            serve_give(t);
         } else if (t->request.type == CTL_PROFILE) {
             ctl_drop(t->sock);
             serve_profile(t);

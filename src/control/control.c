@@ -50,6 +50,15 @@ static const field_t profile_fields[] = {F(FIELD_32, ctl_profile_t, mode),
                                          {0}};
 static const field_t region_fields[] = {
     F(FIELD_32, ctl_region_t, parent), F(FIELD_TEXT, ctl_region_t, python), {0}};
+static const field_t free_fields[] = {F(FIELD_32, ctl_free_t, flags),
+                                      F(FIELD_32, ctl_free_t, timeout_ms),
+                                      F(FIELD_32, ctl_free_t, pause_ms_max),
+                                      {0}};
+static const field_t line_fields[] = {F(FIELD_64, ctl_line_t, bytes),
+                                      F(FIELD_64, ctl_line_t, returnable_bytes),
+                                      F(FIELD_TEXT, ctl_line_t, name),
+                                      F(FIELD_TEXT, ctl_line_t, note),
+                                      {0}};
 static const field_t no_fields[] = {{0}};
 
 static const field_t *const bodies[] = {
@@ -57,7 +66,8 @@ static const field_t *const bodies[] = {
     [CTL_PROGRESS] = progress_fields, [CTL_RESULT] = result_fields,
     [CTL_CANCEL] = no_fields,         [CTL_BYE] = no_fields,
     [CTL_PROFILE] = profile_fields,   [CTL_REGION] = region_fields,
-    [CTL_STOP] = no_fields,
+    [CTL_STOP] = no_fields,           [CTL_FREE] = free_fields,
+    [CTL_RSS] = free_fields,          [CTL_LINE] = line_fields,
 };
 enum { TYPES = sizeof bodies / sizeof bodies[0] };
 _Static_assert(sizeof(ctl_result_t) + CTL_HEADER_BYTES <= CTL_PACKET_MAX, "a packet fits");
@@ -152,6 +162,10 @@ static int check_values(const ctl_msg_t *m, err_t *e) {
          (m->profile.flags & ~(uint32_t)(CTL_PROFILE_NATIVE | CTL_PROFILE_CHILDREN))))
         return err_set(e, -EBADMSG, "a PROFILE of mode %u with flags %#x came", m->profile.mode,
                        m->profile.flags);
+    if (m->type == CTL_FREE && (m->free.flags & ~(uint32_t)CTL_DRY_RUN))
+        return err_set(e, -EBADMSG, "a FREE with unknown flags %#x came", m->free.flags);
+    if (m->type == CTL_RSS && m->free.flags)
+        return err_set(e, -EBADMSG, "an RSS with unknown flags %#x came", m->free.flags);
     if (m->type == CTL_PROGRESS && (m->progress.phase - 1u) >= CTL_PHASE_WALK)
         return err_set(e, -EBADMSG, "a PROGRESS of unknown phase %u came", m->progress.phase);
     if (m->type == CTL_RESULT && (m->result.status > 0 || m->result.mode > CTL_MODE_IN_PLACE))

@@ -56,8 +56,13 @@ enum ctl_type {
     CTL_BYE,       /* command line: leave; no body */
     CTL_PROFILE,   /* command line: start the allocation profile */
     CTL_REGION,    /* agent: the profile's memory comes with this */
-    CTL_STOP       /* command line: end the allocation profile; no body */
+    CTL_STOP,      /* command line: end the allocation profile; no body */
+    CTL_FREE,      /* command line: give memory back */
+    CTL_RSS, /* command line: tell where the resident memory is; answered by LINEs and RESULT, as FREE is */
+    CTL_LINE /* agent: one line of the ledger, or what one step of FREE gave back */
 };
+
+enum ctl_free_flag { CTL_DRY_RUN = 1 /* only tell what would be given back */ };
 
 enum ctl_what { CTL_ATTACHED, CTL_PROGRAM_BEGINS, CTL_PROGRAM_ENDS, CTL_PROGRAM_FORKED };
 
@@ -99,6 +104,20 @@ typedef struct ctl_region {
     char python[16]; /* "3.13.0" */
 } ctl_region_t;
 
+/* FREE and RSS. */
+typedef struct ctl_free {
+    uint32_t flags;      /* ctl_free_flag; 0 with RSS */
+    uint32_t timeout_ms; /* how long to wait for the GIL, at most */
+    uint32_t
+        pause_ms_max; /* the step that holds the GIL ends after this, done or not; 0: no matter how long */
+} ctl_free_t;
+
+typedef struct ctl_line {
+    uint64_t bytes;            /* resident; of a step of FREE: given back */
+    uint64_t returnable_bytes; /* 0 with FREE */
+    char name[128], note[320];
+} ctl_line_t;
+
 typedef struct ctl_progress {
     uint32_t phase; /* ctl_phase; how much is written the command line sees by its own descriptor */
 } ctl_progress_t;
@@ -122,6 +141,8 @@ typedef struct ctl_msg {
         ctl_result_t result;
         ctl_profile_t profile;
         ctl_region_t region;
+        ctl_free_t free;
+        ctl_line_t line;
     };
 } ctl_msg_t;
 

@@ -1,0 +1,90 @@
+#define _GNU_SOURCE
+#include "agent/give.h"
+
+#include "agent/free/free_steps.h"
+#include "agent/ledger/ledger.h"
+#include "base/mem.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+enum { LINE_WAIT_MS = 5000 };
+
+static int say_line(const give_t *g, const char *name, uint64_t bytes, uint64_t returnable_bytes,
+                    const char *note, err_t *e) {
+    ctl_msg_t m = {.type = CTL_LINE,
+                   .line = {.bytes = bytes, .returnable_bytes = returnable_bytes}};
+    snprintf(m.line.name, sizeof m.line.name, "%s", name);
+    snprintf(m.line.note, sizeof m.line.note, "%s", note);
+    return ctl_send(g->sock, &m, -1, LINE_WAIT_MS, e);
+}
+
+/* Takes the GIL, and proves the layout where that has not been done. */
+static int hold(const give_t *g, uint32_t timeout_ms, ctl_result_t *result, err_t *e) {
+    int64_t began_us = free_now_us();
+    int status = rt_ready(g->rt, e);
+    if (!status) status = gil_take(g->gil, timeout_ms, g->stop, g->arg, e);
+    if (status) return status;
+    result->gil_us = (uint64_t)(free_now_us() - began_us);
+    g->rt->no_thread = true;
+    if (!g->rt->proven) status = rt_prove(g->rt, e);
+    if (status) gil_release(g->gil);
+    return status;
+}
+
+static int serve_free(const give_t *g, const ctl_free_t *ask, ctl_result_t *result, err_t *e) {
+    free_step_t pools, libc;
+    bool dry = ask->flags & CTL_DRY_RUN;
+    int status = hold(g, ask->timeout_ms, result, e);
+    if (status) return status;
+    int64_t began_us = free_now_us();
+    free_pools(g->rt, dry, ask->pause_ms_max ? began_us + ask->pause_ms_max * 1000ll : 0, &pools);
+    gil_release(g->gil);
+    result->pause_us = (uint64_t)(free_now_us() - began_us);
+    free_libc(dry, &libc);
+    result->bytes = pools.returned_bytes + libc.returned_bytes;
+    status = say_line(
+        g, "collect", 0, 0,
+        "not from outside, where it would run finalizers on a thread not the program's own: "
+        "call lowtide.free() inside",
+        e);
+    if (!status) status = say_line(g, pools.name, pools.returned_bytes, 0, pools.note, e);
+    if (!status) status = say_line(g, libc.name, libc.returned_bytes, 0, libc.note, e);
+    return status;
+}
+
+static int serve_rss(const give_t *g, const ctl_free_t *ask, ctl_result_t *result, err_t *e) {
+    ledger_t *l = mem_map(sizeof *l);
+    if (!l) return err_set(e, -ENOMEM, "out of memory");
+    int status = hold(g, ask->timeout_ms, result, e);
+    if (!status) {
+        int64_t began_us = free_now_us();
+        status = ledger_read_python(l, g->rt, e);
+        gil_release(g->gil);
+        result->pause_us = (uint64_t)(free_now_us() - began_us);
+    }
+    if (!status) status = ledger_read_system(l, e);
+    for (uint32_t i = 0; !status && i < l->count; i++) {
+        const ledger_line_t *line = &l->lines[i];
+        status = say_line(g, line->name, line->bytes, line->returnable_bytes, line->note, e);
+    }
+    result->bytes = l->rss_bytes;
+    result->objects =
+        l->swap_bytes; /* RESULT's other figures are of a capture; these two are not */
+    result->references = l->huge_bytes;
+    mem_unmap(l, sizeof *l);
+    return status;
+}
+
+int give_serve(const give_t *g, const ctl_msg_t *request, ctl_result_t *result) {
+    err_t e = {{0}};
+    memset(result, 0, sizeof *result);
+    int status = gil_find(g->gil, g->rt, &e);
+    if (!status)
+        status = request->type == CTL_FREE ? serve_free(g, &request->free, result, &e)
+                                           : serve_rss(g, &request->free, result, &e);
+    result->status = status;
+    if (status) memcpy(result->text, e.text, sizeof result->text);
+    return status;
+}

@@ -1,0 +1,116 @@
+#define _GNU_SOURCE
+#include "cli/arguments.h"
+#include "cli/ask_agent.h"
+#include "cli/command.h"
+#include "view/json.h"
+#include "view/screen.h"
+#include "view/units.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+static void print_json(pid_t pid, const answer_t *a) {
+    json_t j;
+    json_init(&j, stdout);
+    json_open(&j, NULL, '{');
+    json_int(&j, "schema", 1);
+    json_open(&j, "process", '{');
+    json_int(&j, "pid", pid);
+    json_close(&j);
+    json_open(&j, "memory", '{');
+    json_uint(&j, "rss_bytes", a->result.bytes);
+    json_uint(&j, "swap_bytes", a->result.objects);
+    json_uint(&j, "huge_page_bytes", a->result.references);
+    json_close(&j);
+    json_real(&j, "pause_ms", (double)a->result.pause_us / 1e3);
+    json_open(&j, "ledger", '[');
+    for (unsigned i = 0; i < a->count; i++) {
+        json_open(&j, NULL, '{');
+        json_text(&j, "name", a->lines[i].name);
+        json_uint(&j, "bytes", a->lines[i].bytes);
+        json_uint(&j, "returnable_bytes", a->lines[i].returnable_bytes);
+        json_text(&j, "note", a->lines[i].note);
+        json_close(&j);
+    }
+    json_close(&j);
+    json_close(&j);
+}
+
+static void print_text(pid_t pid, const answer_t *a) {
+    char size[UNITS_BYTES], back[UNITS_BYTES];
+    screen_t s;
+    uint64_t returnable = 0;
+    screen_init(&s, stdout, STDOUT_FILENO);
+    printf("%12s %12s\n", "resident", "returnable");
+    for (unsigned i = 0; i < a->count; i++) {
+        const ctl_line_t *l = &a->lines[i];
+        returnable += l->returnable_bytes;
+        printf("%12s %12s  ", units_size(size, l->bytes),
+               l->returnable_bytes ? units_size(back, l->returnable_bytes) : "");
+        screen_text(&s, l->name, strlen(l->name), INT_MAX);
+        fputc('\n', stdout);
+        if (!l->note[0] || !l->bytes) continue;
+        printf("%27s", "");
+        screen_text(&s, l->note, strlen(l->note), INT_MAX);
+        fputc('\n', stdout);
+    }
+    printf("%12s %12s  all of process %d\n", units_size(size, a->result.bytes),
+           units_size(back, returnable), (int)pid);
+    if (a->result.objects)
+        printf("%12s %12s  swapped out\n", units_size(size, a->result.objects), "");
+    if (a->result.references)
+        printf("%12s %12s  of it in huge pages\n", units_size(size, a->result.references), "");
+    if (returnable >= 1 << 20)
+        printf("\n`lowtide free %d` gives %s back.\n", (int)pid, units_size(back, returnable));
+}
+
+static int rss_exec(const command_t *self, int argc, char **argv) {
+    static const struct option longs[] = {
+        {"timeout", required_argument, NULL, 't'}, {"json", no_argument, NULL, 'j'}, {0}};
+    static answer_t answer;
+    ctl_msg_t ask = {.type = CTL_RSS, .free = {.timeout_ms = 30000}};
+    bool json = false;
+    pid_t pid;
+    err_t e;
+    int status, got;
+    while ((got = command_getopt(self, argc, argv, "", longs, &status)) != COMMAND_END) {
+        if (got == COMMAND_STOP) return status;
+        if (got == 'j') json = true;
+        if (got == 't' && !arguments_span(optarg, &ask.free.timeout_ms))
+            return command_usage(self, "--timeout takes a time like 30s or 500ms, not '%s'",
+                                 optarg);
+    }
+    if (optind + 1 != argc)
+        return command_usage(self, optind == argc ? "which process? name its PID"
+                                                  : "one process at a time");
+    if (!arguments_pid(argv[optind], &pid))
+        return command_usage(self, "'%s' is not a PID", argv[optind]);
+    status = ask_agent(pid, &ask, &answer, &e);
+    if (interrupt_signal()) return interrupt_status();
+    if (status) return command_fail("%s", e.text);
+    if (json)
+        print_json(pid, &answer);
+    else
+        print_text(pid, &answer);
+    return EXIT_DONE;
+}
+
+const command_t command_rss = {
+    .name = "rss",
+    .args = "PID [--json] [--timeout 30s]",
+    .summary = "Says where every resident byte of a live Python process is",
+    .help = "Lines that add up to the process's resident memory: Python's objects, what\n"
+            "its allocator holds free, libc's heap in use and free, stacks, code by\n"
+            "library, files, shared memory, and what is unexplained; and what of each\n"
+            "could go back to the system now.\n"
+            "\n"
+            "  --json           print one JSON object\n"
+            "  --timeout T      how long to wait for the process to let go of the GIL\n"
+            "\n"
+            "Example:\n"
+            "  lowtide rss 4711\n",
+    .exec = rss_exec,
+};
