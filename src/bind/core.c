@@ -5,6 +5,7 @@
 
 #include "agent/capture.h"
 #include "bind/core_free.h"
+#include "bind/limit_calls.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -108,6 +109,7 @@ static PyMethodDef methods[] = {
      PyDoc_STR(
          "capture(fd, values) -> (objects, references, bytes, pause_us, walk_us, forked, note)")},
     FREE_CALLS,
+    LIMIT_CALLS,
     {NULL, NULL, 0, NULL},
 };
 

@@ -185,7 +185,12 @@ static void what_brings_nothing_is_tried_more_and_more_seldom(void **state) {
     say_rss(f, 85 * MIB);
     assert_true(limit_watch_acted(&w, &s, 2000000000) > 8 * MIB);
     assert_int_equal(w.idle_ns, 0);
-    assert_int_equal(w.not_before_ns - w.retry_ns, 2000000000); /* half of all time, as was said */
+    assert_true(w.credit_ns <= -1000000000); /* two seconds of the one that was saved up */
+    say_rss(f, 99 * MIB);
+    w.credit_at_ns -= 1900000000;
+    limit_watch_wait(&w, LIMIT_PRESSURE,
+                     &s); /* the rest of what is overdrawn, at half of all time */
+    assert_true(w.credit_ns > 0 && w.credit_ns < 500000000);
 }
 
 int main(void) {

@@ -6,7 +6,7 @@
 
 #define MS               1000000ll
 #define FILL_BYTES_PER_S (4ll << 30)
-enum { STALL_SHARE = 15, FREED_LITTLE = 100, REST_MS_MIN = 20 };
+enum { STALL_SHARE = 15, FREED_LITTLE = 100, CREDIT_MS_MAX = 1000 };
 enum { READ_MS_MIN = 5, READ_MS_MAX = 1000, IDLE_MS_MIN = 250, IDLE_MS_MAX = 60000 };
 
 static int64_t now_ns(void) {
@@ -31,7 +31,8 @@ void limit_watch_open(limit_watch_t *w, const gauge_places_t *places, uint64_t l
     pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
     pthread_cond_init(&w->changed, &monotonic);
     pthread_condattr_destroy(&monotonic);
-    w->stalls_read_ns = now_ns();
+    w->stalls_read_ns = w->credit_at_ns = now_ns();
+    w->credit_ns = CREDIT_MS_MAX * MS;
     gauges_t g;
     gauge_read(&w->places, &g);
     w->stalled_us = g.stalled_us;
@@ -92,9 +93,16 @@ static bool is_stalled(limit_watch_t *w, const gauges_t *g) {
     return (waits || throttled) && g->of[GAUGE_RSS].used_bytes >= w->limit_bytes / 2;
 }
 
-static bool may_act(const limit_watch_t *w, const limit_state_t *s) {
+static void save_up(limit_watch_t *w, int64_t now) {
+    w->credit_ns += (int64_t)((double)(now - w->credit_at_ns) * w->max_time_share);
+    if (w->credit_ns > CREDIT_MS_MAX * MS) w->credit_ns = CREDIT_MS_MAX * MS;
+    w->credit_at_ns = now;
+}
+
+static bool may_act(limit_watch_t *w, const limit_state_t *s) {
     int64_t now = now_ns();
-    if (now < w->not_before_ns) return false;
+    save_up(w, now);
+    if (w->credit_ns <= 0) return false;
     return now >= w->retry_ns || s->used_bytes > w->settled_bytes + s->hard_bytes / FREED_LITTLE;
 }
 
@@ -132,8 +140,9 @@ uint64_t limit_watch_acted(limit_watch_t *w, const limit_state_t *before, int64_
     read_state(w, &g, &after);
     uint64_t used = g.of[before->source].used_bytes;
     uint64_t freed = before->used_bytes > used ? before->used_bytes - used : 0;
-    int64_t now = now_ns(), rest = (int64_t)((double)took_ns * (1 / w->max_time_share - 1));
-    w->not_before_ns = now + (rest > REST_MS_MIN * MS ? rest : REST_MS_MIN * MS);
+    int64_t now = now_ns();
+    save_up(w, now);
+    w->credit_ns -= took_ns;
     w->settled_bytes = after.used_bytes;
     if (freed >= before->hard_bytes / FREED_LITTLE) {
         w->idle_ns = 0;

@@ -8,9 +8,10 @@
  * A thread sleeps in limit_watch_wait without the GIL. It reads the gauges (some µs) the more often the nearer the mark
  * is: every second at rest, every 5 ms beside it, so that a program which fills 4 GiB/s does not get past unseen.
  *
- * No death spiral. An action that took t seconds is followed by t · (1 / share − 1) seconds without one: their share of
- * all time stays below `max_time_share`, whatever the program does. And one that brought nothing (less than 1 % of the limit)
- * is not tried again until usage has grown by 1 % of the limit, or after 0.25 s, 0.5 s, … at most a minute.
+ * No death spiral. Time for actions is saved up: `max_time_share` of all time, at most one second's worth, with which a watch
+ * begins. An action spends what it took; one begins only while something is left. So their share stays at `max_time_share` in
+ * the long run, whatever the program does. And one that brought nothing (less than 1 % of the limit) is not tried
+ * again until usage has grown by 1 % of the limit, or after 0.25 s, 0.5 s, … at most a minute.
  *
  * PSI and memory.events: when tasks stood still for memory for more than 15 % of the last second, or the group went over
  * its high mark, and the process has half of its limit in use, that is pressure too. The counters are read along with the
@@ -41,7 +42,9 @@ typedef struct limit_watch {
         lock; /* for `stopped` alone; the rest belongs to the thread that waits for pressure */
     pthread_cond_t changed;
     bool stopped;
-    int64_t not_before_ns, retry_ns, idle_ns;
+    int64_t credit_ns,
+        credit_at_ns; /* time that actions may take, as it stood then; below 0: overdrawn */
+    int64_t retry_ns, idle_ns;
     uint64_t settled_bytes; /* in use after the last action */
     int64_t stalls_read_ns;
     uint64_t stalled_us, throttled;
