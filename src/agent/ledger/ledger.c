@@ -25,6 +25,10 @@ enum {
     HUGE_ALIGN = 64 << 20 /* of an arena's heap */
 };
 
+/* Where mimalloc asks for its memory to be, and nobody else's is. */
+#define MIMALLOC_LOW  ((uintptr_t)2 << 40)
+#define MIMALLOC_HIGH ((uintptr_t)30 << 40)
+
 enum line {
     LINE_OBJECTS,
     LINE_BLOCKS,
@@ -33,6 +37,7 @@ enum line {
     LINE_MALLOC_USED,
     LINE_MALLOC_FREE,
     LINE_MALLOC_LARGE,
+    LINE_MIMALLOC,
     LINE_STACKS,
     LINE_PYTHON,
     LINE_LOWTIDE,
@@ -48,6 +53,7 @@ static const char *const line_names[LINES] = {
     [LINE_MALLOC_USED] = "malloc: in use",
     [LINE_MALLOC_FREE] = "malloc: free, but held",
     [LINE_MALLOC_LARGE] = "malloc: large blocks, each mapped",
+    [LINE_MIMALLOC] = "pyarrow's memory pool (mimalloc)",
     [LINE_STACKS] = "thread stacks",
     [LINE_PYTHON] = "interpreter: code and data",
     [LINE_LOWTIDE] = "lowtide itself",
@@ -68,9 +74,11 @@ typedef struct work {
     uint64_t arena_bytes; /* resident, of all arenas, now */
     heap_sum_t heaps;
     uint32_t arena_heaps, stacks, large;
+    bool heap_walked;
+    uint64_t heap_free; /* of the program break, not dealt out yet */
     uintptr_t block_end,
         reach; /* of a mapped block; of the mappings in a row that it may go over */
-    bool glibc;
+    bool glibc, has_arrow;
     char malloc_name[24];
     uint64_t anonymous_bytes; /* of an allocator that is not glibc's */
     named_t libraries[NAMED], files[NAMED];
@@ -122,9 +130,9 @@ static uint64_t mapped_blocks(work_t *w, uintptr_t begin, uintptr_t end) {
     return bytes;
 }
 
-static void take_heap(work_t *w, const map_entry_t *part, bool main, uint64_t *left) {
+static void take_heap(work_t *w, const map_entry_t *part, uint64_t *left) {
     heap_sum_t one = {0};
-    heaps_walk(part, main, &w->resident, &one);
+    heaps_walk(part, false, &w->resident, &one);
     uint64_t resident = res_bytes(&w->resident, part->begin, part->end);
     if (one.free_bytes > resident) one.free_bytes = resident;
     uint64_t taken = take(w, LINE_MALLOC_FREE, left, one.free_bytes);
@@ -146,7 +154,7 @@ static void take_stretch(work_t *w, const map_entry_t *v, uintptr_t begin, uintp
         if (heap >= end) break;
         take(w, LINE_MALLOC_LARGE, left, mapped_blocks(w, begin, heap));
         if (part.end - heap > HUGE_ALIGN) part.end = heap + HUGE_ALIGN;
-        take_heap(w, &part, false, left);
+        take_heap(w, &part, left);
         w->arena_heaps++;
         begin = part.end;
     }
@@ -264,13 +272,29 @@ static map_entry_t take_zeroed(work_t *w, size_t i, uint64_t *left) {
     return v;
 }
 
+/* Advice about huge pages cuts the program break in several mappings: walked as one, dealt out in their order. */
+static void take_break(work_t *w, size_t i, uint64_t *left) {
+    const map_entry_t *v = &w->maps.entries.at[i];
+    if (!w->heap_walked) {
+        map_entry_t all = *v;
+        size_t n = w->maps.entries.count;
+        for (; i + 1 < n && v[1].begin == all.end && strcmp(v[1].name, "[heap]") == 0; i++, v++)
+            all.end = v[1].end;
+        heaps_walk(&all, true, &w->resident, &w->heaps);
+        w->heap_free = w->heaps.free_bytes;
+        w->heap_walked = true;
+    }
+    w->heap_free -= take(w, LINE_MALLOC_FREE, left, w->heap_free);
+    take(w, LINE_MALLOC_USED, left, *left);
+}
+
 static void take_mapping(work_t *w, size_t i) {
     uint64_t left = w->maps.entries.at[i].rss_bytes;
     if (!left) return;
     map_entry_t v = take_zeroed(w, i, &left);
     const char *name = v.name;
     if (strcmp(name, "[heap]") == 0 && w->glibc) {
-        take_heap(w, &v, true, &left);
+        take_break(w, i, &left);
     } else if (strncmp(name, "[stack", 6) == 0) {
         take(w, LINE_STACKS, &left, left);
         w->stacks++;
@@ -285,6 +309,8 @@ static void take_mapping(work_t *w, size_t i) {
     } else if (is_stack(w, i)) {
         take(w, LINE_STACKS, &left, left);
         w->stacks++;
+    } else if (w->has_arrow && v.begin >= MIMALLOC_LOW && v.end <= MIMALLOC_HIGH) {
+        take(w, LINE_MIMALLOC, &left, left);
     } else {
         w->reach = row_end(w, i);
         take_anonymous(w, &v, &left);
@@ -392,6 +418,7 @@ static void say_all(work_t *w) {
     say_pools(w);
     if (w->bytes[LINE_FRAMES]) say_line(w, LINE_FRAMES, 0);
     say_malloc(w);
+    if (w->bytes[LINE_MIMALLOC]) say_line(w, LINE_MIMALLOC, 0);
     if (w->bytes[LINE_STACKS]) {
         ledger_line_t *line = say_line(w, LINE_STACKS, 0);
         snprintf(line->note, sizeof line->note, "%" PRIu32 " stacks", w->stacks);
@@ -428,6 +455,8 @@ int ledger_read_system(ledger_t *l, err_t *e) {
         if (runtime) dladdr(runtime, &python);
         if (!python.dli_fname || !realpath(python.dli_fname, w->python)) w->python[0] = '\0';
         res_open(&w->resident);
+        for (size_t i = 0; i < w->maps.entries.count; i++)
+            w->has_arrow |= strstr(w->maps.entries.at[i].name, "/libarrow.so") != NULL;
         for (size_t i = 0; i < w->maps.entries.count; i++) take_mapping(w, i);
         res_close(&w->resident);
         l->rss_bytes = w->maps.rss_bytes;
