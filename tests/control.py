@@ -77,7 +77,7 @@ class Agent:
     def __init__(self, sock: socket.socket, pid: int) -> None:
         self.sock = sock
         self.pid = pid
-        sock.settimeout(60)
+        sock.settimeout(240)
 
     def receive(self) -> tuple[int, bytes]:
         data = self.sock.recv(4096)

@@ -18,4 +18,4 @@ def inject(
 ) -> subprocess.CompletedProcess[str]:
     """Brings the agent into the process and takes it out, count times. A failure is one line in stderr."""
     command = [driver, str(pid), agent, str(count), str(timeout_ms)]
-    return subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=300)
+    return subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=600)

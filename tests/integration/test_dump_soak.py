@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import Lowtide, Python, Spawn
+from conftest import PATIENCE_S, Lowtide, Python, Spawn
 from test_dump_targets import ENDINGS, remains, start
 
 ROUNDS = int(os.environ.get("LOWTIDE_SOAK", "500"))
@@ -43,7 +43,7 @@ def test_a_target_outlives_hundreds_of_dumps_killed_at_any_moment(
         process.send_signal(chance.choice([2, 9, 15]))
         process.wait()
     if kind not in ("threaded", "forking", "asyncio", "replugging"):  # theirs come and go
-        end = time.monotonic() + 30
+        end = time.monotonic() + PATIENCE_S
         while (now := remains(target.pid)) != before:
             assert time.monotonic() < end, (now, before)
             time.sleep(0.1)

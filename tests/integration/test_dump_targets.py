@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import Lowtide, Python, Spawn, Target
+from conftest import PATIENCE_S, Lowtide, Python, Spawn, Target
 from tide_decoder import read_recording
 
 # Each goes on until its standard input ends, counts what it does, and says at the end whether all was right.
@@ -196,7 +196,7 @@ def test_a_target_goes_on_as_if_nothing_had_been(
 ) -> None:
     target = start(spawn, target_python, kind)
     file = tmp_path / "t.tide"
-    for _ in range(3):
+    for _ in range(2):
         done = lowtide("dump", target.pid, "-o", file)
         assert (done.status, done.stderr) == (0, "")
     recording = read_recording(file.read_bytes())
@@ -232,7 +232,7 @@ KEEPS_GIL = """
 import ctypes, sys, threading
 library = ctypes.PyDLL(None)
 print("ready", flush=True)
-library.usleep(2_500_000)
+library.read(0, ctypes.create_string_buffer(3), 3)
 print(len(sys._current_frames()), threading.active_count(), flush=True)
 print("go", flush=True)
 total = sum(i for i in range(300_000))
@@ -245,12 +245,13 @@ def test_who_keeps_the_gil_is_given_up_on_and_left_as_it_was(
 ) -> None:
     target = spawn(target_python, KEEPS_GIL)
     before = remains(target.pid)
-    done = lowtide("dump", target.pid, "--timeout", "300ms", "-o", tmp_path / "t.tide")
+    done = lowtide("dump", target.pid, "--timeout", "1s", "-o", tmp_path / "t.tide")
     assert (done.status, done.stdout) == (1, "")
     assert done.stderr.count("\n") == 1
     assert "GIL" in done.stderr
     assert list(tmp_path.glob("*tide*")) == []
     assert remains(target.pid) == before
+    target.say("go")
     target.wait_for("go")
     assert target.head[-1] == "1 1"
     assert lowtide("dump", target.pid, "-o", tmp_path / "t.tide").status == 0
@@ -267,10 +268,11 @@ def test_ctrl_c_while_waiting_leaves_nothing(
     )
     time.sleep(0.5)
     process.send_signal(2)
-    assert process.communicate(timeout=30)[1] == ""
+    assert process.communicate(timeout=PATIENCE_S)[1] == ""
     assert process.returncode == 130
     assert list(tmp_path.glob("*tide*")) == []
     assert remains(target.pid) == before
+    target.say("go")
     target.wait_for("go")
     assert target.finish() == (0, "")
 
@@ -284,11 +286,11 @@ def test_a_dump_that_is_killed_in_the_middle_takes_its_child_along(
 ) -> None:
     target = spawn(this_python, BIG)
     process = subprocess.Popen([lowtide_exe, "dump", str(target.pid), "-o", tmp_path / "t.tide"])
-    end = time.monotonic() + 30
+    end = time.monotonic() + PATIENCE_S
     while not children_of(target.pid) and process.poll() is None:
         assert time.monotonic() < end
     process.send_signal(signal)
-    process.wait(30)
+    process.wait(PATIENCE_S)
     tasks = Path(f"/proc/{target.pid}/task")
     while children_of(target.pid) or len(list(tasks.iterdir())) > 1:
         assert time.monotonic() < end, "a child or a thread is still there"
@@ -314,7 +316,7 @@ def test_a_target_killed_in_the_middle_is_one_line_or_a_whole_recording(
         )
         time.sleep(delay)
         target.process.kill()
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=PATIENCE_S)
         outcomes.add(process.returncode)
         if process.returncode == 0:
             assert json.loads(lowtide("report", tmp_path / "t.tide", "--json").stdout)["cut"] is None

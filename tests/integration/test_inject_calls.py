@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+from conftest import PATIENCE_S
 from inject_tools import AGENT, CALLS, DRIVER, REAPER, inject
 
 ENDS = {
@@ -54,7 +55,7 @@ def calling(name: str) -> Iterator[subprocess.Popen[str]]:
 def test_what_an_interrupted_call_gives_is_what_it_gives_undisturbed(name: str) -> None:
     with calling(name) as process:
         done = inject(process.pid, 12)
-        said, _ = process.communicate(timeout=60)
+        said, _ = process.communicate(timeout=PATIENCE_S)
         # On a slow machine the call may have ended before the last of the visits.
         assert done.returncode == 0 or f"{process.pid}" in done.stderr
         assert said == f"{name} {ENDS[name]}\n"
@@ -66,9 +67,9 @@ def test_a_thread_finds_its_way_back_when_lowtide_is_killed_at_any_step(name: st
     """A call that only the tracer could have restarted gives EINTR then, as after a signal."""
     allowed = [ENDS[name], "-1 EINTR"] if name == "nanosleep" else [ENDS[name]]
     ends = {f"{name} {end}{early}" for end in allowed for early in ("", " early")}
-    for step in range(3, 160, 13):
+    for step in range(3, 160, 23):
         with calling(name) as process:
-            subprocess.run([REAPER, str(step), DRIVER, str(process.pid), AGENT], timeout=60)
-            said, _ = process.communicate(timeout=60)
+            subprocess.run([REAPER, str(step), DRIVER, str(process.pid), AGENT], timeout=PATIENCE_S)
+            said, _ = process.communicate(timeout=PATIENCE_S)
             assert said.rstrip() in ends, step
             assert process.returncode == 0

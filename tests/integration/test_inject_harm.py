@@ -9,7 +9,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from conftest import Python, Spawn
+from conftest import PATIENCE_S, Python, Spawn
 from inject_tools import AGENT, DRIVER, REAPER, inject
 
 TICKS = """
@@ -29,7 +29,7 @@ def is_clean(pid: int) -> bool:
     return "lowtide\n" not in names and "memfd:lowtide" not in Path(f"/proc/{pid}/maps").read_text()
 
 
-def wait_until_clean(pid: int, seconds: float = 30) -> None:
+def wait_until_clean(pid: int, seconds: float = PATIENCE_S) -> None:
     end = time.monotonic() + seconds
     while not is_clean(pid):
         assert time.monotonic() < end, "the guest did not leave by itself"
@@ -37,9 +37,10 @@ def wait_until_clean(pid: int, seconds: float = 30) -> None:
 
 
 def test_lowtide_killed_at_any_step_leaves_a_target_that_goes_on(target_python: Python, spawn: Spawn) -> None:
+    """Each Python starts at a step of its own: together they see more than each alone. All of them: make soak."""
     target = spawn(target_python, TICKS)
-    for step in range(1, 300, 11):
-        subprocess.run([REAPER, str(step), DRIVER, str(target.pid), AGENT], timeout=60)
+    for step in range(1 + len(target_python.name) % 3 * 11 + target_python.minor, 300, 33):
+        subprocess.run([REAPER, str(step), DRIVER, str(target.pid), AGENT], timeout=PATIENCE_S)
         assert target.process.poll() is None, (step, target.stderr())
     wait_until_clean(target.pid)
     fds = {link.readlink().name for link in Path(f"/proc/{target.pid}/fd").iterdir()}
@@ -86,7 +87,7 @@ def test_a_target_killed_meanwhile_is_said_to_be_gone(local_python: Python, spaw
         process = subprocess.Popen([DRIVER, str(target.pid), AGENT, "500"], stderr=subprocess.PIPE, text=True)
         time.sleep(random.uniform(0.005, 0.03))
         os.kill(target.pid, signal.SIGKILL)
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=PATIENCE_S)
         assert process.returncode == 1 and said.startswith("-") and str(target.pid) in said
         assert target.process.wait() == -signal.SIGKILL
 
@@ -166,7 +167,7 @@ def test_a_target_stopped_meanwhile_stops_and_goes_on(local_python: Python, spaw
         time.sleep(random.uniform(0, 0.01))
         os.kill(target.pid, signal.SIGCONT)
         time.sleep(random.uniform(0, 0.01))
-    _, said = process.communicate(timeout=120)
+    _, said = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0 or "is stopped" in said
     assert target.finish() == (0, "fine\n"), target.stderr()
 

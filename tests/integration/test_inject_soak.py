@@ -6,12 +6,12 @@ import random
 import signal
 import subprocess
 import time
-from pathlib import Path
 
 import pytest
-from conftest import Python, Spawn
+from conftest import PATIENCE_S, Python, Spawn
 from inject_tools import AGENT, DRIVER, REAPER, inject
 from test_inject_calls import ENDS, calling
+from test_inject_harm import TICKS, wait_until_clean
 from test_inject_targets import BUSY, FRAME, MANY, mappings
 
 pytestmark = pytest.mark.soak
@@ -48,8 +48,16 @@ def test_lowtides_that_are_killed_at_random_do_no_harm(target_python: Python, sp
         process.send_signal(signal.SIGKILL)
         process.wait()
         assert target.process.poll() is None, target.stderr()
-    time.sleep(5)
-    assert "memfd:lowtide" not in Path(f"/proc/{target.pid}/maps").read_text()
+    wait_until_clean(target.pid)
+    assert target.finish() == (0, "fine\n"), target.stderr()
+
+
+def test_no_step_at_which_lowtide_dies_harms_a_target(target_python: Python, spawn: Spawn) -> None:
+    target = spawn(target_python, TICKS)
+    for step in range(1, 300):
+        subprocess.run([REAPER, str(step), DRIVER, str(target.pid), AGENT], timeout=PATIENCE_S)
+        assert target.process.poll() is None, (step, target.stderr())
+    wait_until_clean(target.pid)
     assert target.finish() == (0, "fine\n"), target.stderr()
 
 
@@ -60,7 +68,7 @@ def test_no_step_at_which_lowtide_dies_changes_what_a_call_gives(name: str) -> N
     ends = {ENDS[name], "-1 EINTR"} if name in may_be_interrupted else {ENDS[name]}
     for step in range(1, 200, 5):
         with calling(name) as process:
-            subprocess.run([REAPER, str(step), DRIVER, str(process.pid), AGENT], timeout=60)
-            said, _ = process.communicate(timeout=60)
+            subprocess.run([REAPER, str(step), DRIVER, str(process.pid), AGENT], timeout=PATIENCE_S)
+            said, _ = process.communicate(timeout=PATIENCE_S)
             assert said.removesuffix("\n").removesuffix(" early") in {f"{name} {end}" for end in ends}, step
             assert process.returncode == 0

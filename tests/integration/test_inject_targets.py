@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import Python, Spawn, Target
+from conftest import PATIENCE_S, Python, Spawn, Target
 from inject_tools import AGENT, DRIVER, inject
 
 # What main does until standard input ends, which another thread waits for.
@@ -185,15 +185,15 @@ def test_no_signal_is_swallowed(target_python: Python, spawn: Spawn) -> None:
     )
     done = inject(target.pid, 100)
     assert (done.returncode, done.stderr) in [(0, ""), (1, done.stderr)]
-    assert sender.wait(60) == 0
-    assert target.process.wait(60) == 0, target.stderr()
+    assert sender.wait(PATIENCE_S) == 0
+    assert target.process.wait(PATIENCE_S) == 0, target.stderr()
 
 
 SENDER = """
 import os, select, sys
 for i in range(300):
     os.kill(int(sys.argv[1]), 10)
-    assert select.select([0], [], [], 30)[0], f"signal {i} did not arrive"
+    assert select.select([0], [], [], 240)[0], f"signal {i} did not arrive"
     assert os.read(0, 1) == b"."
 """
 
@@ -211,7 +211,7 @@ def test_two_lowtides_at_once_do_not_meet(target_python: Python, spawn: Spawn) -
     while b"memfd:lowtide" not in Path(f"/proc/{target.pid}/maps").read_bytes():
         assert first.poll() is None
     assert inject(target.pid, 5).returncode == 0
-    assert first.wait(30) == 0
+    assert first.wait(PATIENCE_S) == 0
     assert b"memfd:lowtide" not in Path(f"/proc/{target.pid}/maps").read_bytes()
     assert target.finish() == (0, "")
 
