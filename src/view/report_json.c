@@ -1,4 +1,5 @@
 #define _GNU_SOURCE
+#include "view/profile_view.h"
 #include "view/report_view.h"
 
 #include <string.h>
@@ -45,16 +46,7 @@ static void memory_json(const report_t *r, json_t *j) {
     json_open(j, "memory", '{');
     uint_or_null(j, "rss_bytes", r->has_rss, r->rss_bytes);
     uint_or_null(j, "peak_rss_bytes", r->has_peak, r->peak_rss_bytes);
-    json_null(j, "peak_at_s");
-    json_open(j, "timeline", '[');
-    if (r->has_rss && r->has_duration) {
-        json_open(j, NULL, '{');
-        json_real(j, "t_s", r->duration_s);
-        json_uint(j, "rss_bytes", r->rss_bytes);
-        json_uint(j, "heap_bytes", model_totals(r->model)->shallow_bytes);
-        json_close(j);
-    }
-    json_close(j);
+    profile_timeline_json(r, j);
     json_close(j);
 }
 
@@ -171,16 +163,12 @@ void report_json_object(const report_t *r, json_t *j, const char *key) {
     json_text(j, "lowtide", LOWTIDE_VERSION);
     json_text(j, "cut", lowtide_cut(r->rec));
     process_json(r, j);
+    profile_processes_json(r, j);
     memory_json(r, j);
     capture_json(r, j);
     ledger_json(r, j);
     heap_json(r, j);
-    json_open(j, "allocations", '{');
-    json_null(j, "mode");
-    json_null(j, "interval_bytes");
-    json_open(j, "sites", '[');
-    json_close(j);
-    json_close(j);
+    profile_json(r, j);
     json_open(j, "resources", '[');
     json_close(j);
     view_findings_json(&r->findings, j);

@@ -1,4 +1,5 @@
 #define _GNU_SOURCE
+#include "view/profile_view.h"
 #include "view/report_view.h"
 #include "view/units.h"
 
@@ -88,6 +89,10 @@ void view_findings_text(const model_findings_t *f, const screen_t *s) {
 
 static void nothing_found(const report_t *r, const screen_t *s) {
     const model_totals_t *t = model_totals(r->model);
+    if (!t->objects) {
+        screen_wrapped(s, "Nothing to change: no finding.", 0, s->width);
+        return;
+    }
     char count[UNITS_BYTES], size[UNITS_BYTES], line[160];
     snprintf(line, sizeof line, "Nothing to change: no finding in %s objects, %s.",
              units_count(count, t->objects), units_size(size, t->shallow_bytes));
@@ -172,6 +177,7 @@ static void memory_text(const report_t *r, const screen_t *s) {
     const model_totals_t *t = model_totals(r->model);
     char rss[UNITS_BYTES], peak[UNITS_BYTES], count[UNITS_BYTES], note[160];
     note[0] = 0;
+    if (!r->has_rss && !t->objects) return;
     if (r->has_rss)
         snprintf(note, sizeof note, "%s resident%s%s%s", units_size(rss, r->rss_bytes),
                  r->has_peak ? ", " : "", r->has_peak ? units_size(peak, r->peak_rss_bytes) : "",
@@ -179,6 +185,7 @@ static void memory_text(const report_t *r, const screen_t *s) {
     line_end(s);
     view_heading(s, "MEMORY", note[0] ? note : NULL);
     uint64_t whole = r->has_rss ? r->rss_bytes : t->shallow_bytes;
+    if (!t->objects) return;
     snprintf(note, sizeof note, "%s Python objects", units_count(count, t->objects));
     memory_line(s, t->shallow_bytes, whole, note);
     if (t->unreachable_objects) memory_line(s, t->unreachable_bytes, whole, "  garbage");
@@ -402,6 +409,7 @@ void report_text(const report_t *r, const screen_t *s) {
     line_end(s);
     process_text(r, s);
     memory_text(r, s);
+    profile_text(r, s);
     types_text(r, s);
     dominators_text(r, s);
     groups_text(r, s);

@@ -66,7 +66,10 @@ int report_build(const model_t *m, const report_options_t *options, report_t *ou
     *out = (report_t){.model = m, .rec = model_recording(m), .options = *options};
     read_meta(out);
     sum_ledger(out);
-    int status = model_findings(m, &out->findings, e);
+    int status = profile_build(out->rec, &out->profile, e);
+    if (!status && out->profile->sample_count) status = profile_join(out->profile, m, e);
+    if (!status) status = model_findings(m, &out->findings, e);
+    if (!status) status = profile_findings(out->profile, m, &out->findings, e);
     /* A line that holds less than a thousandth is no answer to where the memory went. */
     uint64_t least = model_totals(m)->shallow_bytes / 1000;
     if (!status) status = model_dominators(m, options->top, least, &out->dominators, e);
@@ -77,6 +80,7 @@ int report_build(const model_t *m, const report_options_t *options, report_t *ou
 }
 
 void report_free(report_t *r) {
+    profile_free(r->profile);
     model_findings_free(&r->findings);
     model_dominators_free(&r->dominators);
     model_cycles_free(&r->cycles);

@@ -10,6 +10,7 @@
 #define LOWTIDE_VIEW_REPORT_VIEW_H
 
 #include "explain/model.h"
+#include "explain/profile.h"
 #include "view/json.h"
 #include "view/screen.h"
 
@@ -31,6 +32,7 @@ typedef struct report_ledger {
 typedef struct report {
     const model_t *model;
     lowtide_recording *rec;
+    profile_t *profile; /* the report's; empty where the recording has none */
     report_options_t options;
 
     bool has_pid, has_duration, has_exit, has_rss, has_peak, has_pause, has_walk;

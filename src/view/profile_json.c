@@ -1,0 +1,131 @@
+#define _GNU_SOURCE
+#include "view/profile_view.h"
+
+#include "base/mem.h"
+
+#include <string.h>
+
+enum { POINTS_MOST = 4000 };
+
+/* Of more points than a reader can use, the highest of so many in a row. */
+void profile_timeline_json(const report_t *r, json_t *j) {
+    const profile_t *p = r->profile;
+    if (p && p->rss_peak_bytes) {
+        json_real(j, "peak_at_s", (double)p->peak_us / 1e6);
+    } else {
+        json_null(j, "peak_at_s");
+    }
+    json_open(j, "timeline", '[');
+    uint32_t step = p ? p->point_count / POINTS_MOST + 1 : 1;
+    for (uint32_t i = 0; p && i < p->point_count; i += step) {
+        const profile_point_t *most = &p->points[i];
+        for (uint32_t k = i; k < i + step && k < p->point_count; k++) {
+            if (p->points[k].process != most->process) continue;
+            if (p->points[k].rss_bytes > most->rss_bytes) most = &p->points[k];
+        }
+        json_open(j, NULL, '{');
+        json_real(j, "t_s", (double)most->t_us / 1e6);
+        json_uint(j, "rss_bytes", most->rss_bytes);
+        json_uint(j, "heap_bytes", most->heap_bytes);
+        if (p->process_count > 1) json_uint(j, "pid", p->processes[most->process].pid);
+        json_close(j);
+    }
+    if ((!p || !p->point_count) && r->has_rss && r->has_duration) {
+        json_open(j, NULL, '{');
+        json_real(j, "t_s", r->duration_s);
+        json_uint(j, "rss_bytes", r->rss_bytes);
+        json_uint(j, "heap_bytes", model_totals(r->model)->shallow_bytes);
+        json_close(j);
+    }
+    json_close(j);
+}
+
+void profile_processes_json(const report_t *r, json_t *j) {
+    static const char *const how[] = {"started", "started", "forked", "spawned", "attached"};
+    const profile_t *p = r->profile;
+    json_open(j, "processes", '[');
+    for (uint32_t i = 0; p && i < p->process_count; i++) {
+        const profile_process_t *one = &p->processes[i];
+        json_open(j, NULL, '{');
+        json_uint(j, "pid", one->pid);
+        if (one->parent == LOWTIDE_NONE)
+            json_null(j, "parent_pid");
+        else
+            json_uint(j, "parent_pid", p->processes[one->parent].pid);
+        json_text(j, "how", one->how < 5 ? how[one->how] : NULL);
+        json_open(j, "command", '[');
+        const char *word = *one->command ? one->command : NULL;
+        while (word) {
+            const char *end = strchr(word, '\x1f');
+            json_text_n(j, NULL, word, end ? (size_t)(end - word) : strlen(word));
+            word = end ? end + 1 : NULL;
+        }
+        json_close(j);
+        json_real(j, "begin_s", (double)one->begin_us / 1e6);
+        if (one->ended)
+            json_real(j, "end_s", (double)one->end_us / 1e6);
+        else
+            json_null(j, "end_s");
+        if (one->has_exit)
+            json_int(j, "exit_status", one->exit_status);
+        else
+            json_null(j, "exit_status");
+        json_uint(j, "peak_rss_bytes", one->rss_peak_bytes);
+        json_close(j);
+    }
+    json_close(j);
+}
+
+static void held_json(const report_t *r, json_t *j, uint32_t site) {
+    uint32_t *ids, count;
+    model_routes_t routes;
+    err_t e;
+    const char *path = NULL;
+    bool found = false;
+    if (!r->profile->sample_count || profile_made(r->profile, site, &ids, &count, &e)) {
+        json_null(j, "held_by");
+        return;
+    }
+    if (count && !model_routes_of(r->model, ids, count, NULL, &routes, &e)) {
+        found = true;
+        if (routes.count) path = routes.routes[0].through;
+    }
+    json_text(j, "held_by", path);
+    if (found) model_routes_free(&routes);
+    mem_free(ids);
+}
+
+void profile_json(const report_t *r, json_t *j) {
+    const profile_t *p = r->profile;
+    json_open(j, "allocations", '{');
+    json_text(j, "mode",
+              !p || p->mode == PROFILE_NONE ? NULL
+              : p->mode == PROFILE_SAMPLED  ? "sampled"
+                                            : "exact");
+    if (p && p->mode == PROFILE_SAMPLED)
+        json_uint(j, "interval_bytes", p->interval_bytes);
+    else
+        json_null(j, "interval_bytes");
+    json_open(j, "sites", '[');
+    for (uint32_t i = 0; p && i < p->site_count && i < r->options.top; i++) {
+        const profile_site_t *site = &p->sites[i];
+        json_open(j, NULL, '{');
+        json_text(j, "file", site->frame.file);
+        json_uint(j, "line", site->frame.line);
+        json_text(j, "function", site->frame.function);
+        json_uint(j, "live_bytes", site->sums.bytes[PROFILE_LIVE]);
+        json_uint(j, "live_blocks", site->sums.blocks[PROFILE_LIVE]);
+        json_uint(j, "peak_bytes", site->sums.bytes[PROFILE_PEAK]);
+        json_uint(j, "peak_blocks", site->sums.blocks[PROFILE_PEAK]);
+        json_uint(j, "rss_peak_bytes", site->sums.bytes[PROFILE_RSS_PEAK]);
+        json_uint(j, "rss_peak_blocks", site->sums.blocks[PROFILE_RSS_PEAK]);
+        json_uint(j, "total_bytes", site->sums.bytes[PROFILE_TOTAL]);
+        json_uint(j, "total_blocks", site->sums.blocks[PROFILE_TOTAL]);
+        json_uint(j, "error_bytes", profile_error(&site->sums, PROFILE_PEAK));
+        json_uint(j, "live_error_bytes", profile_error(&site->sums, PROFILE_LIVE));
+        held_json(r, j, i);
+        json_close(j);
+    }
+    json_close(j);
+    json_close(j);
+}

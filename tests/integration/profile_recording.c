@@ -1,0 +1,156 @@
+/* A recording with a fixed allocation profile, for the tests of what is shown of it.
+ *
+ *     profile_recording OUT SOURCE [MODE [INTERVAL]]       SOURCE: the file that the frames name
+ *
+ * Two processes; app.main calls load (line 3: alive), parse (line 6: only at the peak) and spin
+ * (line 9: much made, nothing kept). MODE 1 sampled, 2 exact (default 1, 524288).
+ */
+#include "format/rec_table.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define BEGIN(w, name, columns)                                                                    \
+    rec_table_begin(w, name, columns, sizeof(columns) / sizeof((columns)[0]))
+
+enum { MIB = 1 << 20 };
+
+static void text(rec_writer_t *w, const char *value) {
+    rec_table_text(w, value, strlen(value));
+}
+
+static void numbers(rec_writer_t *w, const uint64_t *values, size_t n) {
+    for (size_t i = 0; i < n; i++) rec_table_number(w, values[i]);
+}
+#define NUMBERS(w, ...)                                                                            \
+    numbers(w, (const uint64_t[]){__VA_ARGS__}, sizeof((uint64_t[]){__VA_ARGS__}) / 8)
+
+static void processes(rec_writer_t *w, uint64_t mode, uint64_t interval) {
+    static const rec_table_column_t columns[] = {
+        {"process", REC_DELTA}, {"parent", REC_VARINT},  {"pid", REC_VARINT},
+        {"how", REC_VARINT},    {"begin_us", REC_DELTA}, {"end_us", REC_VARINT},
+        {"status", REC_VARINT}, {"mode", REC_VARINT},    {"interval_bytes", REC_VARINT},
+        {"command", REC_TEXT},  {"python", REC_TEXT}};
+    BEGIN(w, "processes", columns);
+    NUMBERS(w, 0, 0, 4711, 1, 0, 10000000, (3 << 8) + 1, mode, interval);
+    text(w, "python\x1f"
+            "app.py");
+    text(w, "3.13.0");
+    NUMBERS(w, 1, 1, 4712, 2, 2000000, 0, 0, mode, interval);
+    text(w, "python\x1f"
+            "app.py");
+    text(w, "3.13.0");
+    NUMBERS(w, 1, 1, 4712, 2, 2000000, 9000000, 9 + 1, mode,
+            interval); /* replaces the row before */
+    text(w, "python\x1f"
+            "app.py");
+    text(w, "3.13.0");
+    rec_table_end(w);
+}
+
+static void frame(rec_writer_t *w, uint64_t kind, const char *function, const char *file,
+                  uint64_t line) {
+    rec_table_number(w, kind);
+    text(w, function);
+    text(w, file);
+    rec_table_number(w, line);
+}
+
+static void stacks(rec_writer_t *w, const char *source) {
+    static const rec_table_column_t frames[] = {
+        {"kind", REC_VARINT}, {"function", REC_TEXT}, {"file", REC_TEXT}, {"line", REC_VARINT}};
+    static const rec_table_column_t columns[] = {{"parent", REC_VARINT}, {"frame", REC_VARINT}};
+    BEGIN(w, "frames", frames);
+    frame(w, 1, "<module>", source, 11);
+    frame(w, 1, "load", source, 3);
+    frame(w, 1, "parse", source, 6);
+    frame(w, 1, "spin", source, 9);
+    frame(w, 2, "PyBytes_FromStringAndSize", "/usr/lib/libpython3.13.so", 0);
+    rec_table_end(w);
+    BEGIN(w, "stacks", columns);
+    NUMBERS(w, 0, 0); /* 0: <module> */
+    NUMBERS(w, 1, 1); /* 1: load */
+    NUMBERS(w, 1, 2); /* 2: parse */
+    NUMBERS(w, 1, 3); /* 3: spin */
+    NUMBERS(w, 3, 4); /* 4: parse > PyBytes_FromStringAndSize */
+    NUMBERS(w, 9, 4); /* 5: a parent that is not there: as outermost */
+    rec_table_end(w);
+}
+
+static void allocations(rec_writer_t *w, uint64_t mode) {
+    static const rec_table_column_t columns[] = {
+        {"process", REC_DELTA},          {"stack", REC_DELTA},
+        {"domain", REC_VARINT},          {"live_bytes", REC_VARINT},
+        {"live_blocks", REC_VARINT},     {"total_bytes", REC_VARINT},
+        {"total_blocks", REC_VARINT},    {"peak_bytes", REC_VARINT},
+        {"peak_blocks", REC_VARINT},     {"rss_peak_bytes", REC_VARINT},
+        {"rss_peak_blocks", REC_VARINT}, {"live_variance", REC_VARINT},
+        {"total_variance", REC_VARINT},  {"peak_variance", REC_VARINT}};
+    /* A variance of 25 MiB²: the error is 1.96 · 5 MiB. */
+    uint64_t mega = mode == 1 ? 25 * MIB : 0;
+    BEGIN(w, "allocations", columns);
+    NUMBERS(w, 0, 1, 3, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0); /* replaced below */
+    NUMBERS(w, 0, 1, 3, 64 * MIB, 1000, 64 * MIB, 1000, 64 * MIB, 1000, 64 * MIB, 1000, mega, mega,
+            mega);
+    NUMBERS(w, 0, 1, 1, 8 * MIB, 10, 8 * MIB, 10, 8 * MIB, 10, 8 * MIB, 10, 0, 0, 0);
+    NUMBERS(w, 0, 4, 1, 0, 0, 200 * MIB, 200, 200 * MIB, 200, 200 * MIB, 200, 0, mega, mega);
+    NUMBERS(w, 0, 3, 3, 0, 0, UINT64_C(4096) * MIB, 1000000, MIB, 100, MIB, 100, 0, mega, 0);
+    NUMBERS(w, 1, 1, 3, 16 * MIB, 250, 16 * MIB, 250, 16 * MIB, 250, 16 * MIB, 250, 0, 0, 0);
+    NUMBERS(w, 7, 1, 3, MIB, 1, MIB, 1, MIB, 1, MIB, 1, 0, 0, 0);  /* no such process */
+    NUMBERS(w, 0, 99, 3, MIB, 1, MIB, 1, MIB, 1, MIB, 1, 0, 0, 0); /* no such stack */
+    rec_table_end(w);
+}
+
+static void times(rec_writer_t *w) {
+    static const rec_table_column_t columns[] = {{"process", REC_DELTA},
+                                                 {"t_us", REC_DELTA},
+                                                 {"rss_bytes", REC_VARINT},
+                                                 {"heap_bytes", REC_VARINT}};
+    static const rec_table_column_t events[] = {
+        {"process", REC_VARINT},     {"t_us", REC_DELTA},   {"kind", REC_VARINT},
+        {"duration_us", REC_VARINT}, {"value", REC_VARINT}, {"text", REC_TEXT}};
+    BEGIN(w, "timeline", columns);
+    for (uint64_t t = 0; t <= 100; t++) {
+        uint64_t heap = t >= 60 && t < 70 ? 273 : t >= 20 ? 72 : 10;
+        NUMBERS(w, 0, t * 100000, (heap + 20) * MIB, heap * MIB);
+        if (t >= 20 && t <= 90) NUMBERS(w, 1, t * 100000, 30 * MIB, 16 * MIB);
+    }
+    rec_table_end(w);
+    BEGIN(w, "events", events);
+    NUMBERS(w, 0, 1500000, 1, 12000, 2);
+    text(w, "");
+    NUMBERS(w, 0, 2000000, 2, 0, 0);
+    text(w, "loaded \x1b[31m");
+    rec_table_end(w);
+}
+
+int main(int argc, char **argv) {
+    err_t e;
+    rec_writer_t *w;
+    if (argc < 3) {
+        fputs("usage: profile_recording OUT SOURCE [MODE [INTERVAL]]\n", stderr);
+        return 2;
+    }
+    uint64_t mode = argc > 3 ? strtoull(argv[3], NULL, 10) : 1;
+    uint64_t interval = argc > 4 ? strtoull(argv[4], NULL, 10) : mode == 1 ? 524288 : 0;
+    int fd = open(argv[1], O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+    if (fd < 0 || rec_open(&w, fd, 0, UINT64_C(1790000000123456789), &e)) return 1;
+    rec_meta(w, "pid", "4711");
+    rec_meta(w, "python", "3.13.0");
+    rec_meta(w, "command",
+             "python\x1f"
+             "app.py");
+    rec_meta(w, "duration_s", "10.000");
+    rec_meta(w, "exit_status", "3");
+    processes(w, mode, interval);
+    stacks(w, argv[2]);
+    allocations(w, mode);
+    times(w);
+    int status = rec_close(w, 0, 0, &e);
+    if (status) fprintf(stderr, "%s\n", e.text);
+    close(fd);
+    return status ? 1 : 0;
+}
