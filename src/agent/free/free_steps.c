@@ -3,11 +3,11 @@
 
 #include "agent/free/libc_trim.h"
 #include "agent/free/pool_trim.h"
+#include "agent/ledger/heaps.h"
 #include "agent/ledger/pymalloc.h"
 #include "agent/ledger/resident.h"
 
 #include <inttypes.h>
-#include <malloc.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -67,6 +67,25 @@ void free_pools(rt_t *rt, bool dry, int64_t deadline_us, free_step_t *out) {
     note_pools(&p, &t, out);
 }
 
+/* As malloc_trim finds them: by walking the heaps. */
+static void predict_glibc(free_step_t *out) {
+    maps_t maps;
+    res_t resident;
+    heap_sum_t sum = {0};
+    err_t e;
+    if (maps_read(&maps, &e)) {
+        snprintf(out->note, sizeof out->note, "%.300s", e.text);
+        return;
+    }
+    res_open(&resident);
+    heaps_walk_all(&maps, &resident, &sum);
+    res_close(&resident);
+    maps_free(&maps);
+    out->returned_bytes = sum.returnable_bytes;
+    if (sum.broken)
+        snprintf(out->note, sizeof out->note, "at least: some heaps changed while they were read");
+}
+
 void free_libc(bool dry, free_step_t *out) {
     int64_t began_us = free_now_us();
     uint64_t before = res_rss();
@@ -88,8 +107,5 @@ void free_libc(bool dry, free_step_t *out) {
         snprintf(out->note, sizeof out->note, "%s does not tell beforehand", found.name);
         return;
     }
-    struct mallinfo2 info = mallinfo2();
-    out->returned_bytes = info.fordblks;
-    snprintf(out->note, sizeof out->note,
-             "at most: what is free, in whole pages or not, resident or not");
+    predict_glibc(out);
 }

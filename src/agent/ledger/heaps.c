@@ -140,3 +140,20 @@ uintptr_t heaps_mapped_blocks(uintptr_t begin, uintptr_t end, uintptr_t reach) {
     }
     return p;
 }
+
+void heaps_walk_all(const maps_t *m, res_t *r, heap_sum_t *sum) {
+    for (size_t i = 0; i < m->entries.count; i++) {
+        map_entry_t v = m->entries.at[i];
+        if (strcmp(v.name, "[heap]") == 0) {
+            for (; i + 1 < m->entries.count && strcmp(m->entries.at[i + 1].name, "[heap]") == 0;
+                 i++)
+                v.end = m->entries.at[i + 1].end;
+            heaps_walk(&v, true, r, sum);
+            continue;
+        }
+        uintptr_t end = v.end;
+        v.begin = (v.begin + HEAP_ALIGN - 1) / HEAP_ALIGN * HEAP_ALIGN;
+        for (; v.begin < end && v.rss_bytes; v.begin += HEAP_ALIGN)
+            if (heaps_is_arena(&v)) heaps_walk(&v, false, r, sum);
+    }
+}

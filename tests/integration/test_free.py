@@ -1,0 +1,145 @@
+"""Giving memory back: what goes, what stays, and that nothing is harmed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import Lowtide, Python, Spawn
+from test_package_inside import package
+
+__all__ = ["package"]
+
+# Tuples, one in 500 kept: nearly every arena stays, nearly empty.
+SPARSE = "made = [(i, i + 1, i + 2) for i in range(400_000)]; kept = made[::500]; del made\n"
+INTACT = "assert all(t == (500 * i, 500 * i + 1, 500 * i + 2) for i, t in enumerate(kept))\n"
+
+
+def run(python: Python, package: Path, code: str, **env: str) -> str:
+    full = {**os.environ, "PYTHONPATH": str(package), **env}
+    done = subprocess.run(python.command("-c", code), env=full, capture_output=True, text=True, timeout=200)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def test_empty_pools_go_as_predicted_and_every_object_stays_what_it_was(local_python: Python, package: Path) -> None:
+    code = f"""import gc, lowtide
+{SPARSE}gc.collect()
+before = lowtide.rss().rss_bytes
+told = {{l.name: l.returned_bytes for l in lowtide.free(dry_run=True).layers}}
+freed = lowtide.free()
+gave = {{l.name: l.returned_bytes for l in freed.layers}}
+after = lowtide.rss().rss_bytes
+assert gave["pymalloc"] > 15 << 20, (gave, freed)
+assert abs(gave["pymalloc"] - told["pymalloc"]) < 2 << 20, (gave, told)
+assert abs(before - after - freed.returned_bytes) < 3 << 20, (before, after, freed)
+assert freed.pause_ms > 0 and [l.name for l in freed.layers][-2:] == ["pymalloc", "malloc"]
+{INTACT}"""
+    run(local_python, package, code)
+
+
+def test_what_is_allocated_and_freed_after_a_trim_is_never_lost_and_never_moved(
+    local_python: Python, package: Path
+) -> None:
+    code = f"""import lowtide, random, threading
+{SPARSE}
+stop, wrong = threading.Event(), []
+def churn(seed):
+    rng, mine = random.Random(seed), {{}}
+    while not stop.is_set():
+        for _ in range(2000):
+            key = rng.randrange(5000)
+            old = mine.pop(key, None)
+            if old is not None and old != (bytes([key % 256]) * (key % 500), str(key), key):
+                wrong.append(key)
+            mine[key] = (bytes([key % 256]) * (key % 500), str(key), key)
+threads = [threading.Thread(target=churn, args=(seed,)) for seed in range(4)]
+for thread in threads: thread.start()
+places = [id(t) for t in kept]
+for round in range(12):
+    lowtide.free()
+    made = {{i: [str(i) * (i % 9), i] for i in range(15_000)}}
+    assert all(v == [str(i) * (i % 9), i] for i, v in made.items())
+    some = dict(list(made.items())[:: 40]); made = None
+    lowtide.free()
+    assert all(v == [str(i) * (i % 9), i] for i, v in some.items())
+stop.set()
+for thread in threads: thread.join()
+assert not wrong and places == [id(t) for t in kept]
+{INTACT}"""
+    run(local_python, package, code)
+
+
+@pytest.mark.soak
+def test_millions_of_allocations_after_trims_are_what_they_should_be(local_python: Python, package: Path) -> None:
+    code = f"""import lowtide
+{SPARSE}
+for round in range(40):
+    lowtide.free()
+    made = [(i, str(i), bytes(i % 512)) for i in range(100_000)]
+    assert all(t == (i, str(i), bytes(i % 512)) for i, t in enumerate(made))
+    del made[:: 2]
+    lowtide.free()
+    assert all(t[1] == str(t[0]) for t in made)
+{INTACT}"""
+    run(local_python, package, code)
+
+
+def test_without_pools_the_step_says_so_and_malloc_gives_back(local_python: Python, package: Path) -> None:
+    code = f"""import lowtide
+{SPARSE}freed = lowtide.free()
+layers = {{l.name: l for l in freed.layers}}
+assert layers["pymalloc"].returned_bytes < 1 << 20 and "no pools" in layers["pymalloc"].note, freed
+assert layers["malloc"].returned_bytes > 10 << 20, freed
+assert any("no pools" in line for line in freed.stays)
+{INTACT}"""
+    run(local_python, package, code, PYTHONMALLOC="malloc")
+
+
+def test_behind_the_debug_allocator_pools_are_trimmed_too(local_python: Python, package: Path) -> None:
+    code = f"""import lowtide
+{SPARSE}freed = lowtide.free()
+assert {{l.name: l for l in freed.layers}}["pymalloc"].returned_bytes > 15 << 20, freed
+{INTACT}again = [(i, i) for i in range(200_000)]
+assert all(t == (i, i) for i, t in enumerate(again))"""
+    run(local_python, package, code, PYTHONMALLOC="debug")
+
+
+def test_caches_are_emptied_by_name_and_a_name_unknown_is_refused(local_python: Python, package: Path) -> None:
+    code = """import functools, lowtide, re
+@functools.lru_cache
+def f(x): return x
+f(1); f(2); re.compile("abc")
+freed = lowtide.free(caches=["functools", "re"])
+assert f.cache_info().currsize == 0
+assert [l.name for l in freed.layers][:2] == ["functools", "re"]
+try: lowtide.free(caches=["everything"])
+except ValueError as error: print(error)"""
+    assert run(local_python, package, code) == (
+        "no cache is known as 'everything'; there are re, linecache, functools\n"
+    )
+
+
+def test_a_live_process_gives_memory_back_and_goes_on(target_python: Python, spawn: Spawn, lowtide: Lowtide) -> None:
+    target = spawn(target_python, SPARSE + "print('ready', flush=True)\nimport sys\nsys.stdin.read()\n" + INTACT)
+    told = json.loads(lowtide("free", target.pid, "--dry-run", "--json").stdout)
+    done = lowtide("free", target.pid, "--json")
+    assert (done.status, done.stderr) == (0, "")
+    gave = json.loads(done.stdout)
+    assert gave["returned_bytes"] > 15 << 20 and gave["pause_ms"] > 0
+    layers = [{layer["name"]: layer["returned_bytes"] for layer in answer["layers"]} for answer in (told, gave)]
+    assert abs(layers[0]["pymalloc"] - layers[1]["pymalloc"]) < 2 << 20
+    assert [layer["name"] for layer in gave["layers"]] == ["collect", "pymalloc", "malloc"]
+    assert target.finish() == (0, "")
+
+
+@pytest.mark.parametrize("command", ["free", "rss"])
+def test_bad_words_are_answered_in_one_line(command: str, lowtide: Lowtide) -> None:
+    for words, why in ((["x"], "'x' is not a PID"), ([], "which process? name its PID")):
+        done = lowtide(command, *words)
+        assert done.status == 2 and why in done.stderr and done.stderr.count("\n") == 1
+    done = lowtide(command, 2**22 + 1)
+    assert done.status == 1 and done.stderr.count("\n") == 1

@@ -1,0 +1,77 @@
+"""The ledger against what the kernel and Python themselves count."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from conftest import Lowtide, Python, Spawn
+from test_free import SPARSE, package, run
+
+__all__ = ["package"]
+
+
+def smaps_rss(pid: int) -> int:
+    text = Path(f"/proc/{pid}/smaps").read_text()
+    return sum(int(n) for n in re.findall(r"^Rss:\s+(\d+) kB", text, re.M)) * 1024
+
+
+def test_the_lines_of_a_live_process_add_up_to_smaps(target_python: Python, spawn: Spawn, lowtide: Lowtide) -> None:
+    target = spawn(target_python, SPARSE)
+    lowtide("rss", target.pid)  # the agent's own traces are there from here on
+    before = smaps_rss(target.pid)
+    done = lowtide("rss", target.pid, "--json")
+    assert (done.status, done.stderr) == (0, "")
+    told = json.loads(done.stdout)
+    assert sum(line["bytes"] for line in told["ledger"]) == told["memory"]["rss_bytes"]
+    assert abs(told["memory"]["rss_bytes"] - before) < 3 << 20  # the agent itself, while it looks
+    lines = {line["name"]: line for line in told["ledger"]}
+    assert lines["unexplained"]["bytes"] < told["memory"]["rss_bytes"] * 0.03, told
+    assert lines["empty pools"]["returnable_bytes"] > 15 << 20
+    assert all(line["returnable_bytes"] <= line["bytes"] for line in told["ledger"])
+    assert "tuple" in lines["empty pools"]["note"]
+    assert "lowtide free" in lowtide("rss", target.pid).stdout
+    target.finish()
+
+
+def test_pools_and_arenas_are_as_many_as_python_itself_counts(local_python: Python, package: Path) -> None:
+    code = f"""import lowtide, os, re, sys, tempfile
+{SPARSE}lowtide.rss()
+with tempfile.TemporaryFile() as f:
+    saved = os.dup(2); os.dup2(f.fileno(), 2)
+    sys._debugmallocstats()
+    os.dup2(saved, 2)
+    f.seek(0); text = f.read().decode()
+note = lowtide.rss().lines[0].note
+arenas, pools = map(int, re.match(r"(\\d+) arenas, (\\d+) pools", note).groups())
+assert arenas == int(re.search(r"# arenas allocated current\\s*=\\s*([\\d,]+)", text)[1].replace(",", "")), (note, text)
+counted = sum(int(row.split()[2]) for row in text.split("-----\\n")[1].split("\\n\\n")[0].splitlines())
+assert abs(pools - counted) <= 3, (note, text)"""
+    run(local_python, package, code)
+
+
+def test_what_is_freed_of_libcs_heap_is_told_apart_and_given_back(local_python: Python, package: Path) -> None:
+    code = """import lowtide
+made = [bytes(2000 + i % 1000) for i in range(20_000)]; kept = made[::100]; del made
+lines = {line.name: line for line in lowtide.rss().lines}
+free = lines["malloc: free, but held"]
+assert free.bytes > 30 << 20 and free.returnable_bytes > 30 << 20, lines
+told = {l.name: l.returned_bytes for l in lowtide.free(dry_run=True).layers}["malloc"]
+gave = {l.name: l.returned_bytes for l in lowtide.free().layers}["malloc"]
+assert abs(gave - free.returnable_bytes) < 3 << 20, (gave, free)
+assert abs(gave - told) < 3 << 20, (gave, told)"""
+    run(local_python, package, code)
+
+
+def test_memory_of_others_has_lines_of_its_own(this_python: Python, package: Path) -> None:
+    code = """import lowtide, mmap, threading
+shared = mmap.mmap(-1, 40 << 20); shared.write(b"x" * (40 << 20))
+large = bytearray(b"y") * (30 << 20)
+ledger = lowtide.rss()
+lines = {line.name: line.bytes for line in ledger.lines}
+assert lines["shared memory"] >= 40 << 20, lines
+assert lines["malloc: large blocks, each mapped"] >= 30 << 20, lines
+assert sum(lines.values()) == ledger.rss_bytes
+assert str(ledger).splitlines()[-1].split()[-1] == "resident" """
+    run(this_python, package, code)
