@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from lowtide._inside import Snapshot, retained, snapshot, why
 from lowtide._ledger import Freed, Layer, Ledger, Line, free, rss
+from lowtide._profile import mark, start, stop
 
 if TYPE_CHECKING:
     from lowtide._cache import Cache, cache
@@ -48,9 +49,12 @@ __all__ = [
     "free",
     "isolate",
     "limit",
+    "mark",
     "retained",
     "rss",
     "snapshot",
+    "start",
+    "stop",
     "stream",
     "why",
 ]

@@ -6,6 +6,7 @@
 #include "agent/capture.h"
 #include "bind/core_free.h"
 #include "bind/limit_calls.h"
+#include "bind/profile_calls.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -110,6 +111,7 @@ static PyMethodDef methods[] = {
          "capture(fd, values) -> (objects, references, bytes, pause_us, walk_us, forked, note)")},
     FREE_CALLS,
     LIMIT_CALLS,
+    PROFILE_CALLS,
     {NULL, NULL, 0, NULL},
 };
 

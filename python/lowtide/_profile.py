@@ -1,0 +1,54 @@
+"""The allocation profile from inside: which lines make the memory, now, at the peak, and in total."""
+
+from __future__ import annotations
+
+import os
+
+from lowtide import _core
+from lowtide._inside import _capture
+
+
+def start(*, exact: bool = False, interval: int | str = "512KiB", native: bool = False) -> None:
+    """Begin to watch what this process allocates, until :func:`stop`.
+
+    Sampled: one allocation in ``interval`` bytes on average (an int, or a text such as ``"64KiB"``), each chosen by
+    chance and counted for what it stands for, so that the figures are unbiased and carry their error. With ``exact``
+    every allocation is counted, which costs more time. With ``native`` frames of C code are told too.
+
+    Raises RuntimeError where a profile is being taken already, or this Python is none that lowtide knows; ValueError
+    where ``interval`` is no positive size.
+    """
+    size = interval if isinstance(interval, int) else _core.limit_parse(interval)[0]
+    if size <= 0:
+        raise ValueError(f"interval must be positive, not {interval!r}")
+    _core.profile_start(exact, size, native)
+
+
+def stop(path: str | os.PathLike[str] | None = None, *, heap: bool = True) -> str:
+    """End the profile and write it to ``path`` (``lowtide-PID.tide`` in the working directory), which is returned.
+
+    ``lowtide report`` shows it. With ``heap`` the recording holds the heap too, as :func:`lowtide.snapshot` writes it,
+    so that the report says which line made what is still held.
+
+    Raises RuntimeError where no profile is being taken, and OSError where the file cannot be written or the heap not
+    be captured, in which case the profile goes on.
+    """
+    name = os.fspath(path) if path is not None else f"lowtide-{os.getpid()}.tide"
+    part = f"{name}.{os.getpid()}.part"
+    fd = os.open(part, os.O_RDWR | os.O_CLOEXEC | os.O_CREAT | os.O_TRUNC, 0o666)
+    try:
+        if heap:
+            _capture(fd, values=True)
+        _core.profile_stop(fd, heap)
+        os.rename(part, name)
+    except BaseException:
+        os.unlink(part)
+        raise
+    finally:
+        os.close(fd)
+    return name
+
+
+def mark(text: str) -> None:
+    """Mark this moment on the timeline of the profile being taken, here or by ``lowtide run``; else do nothing."""
+    _core.profile_mark(text)
