@@ -62,6 +62,7 @@ bench: build
 	$(PYTHON) -m pip install --quiet -r bench/requirements.txt
 	$(PYTHON) bench/run.py --lowtide .venv/bin/lowtide $(BENCH_ARGS)
 	$(PYTHON) bench/cache.py
+	$(PYTHON) bench/isolate.py
 
 # New inputs stay in build/corpus; the kept corpus, in the repository, is only read.
 fuzz: build/fuzz

@@ -152,6 +152,9 @@ class _State:
         try:
             if self.broken is not None:
                 raise self._broken_error()
+            if child is not None and not child.is_alive():  # it was killed while it had nothing to do
+                self.drop(child)
+                child = None
             message = _pool_child.pack_call(function, args, kwargs, self.start_method)
             for last in (False, False, True):
                 if child is None:
@@ -237,6 +240,7 @@ class Pool(Executor):
         start_method: str | None = None,
     ) -> None:
         _pool_child.refuse_while_importing()
+        _pool_child.main_module()  # while it can be known
         if max_workers is None:
             max_workers = len(os.sched_getaffinity(0))
         if max_workers <= 0:

@@ -31,7 +31,13 @@ def main_module() -> tuple[str, str] | None:
     if name is not None:
         return ("name", name)
     path = getattr(main, "__file__", None)
-    return ("path", os.path.abspath(path)) if path and os.path.isfile(path) else None
+    if path and os.path.isfile(path):
+        _main_files[id(main)] = os.path.abspath(path)
+    known = _main_files.get(id(main))  # a script's __file__ is taken away when it has run, before threads are joined
+    return ("path", known) if known else None
+
+
+_main_files: dict[int, str] = {}
 
 
 class Source:

@@ -27,17 +27,20 @@ from lowtide import _pool_wire, _pool_worker
 
 STATUS = struct.Struct("<qq")  #: pid, then (pid, wait status); pid 0: not clean any more, ask another zygote
 REQUEST_BYTES = 1 << 20
+main_is_loaded = False
 
 
 def load_main(given: tuple[str, str] | None) -> None:
     """Imports the program's main module as ``__mp_main__``, as multiprocessing does, unless that was done."""
-    if given is None or "__mp_main__" in sys.modules:
+    global main_is_loaded
+    if given is None or main_is_loaded:
         return
     from multiprocessing import spawn
 
     way, name = given
     with _pool_worker.main_import(name):
         getattr(spawn, f"_fixup_main_from_{way}")(name)
+    main_is_loaded = True
 
 
 def adopt(request: dict[str, Any]) -> None:

@@ -1,0 +1,446 @@
+"""lowtide.isolate and lowtide.Pool: results, errors, bounds, and that nothing is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import os
+import pickle
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import BrokenExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+import lowtide
+import pytest
+
+np: Any = pytest.importorskip("numpy")
+
+
+def add(a: Any, b: Any) -> Any:
+    return a + b
+
+
+def echo(value: Any) -> Any:
+    return value
+
+
+def ones(count: int) -> Any:
+    return np.ones(count)
+
+
+def fill(count: int) -> int:
+    """Takes that many bytes and writes to all of them, piece by piece."""
+    pieces = []
+    for _ in range(count >> 20):
+        pieces.append(b"x" * (1 << 20))
+    return len(pieces)
+
+
+def reserve(count: int) -> int:
+    return len(bytearray(count))
+
+
+def stand_still() -> None:
+    time.sleep(600)
+
+
+def kill_self(number: int) -> None:
+    os.kill(os.getpid(), number)
+
+
+def pid(_: Any = None) -> int:
+    return os.getpid()
+
+
+def generator() -> Any:
+    return (i for i in range(3))
+
+
+class Stubborn(Exception):
+    def __init__(self, one: int, two: int) -> None:
+        super().__init__("stubborn")
+
+
+def raise_stubborn() -> None:
+    raise Stubborn(1, 2)
+
+
+def raise_key_error() -> None:
+    raise KeyError("lost")
+
+
+def unpicklable() -> Any:
+    return threading.Lock()
+
+
+def nested(value: int) -> int:
+    with lowtide.Pool(1) as pool:
+        return pool.submit(add, value, 1).result()
+
+
+def leak(count: int, kept: list[bytes] = []) -> int:  # noqa: B006
+    kept.append(b"x" * count)
+    return os.getpid()
+
+
+def fail_to_begin() -> None:
+    raise ValueError("no licence")
+
+
+@lowtide.isolate
+def isolated_pid() -> int:
+    return os.getpid()
+
+
+@lowtide.isolate(memory="200MiB", timeout=60)
+def isolated_fill(count: int) -> int:
+    return fill(count)
+
+
+@lowtide.isolate
+async def isolated_double(value: int) -> int:
+    await asyncio.sleep(0)
+    return 2 * value
+
+
+@lowtide.isolate
+async def isolated_forever() -> None:
+    await asyncio.sleep(600)
+
+
+class Account:
+    def __init__(self, sum: int) -> None:
+        self.sum = sum
+
+    @lowtide.isolate
+    def plus(self, more: int) -> tuple[int, int]:
+        return self.sum + more, os.getpid()
+
+
+def is_gone(pid: int) -> bool:
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z":
+                return True
+        except FileNotFoundError:
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def test_a_pool_gives_results_in_order_and_refuses_calls_after_its_end() -> None:
+    with lowtide.Pool(2) as pool:
+        assert list(pool.map(add, range(20), range(20), chunksize=3)) == [2 * i for i in range(20)]
+        assert list(pool.map(add, range(5), range(5))) == [2 * i for i in range(5)]
+        assert set(pool._rss_bytes().values()) and all(pool._rss_bytes().values())
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        pool.submit(add, 1, 2)
+
+
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+def test_each_start_method_runs_calls_in_another_process(method: str) -> None:
+    with lowtide.Pool(1, start_method=method) as pool:
+        assert pool.submit(pid).result() not in (os.getpid(), os.getppid())
+
+
+def test_fork_is_refused_to_a_program_with_threads() -> None:
+    stop = threading.Event()
+    thread = threading.Thread(target=stop.wait)
+    thread.start()
+    try:
+        with pytest.raises(RuntimeError, match="needs a program with one thread"):
+            lowtide.Pool(1, start_method="fork")
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_large_values_come_back_as_what_they_were_and_arrays_can_be_written_to() -> None:
+    frozen = np.arange(300_000)
+    frozen.flags.writeable = False
+    both = np.zeros(500_000)
+    values: list[Any] = [
+        b"x" * 3_000_000,
+        bytearray(b"y" * 2_000_000),
+        {"deep": [b"z" * 100_000, "text" * 400_000]},
+        memoryview(b"m" * 2_000_000),
+        [np.arange(20_000.0)] * 3,
+        np.asfortranarray(np.arange(400_000.0).reshape(400, 1000)),
+        frozen,
+        [both, both],
+        np.arange(400_000)[::2],
+        list(range(300_000)),
+    ]
+    with lowtide.Pool(1) as pool:
+        for value in values:
+            back = pool.submit(echo, value).result()
+            assert type(back) is type(value)
+            np.testing.assert_equal(
+                bytes(back) if isinstance(back, memoryview) else back,
+                bytes(value) if isinstance(value, memoryview) else value,
+            )
+        assert not pool.submit(echo, frozen).result().flags.writeable
+        one, two = pool.submit(echo, [both, both]).result()
+        assert one is two
+        mine = pool.submit(ones, 1 << 20).result()
+        mine += 1
+        assert mine.sum() == 2 << 20
+
+
+def test_pandas_and_arrow_tables_come_back_equal() -> None:
+    pd: Any = pytest.importorskip("pandas")
+    pa: Any = pytest.importorskip("pyarrow")
+    frame = pd.DataFrame({"n": np.arange(200_000), "t": [f"word{i % 99}" for i in range(200_000)]})
+    table = pa.table({"n": np.arange(200_000), "t": ["word"] * 200_000})
+    with lowtide.Pool(1, memory="1GiB") as pool:
+        assert pool.submit(echo, frame).result().equals(frame)
+        assert pool.submit(echo, table).result().equals(table)
+
+
+def test_the_memory_of_a_large_result_goes_with_its_last_view() -> None:
+    def mapped() -> int:
+        return Path("/proc/self/maps").read_text().count("/memfd:lowtide (deleted)")
+
+    with lowtide.Pool(1) as pool:
+        gc.collect()
+        before = mapped()
+        array = pool.submit(ones, 1 << 20).result()
+        view = array[5:]
+        assert mapped() == before + 1
+        del array
+        assert mapped() == before + 1
+        del view
+        assert mapped() == before
+
+
+def test_an_exception_brings_its_traceback_and_one_that_cannot_be_pickled_its_words() -> None:
+    with lowtide.Pool(1) as pool:
+        with pytest.raises(KeyError, match="lost") as told:
+            pool.submit(raise_key_error).result()
+        assert "in raise_key_error" in str(told.value.__cause__)
+        assert "_pool_worker" not in str(told.value.__cause__)
+        with pytest.raises(lowtide.RemoteError, match="Stubborn: stubborn"):
+            pool.submit(raise_stubborn).result()
+        with pytest.raises(pickle.PicklingError, match="the result of unpicklable, a lock, cannot be pickled"):
+            pool.submit(unpicklable).result()
+        with pytest.raises(pickle.PicklingError, match="argument 2 of add cannot be pickled"):
+            pool.submit(add, 1, threading.Lock()).result()
+        with pytest.raises(TypeError, match="gave a generator, which cannot leave its process"):
+            pool.submit(generator).result()
+        assert pool.submit(add, 1, 2).result() == 3
+
+
+def test_a_call_over_its_memory_fails_alone_whether_it_fills_or_reserves_it() -> None:
+    with lowtide.Pool(1, memory="200MiB") as pool:
+        for call in (fill, reserve):
+            with pytest.raises(lowtide.IsolatedMemoryError, match="200 MiB") as told:
+                pool.submit(call, 1 << 30).result()
+            assert told.value.limit_bytes == 200 << 20
+            assert pool.submit(add, 1, 2).result() == 3
+    with pytest.raises(lowtide.IsolatedMemoryError):
+        isolated_fill(1 << 30)
+    assert isolated_fill(1 << 20) == 1
+
+
+def test_a_call_past_its_time_fails_alone_and_says_where_it_stood() -> None:
+    with lowtide.Pool(1, timeout=2) as pool:
+        with pytest.raises(lowtide.IsolatedTimeout, match="longer than its 2 s") as told:
+            pool.submit(stand_still).result()
+        assert "in stand_still" in str(told.value.__cause__)
+        pool._state.timeout = None
+        assert pool.submit(add, 1, 2).result() == 3
+
+
+def test_a_killed_worker_costs_its_own_call_and_names_the_signal() -> None:
+    with lowtide.Pool(1) as pool:
+        with pytest.raises(lowtide.WorkerDied, match="SIGKILL") as told:
+            pool.submit(kill_self, signal.SIGKILL).result()
+        assert told.value.signal == signal.SIGKILL and isinstance(told.value, BrokenExecutor)
+        with pytest.raises(lowtide.WorkerDied, match="crash in C code"):
+            pool.submit(kill_self, signal.SIGSEGV).result()
+        with pytest.raises(lowtide.WorkerDied, match="exit status 3"):
+            pool.submit(os._exit, 3).result()
+        assert pickle.loads(pickle.dumps(told.value)).signal == signal.SIGKILL
+        assert pool.submit(add, 1, 2).result() == 3
+
+
+def test_workers_are_replaced_by_growth_by_count_and_not_by_a_peak_that_has_passed() -> None:
+    with lowtide.Pool(1, max_growth="50MiB") as pool:
+        first = pool.submit(pid).result()
+        assert pool.submit(fill, 200 << 20).result() == 200
+        assert pool.submit(pid).result() == first
+        assert pool.submit(leak, 100 << 20).result() == first
+        assert pool.submit(pid).result() != first
+    with lowtide.Pool(1, max_tasks=2) as pool:
+        assert len({pool.submit(pid).result() for _ in range(6)}) == 3
+
+
+def test_a_failing_initializer_breaks_the_pool_and_is_named() -> None:
+    with lowtide.Pool(1, initializer=fail_to_begin) as pool:
+        futures = [pool.submit(add, 1, 2)]
+        with pytest.raises(BrokenExecutor, match="no licence"):
+            futures[0].result()
+
+
+def test_an_isolated_call_has_a_process_of_its_own_that_ends_with_it() -> None:
+    first, second = isolated_pid(), isolated_pid()
+    assert len({first, second, os.getpid()}) == 3
+    assert is_gone(first) and is_gone(second)
+    assert Account(5).plus(2)[0] == 7
+    plain = lowtide.isolate(add, timeout=60)
+    assert pickle.loads(pickle.dumps(plain))(2, 3) == 5
+    assert pickle.loads(pickle.dumps(isolated_pid)) is isolated_pid
+    with pytest.raises(TypeError, match="generator function"):
+
+        @lowtide.isolate
+        def numbers() -> Any:
+            yield 1
+
+
+def test_async_functions_are_awaited_and_a_cancelled_one_is_killed() -> None:
+    async def body() -> None:
+        assert asyncio.iscoroutinefunction(isolated_double)
+        assert await asyncio.gather(isolated_double(2), isolated_double(3)) == [4, 6]
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(isolated_forever(), 1)
+
+    asyncio.run(body())
+
+
+def test_isolation_nests() -> None:
+    with lowtide.Pool(1) as pool:
+        assert pool.submit(nested, 4).result() == 5
+
+
+def test_nothing_is_left_open_when_pools_and_calls_are_over() -> None:
+    def round() -> None:
+        with lowtide.Pool(2, memory="1GiB") as pool:
+            array = pool.submit(ones, 1 << 18).result()
+            del array
+            with pytest.raises(lowtide.WorkerDied):
+                pool.submit(kill_self, signal.SIGKILL).result()
+            pids.extend(pool._rss_bytes())
+        pids.append(isolated_pid())
+
+    pids: list[int] = []
+    round()
+    gc.collect()
+    fds, threads = len(os.listdir("/proc/self/fd")), threading.active_count()
+    for _ in range(3):
+        round()
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) == fds
+    assert threading.active_count() == threads
+    assert all(is_gone(pid) for pid in pids)
+
+
+def test_random_kills_leave_every_future_resolved() -> None:
+    random.seed(7)
+    done, victims = threading.Event(), list[int]()
+    with lowtide.Pool(2) as pool:
+
+        def killer() -> None:
+            while not done.wait(random.random() / 20):
+                for victim in random.sample(list(pool._rss_bytes()), k=min(1, len(pool._rss_bytes()))):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(victim, signal.SIGKILL)
+                        victims.append(victim)
+
+        thread = threading.Thread(target=killer)
+        thread.start()
+        try:
+            futures = {pool.submit(add, np.full(50_000, i), i): i for i in range(400)}
+            good = 0
+            for future in as_completed(futures, timeout=200):
+                error = future.exception()
+                if error is None:
+                    assert future.result()[-1] == 2 * futures[future]
+                    good += 1
+                else:
+                    assert isinstance(error, lowtide.WorkerDied), error
+        finally:
+            done.set()
+            thread.join()
+        assert good > 0 and victims and all(map(is_gone, victims))
+        assert pool.submit(add, 1, 2).result() == 3
+
+
+PROGRAM = """
+import os, sys, time, lowtide
+def work(x):
+    print("from the child", flush=True)
+    return x * 2
+def stand(path):
+    open(path, "w").write(str(os.getpid()))
+    time.sleep(600)
+if __name__ == "__main__":
+    what = sys.argv[1]
+    if what == "exit":
+        pool = lowtide.Pool(1)
+        future = pool.submit(work, 4)
+        future.add_done_callback(lambda f: print(f.result(), flush=True))
+    else:
+        with lowtide.Pool(1) as pool:
+            pool.submit(stand, sys.argv[2]).result()
+"""
+
+
+def run(tmp_path: Path, text: str, *args: str) -> subprocess.Popen[str]:
+    file = tmp_path / "program.py"
+    file.write_text(text)
+    command = [sys.executable, str(file), *args]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_pid(path: Path) -> int:
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        if path.exists() and (text := path.read_text()):
+            return int(text)
+        time.sleep(0.01)
+    raise AssertionError("the child never began")
+
+
+def test_work_submitted_is_finished_at_the_end_of_the_program_and_output_passes_through(tmp_path: Path) -> None:
+    out, err = run(tmp_path, PROGRAM, "exit").communicate(timeout=120)
+    assert (out.split("\n")[:2], err) == (["from the child", "8"], "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_children_end_with_the_program(tmp_path: Path, number: signal.Signals) -> None:
+    process = run(tmp_path, PROGRAM, "stand", str(tmp_path / "pid"))
+    child = wait_for_pid(tmp_path / "pid")
+    process.send_signal(number)
+    process.communicate(timeout=120)
+    assert is_gone(child)
+
+
+def test_a_program_without_a_guard_is_told_what_to_do(tmp_path: Path) -> None:
+    text = "import lowtide\ndef f(): return 1\nprint(lowtide.isolate(f)())\n"
+    out, err = run(tmp_path, text).communicate(timeout=120)
+    assert 'under `if __name__ == "__main__":`' in err and out == ""
+
+
+def test_a_pool_is_not_for_a_forked_child_which_can_isolate_by_itself() -> None:
+    with lowtide.Pool(1) as pool:
+        assert pool.submit(add, 1, 1).result() == 2
+        child = os.fork()
+        if child == 0:
+            try:
+                try:
+                    pool.submit(add, 1, 1)
+                except RuntimeError as error:
+                    good = "make one here" in str(error)
+                os._exit(0 if good and isolated_pid() not in (os.getpid(), os.getppid()) else 1)
+            finally:
+                os._exit(2)
+        assert os.waitpid(child, 0)[1] == 0
+        assert pool.submit(add, 1, 1).result() == 2
