@@ -45,6 +45,30 @@ static void trampoline_write(size_t i) {
     memcpy(at + sizeof code, &distance, sizeof distance);
 }
 
+/* A fixed-address executable that takes a function's address stands in for it: dlsym finds an entry of its PLT, which jumps to
+ * where its GOT says, to our hook. The real one is in the first object behind it that defines it. */
+static bool stands_in(void *function) {
+    Dl_info info;
+    ElfW(Sym) *symbol = NULL;
+    return dladdr1(function, &info, (void **)&symbol, RTLD_DL_SYMENT) && symbol &&
+           symbol->st_shndx == SHN_UNDEF;
+}
+
+static void *find_real(const char *name) {
+    void *found = dlsym(RTLD_DEFAULT, name);
+    if (!found || !stands_in(found)) return found;
+    found = NULL;
+    for (struct link_map *m = _r_debug.r_map; m && !found; m = m->l_next) {
+        void *handle = m->l_name[0] ? dlopen(m->l_name, RTLD_NOLOAD | RTLD_LAZY) : NULL;
+        if (!handle) continue;
+        Dl_info info;
+        void *there = dlsym(handle, name);
+        if (there && dladdr(there, &info) && (uintptr_t)info.dli_fbase == m->l_addr) found = there;
+        dlclose(handle);
+    }
+    return found;
+}
+
 int got_open(got_hook_t *hooks, size_t n, err_t *e) {
     got.hooks = hooks;
     got.count = n;
@@ -52,7 +76,7 @@ int got_open(got_hook_t *hooks, size_t n, err_t *e) {
     if (got.code == MAP_FAILED) return err_sys(e, -errno, "no memory for the hooks");
     got.targets = (_Atomic(got_function_t) *)(got.code + PAGE);
     for (size_t i = 0; i < n; i++) {
-        *(void **)&hooks[i].real = dlsym(RTLD_DEFAULT, hooks[i].name);
+        *(void **)&hooks[i].real = find_real(hooks[i].name);
         trampoline_write(i);
         got.targets[i] = hooks[i].hook;
     }

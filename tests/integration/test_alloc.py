@@ -1,0 +1,406 @@
+"""What the allocation hooks count, on every Python, against independent counts; and that they leave no trace."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import EXECUTABLE, TESTS, Python, all_pythons
+
+DRIVER = EXECUTABLE.parent / "alloc-driver.so"
+SAMPLED, EXACT = 1, 2
+Script = Callable[..., Any]
+
+PRELUDE = """
+import ctypes, json, os, sys, time
+sys.path.insert(0, HERE)
+import region
+def load(path):
+    held, free = ctypes.PyDLL(path), ctypes.CDLL(path)
+    held.drive_error.restype = ctypes.c_char_p
+    return held, free
+held, free = load(HERE + "/alloc-driver.so")
+def start(mode, interval=0, held=held):
+    fd = held.drive_start(mode, ctypes.c_ulong(interval))
+    assert fd >= 0, held.drive_error()
+    r = region.Region(fd)
+    os.close(fd)
+    return r
+def stop(held=held, free=free):
+    assert held.drive_stop() == 0, held.drive_error()
+    assert free.drive_quiet(20000) == 0, held.drive_error()
+def by_line(cells, file, *domains):
+    lines = {}
+    for c in cells:
+        if c.stack[0].file == file and (not domains or c.domain in domains):
+            size, blocks = lines.get(c.stack[0].line, (0, 0))
+            lines[c.stack[0].line] = size + c.live[0], blocks + c.live[1]
+    return lines
+def of(cells, function, which="live", domain=None):
+    found = [c for c in cells if any(f.function == function for f in c.stack) and domain in (None, c.domain)]
+    return [sum(getattr(c, which)[i] for c in found) for i in (0, 1, 2)]
+def tell(**what):
+    print(json.dumps(what), flush=True)
+"""
+
+WORK = """
+import re
+class Node:
+    def __init__(self, n):
+        self.next = None
+        self.name = f"node {n}"
+kept = [Node(i) for i in range(500)]
+big = bytearray(3_000_000)
+grown = []
+for i in range(10_000):
+    grown.append(i * 1.5)
+text = "x" * 100
+for i in range(20):
+    text += text[:100]
+pattern = re.compile("a(b|c)*" + "d?" * 50)
+table = {str(i): (i, [i]) for i in range(3000)}
+for i in range(0, 3000, 2):
+    del table[str(i)]
+squares = list(n * n for n in range(1000, 5000))
+def deep(n):
+    return [deep(n - 1)] if n else [bytes(77)]
+nested = deep(200)
+"""
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Script:
+    """Runs code after PRELUDE and returns what it told."""
+    shutil.copy(DRIVER, tmp_path)
+    shutil.copy(TESTS / "region.py", tmp_path)
+    tmp_path.joinpath("work.py").write_text(WORK)
+
+    def run(python: Python, code: str, **environment: str) -> Any:
+        path = tmp_path / "script.py"
+        path.write_text(f"HERE = {str(tmp_path)!r}\n{PRELUDE}\n{code}")
+        done = subprocess.run(
+            python.command(path), capture_output=True, text=True, timeout=300, env=os.environ | environment
+        )
+        assert done.returncode == 0, done.stderr
+        assert not done.stderr
+        return json.loads(done.stdout) if done.stdout else None
+
+    return run
+
+
+def quick_python() -> Python:
+    return next(p for p in all_pythons() if p.root is None)
+
+
+def test_exact_equals_tracemalloc_byte_for_byte(target_python: Python, script: Script) -> None:
+    """The sums are equal; so are lines, but those whose objects come from CPython's free lists: tracemalloc says who
+    uses such a block now, we say who made it."""
+    told = script(
+        target_python,
+        """
+import tracemalloc, re, gc
+start(2).close()
+stop()
+begin, mode, interval = held.drive_start, 2, ctypes.c_ulong(0)
+tracemalloc.start(1)
+fd = begin(mode, interval)
+r = region.Region(fd)
+def difference():
+    at, theirs = r.parts["cells"][0], tracemalloc.get_traced_memory()[0]
+    cells = r.map[at : at + 8192 * region.CELL.size]
+    ours = 0
+    for i in range(8192):
+        c = region.CELL.unpack_from(cells, i * region.CELL.size)
+        ours += c[4] if c[1] in (1, 2, 3) else 0
+    return ours - theirs
+gc.collect()
+gc.disable()
+before = [difference() for i in range(3)][-1]  # the first ones fill free lists
+import work
+after = [difference() for i in range(3)][-1]
+theirs = {}
+cells, snapshot = r.cells(), tracemalloc.take_snapshot()
+for t in snapshot.traces:
+    f = t.traceback[0]
+    if f.filename == work.__file__:
+        size, blocks = theirs.get(f.lineno, (0, 0))
+        theirs[f.lineno] = size + t.size, blocks + 1
+ours = by_line(cells, work.__file__, "raw", "mem", "object")
+stop()
+tell(before=before, after=after, equal=[n for n in theirs if theirs[n] == ours.get(n)], lines=len(theirs))
+""",
+    )
+    assert told["before"] == told["after"]
+    assert len(told["equal"]) >= told["lines"] // 2 and told["lines"] > 10
+
+
+@pytest.mark.parametrize("allocator", ["malloc", "debug", "malloc_debug"])
+def test_sampling_works_on_any_of_pythons_own_allocators(allocator: str, script: Script) -> None:
+    told = script(
+        quick_python(),
+        """
+r = start(1, 16384)
+def keep():
+    return [bytes(1000) for i in range(20_000)]
+kept = keep()
+live = of(r.cells(), "keep")
+stop()
+tell(live=live)
+""",
+        PYTHONMALLOC=allocator,
+    )
+    assert told["live"][0] == pytest.approx(20_000 * (1033 + 8), rel=0.15)
+
+
+def test_sampled_figures_lie_within_their_error(target_python: Python, script: Script) -> None:
+    told = script(
+        target_python,
+        """
+r = start(1, 32768)
+def small():
+    return [(i, i) for i in range(200_000)]
+def large():
+    return [bytes(5000) for i in range(4000)]
+def gone():
+    return len([bytes(300) for i in range(50_000)])
+kept = small(), large(), gone()
+cells = r.cells()
+tell(small=of(cells, "small", domain="object"), large=of(cells, "large", domain="object"),
+     each=sys.getsizeof((1, 1)) + sys.getsizeof(1), gone=of(cells, "gone"), churn=of(cells, "gone", "total", "object"), lost=r.lost_stacks + r.lost_blocks)
+""",
+    )
+    small = 200_000 * told["each"]
+    assert abs(told["small"][0] - small) < 5 * (told["small"][2] * 2**20) ** 0.5
+    expected = 4000 * 5033
+    assert abs(told["large"][0] - expected) < 5 * (told["large"][2] * 2**20) ** 0.5
+    assert told["large"][1] == pytest.approx(4000, rel=0.2)
+    assert told["gone"] == [0, 0, 0]
+    assert told["churn"][0] == pytest.approx(50_000 * 333, rel=0.2)
+    assert told["lost"] == 0
+
+
+def test_the_peak_is_kept_by_site(target_python: Python, script: Script) -> None:
+    told = script(
+        target_python,
+        """
+r = start(2)
+def peak():
+    x = [bytes(1000) for i in range(20_000)]
+    return len(x)
+def before():
+    return [bytes(1000) for i in range(1000)]
+def after():
+    return [bytes(1000) for i in range(2000)]
+kept = before()
+peak()
+later = after()
+cells = r.cells()
+tell(**{name: [of(cells, name, w, "object")[0] for w in ("live", "peak", "total")] for name in ("before", "peak", "after")})
+""",
+    )
+    each = 1033
+    assert told["before"] == pytest.approx([1000 * each] * 3, rel=0.05)
+    assert told["peak"] == pytest.approx([0, 20_000 * each, 20_000 * each], rel=0.05, abs=100)
+    assert told["after"] == pytest.approx([2000 * each, 0, 2000 * each], rel=0.05, abs=100)
+
+
+def test_stacks_go_through_generators_and_coroutines(target_python: Python, script: Script) -> None:
+    told = script(
+        target_python,
+        """
+import asyncio
+r = start(2)
+def numbers():
+    for i in range(3):
+        yield bytes(100_000)
+async def inner():
+    return list(numbers())
+async def outer():
+    return await inner()
+kept = asyncio.run(outer())
+stacks = [[f.function for f in c.stack] for c in r.cells() if c.live[0] >= 300_000 and c.stack[0].function == "numbers"]
+tell(stacks=stacks)
+""",
+    )
+    (stack,) = told["stacks"]
+    assert stack[:3] == ["numbers", "inner", "outer"]
+    assert stack[-1] == "<module>"
+
+
+def test_mapped_memory_is_counted_by_the_page_and_once(target_python: Python, script: Script) -> None:
+    told = script(
+        target_python,
+        """
+import mmap
+for mode in (1, 2):
+    r = start(mode)
+    def map_it():
+        return mmap.mmap(-1, 10_000_000)
+    m = map_it()
+    one = of(r.cells(), "map_it", domain="mmap")
+    m.resize(5_000_000)
+    less = sum(c.live[0] for c in r.cells() if c.domain == "mmap")
+    m.close()
+    none = sum(c.live[0] for c in r.cells() if c.domain == "mmap")
+    stop()
+tell(one=one, less=less, none=none)
+""",
+    )
+    assert told["one"][:2] == [10_002_432, 1]
+    assert told["less"] == 5_001_216
+    assert told["none"] == 0
+
+
+def test_a_library_that_is_loaded_later_is_hooked(local_python: Python, script: Script) -> None:
+    told = script(
+        local_python,
+        """
+r = start(1, 65536)
+import sqlite3
+def fill():
+    db = sqlite3.connect(":memory:")
+    db.execute("create table t(x)")
+    db.executemany("insert into t values (?)", (("x" * 1000,) for i in range(20_000)))
+    return db
+db = fill()
+kept = of(r.cells(), "fill", domain="libc")[0]
+db.close()
+gone = of(r.cells(), "fill", domain="libc")[0]
+tell(kept=kept, gone=gone)
+""",
+    )
+    assert 15_000_000 < told["kept"] < 35_000_000
+    assert abs(told["gone"]) < 2_000_000
+
+
+def test_a_forked_child_counts_for_itself_and_its_parent_goes_on(target_python: Python, script: Script) -> None:
+    told = script(
+        target_python,
+        """
+r = start(2)
+def parents():
+    return [bytes(1000) for i in range(1000)]
+def childs():
+    return [bytes(1000) for i in range(500)]
+kept = parents()
+before = r.heap_bytes
+read, write = os.pipe()
+pid = os.fork()
+if not pid:
+    fd = held.drive_fork_child()
+    assert fd >= 0, held.drive_error()
+    mine = region.Region(fd)
+    also = childs()
+    del kept
+    cells = mine.cells()
+    os.write(write, json.dumps([of(cells, "childs")[0], of(cells, "parents")[0], mine.pid == os.getpid()]).encode())
+    os._exit(0)
+os.waitpid(pid, 0)
+silent = os.fork()
+if not silent:
+    also = childs()  # not told of the fork: counts nothing, harms nothing
+    os._exit(0)
+os.waitpid(silent, 0)
+cells = r.cells()
+tell(child=json.loads(os.read(read, 1000)), parents=of(cells, "parents")[0], childs=of(cells, "childs")[0])
+""",
+    )
+    assert told["child"] == [pytest.approx(500 * 1041, rel=0.02), 0, True]
+    assert told["parents"] == pytest.approx(1000 * 1041, rel=0.02)
+    assert told["childs"] == 0
+
+
+@pytest.mark.parametrize("mode", [SAMPLED, EXACT])
+def test_the_library_comes_and_goes_under_load_without_a_trace(mode: int, local_python: Python, script: Script) -> None:
+    told = script(
+        local_python,
+        f"""
+import _ctypes, hashlib, threading, zlib
+stop_now = threading.Event()
+def work():
+    while not stop_now.is_set():
+        zlib.compress(os.urandom(20_000)); json.loads(json.dumps([{{"a": i}} for i in range(200)])); bytearray(100_000)
+threads = [threading.Thread(target=work) for i in range(4)]
+for t in threads: t.start()
+def maps():
+    return sum(1 for line in open("/proc/self/maps") if "alloc-driver" in line)
+for handle in {{held._handle, free._handle}}:
+    pass
+_ctypes.dlclose(held._handle); _ctypes.dlclose(free._handle)
+for i in range(25):
+    held, free = load(HERE + "/alloc-driver.so")
+    r = start({mode}, 4096, held)
+    time.sleep(0.01)
+    r.read_header(); seen = r.heap_peak_bytes
+    stop(held, free)
+    _ctypes.dlclose(held._handle); _ctypes.dlclose(free._handle)
+    assert seen > 0 and not maps(), (seen, maps())
+    r.close()
+stop_now.set()
+for t in threads: t.join()
+tell(ok=True)
+""",
+    )
+    assert told == {"ok": True}
+
+
+def test_hooks_over_ours_are_left_alone(script: Script) -> None:
+    told = script(
+        quick_python(),
+        """
+import tracemalloc
+r = start(1)
+tracemalloc.start()
+refused, line = held.drive_stop(), held.drive_error().decode()
+tracemalloc.stop()
+stop()
+tell(refused=refused, line=line)
+""",
+    )
+    assert told["refused"] == -16
+    assert "tracemalloc" in told["line"]
+
+
+@pytest.mark.parametrize("mode", [SAMPLED, EXACT])
+def test_a_program_that_ends_while_it_is_watched_ends_as_always(
+    mode: int, target_python: Python, script: Script
+) -> None:
+    script(
+        target_python,
+        f"""
+import threading, atexit, gc
+r = start({mode}, 4096)
+class Loop:
+    def __init__(self): self.me, self.data = self, bytes(10_000)
+kept = [Loop() for i in range(300)]
+threading.Thread(target=lambda: time.sleep(0.05)).start()
+atexit.register(lambda: [bytes(1000) for i in range(100)])
+""",
+    )
+
+
+def test_marks_are_kept(script: Script) -> None:
+    told = script(quick_python(), 'r = start(1)\nheld.drive_mark(b"loaded")\ntell(marks=r.marks())\n')
+    assert told["marks"] == ["loaded"]
+
+
+def test_exact_is_refused_in_one_line_where_address_space_is_limited(script: Script) -> None:
+    told = script(
+        quick_python(),
+        """
+import resource
+resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
+status, line = held.drive_start(2, ctypes.c_ulong(0)), held.drive_error().decode()
+r = start(1)
+stop()
+tell(status=status, line=line)
+""",
+    )
+    assert told["status"] == -12
+    assert "sampled" in told["line"] and "\n" not in told["line"]
