@@ -216,7 +216,7 @@ class _Job:
             workers = lanes_of(executor, workers)
             make = lambda: executor  # noqa: E731
         elif workers:
-            make = functools.partial(make_pool, workers, ceiling)
+            make = functools.partial(make_pool, workers)
         return Engine(
             self.source,
             self.plan,

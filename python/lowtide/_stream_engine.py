@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import json
+import multiprocessing
 import os
 import pickle
 import time
@@ -76,8 +77,13 @@ class Workers:
         return True
 
     def close(self, now: bool) -> None:
-        if self._own:
-            self.executor.shutdown(wait=not now, cancel_futures=True)
+        if not self._own:
+            return
+        if now:
+            # A function that never ends would hold up the interpreter's end, which waits for workers.
+            for process in list((getattr(self.executor, "_processes", None) or {}).values()):
+                process.kill()
+        self.executor.shutdown(wait=not now, cancel_futures=True)
 
 
 class Engine:
@@ -310,17 +316,10 @@ def aside_line(name: str, record: int, error: str) -> str:
     return json.dumps({"file": name, "record": record, "error": error}, ensure_ascii=False)
 
 
-def make_pool(workers: int, memory: int) -> Executor:
-    """lowtide.Pool where this installation has it."""
-    try:
-        from lowtide._pool import Pool  # type: ignore[import-not-found,unused-ignore]
-    except ImportError:
-        import multiprocessing
-
-        context = multiprocessing.get_context("fork")
-        return concurrent.futures.ProcessPoolExecutor(workers, mp_context=context, initializer=child_begin)
-    pool: Executor = Pool(max_workers=workers)
-    return pool
+def make_pool(workers: int) -> Executor:
+    """Forks of this process: functions of ``__main__`` and unguarded scripts work in them as they are."""
+    context = multiprocessing.get_context("fork")
+    return concurrent.futures.ProcessPoolExecutor(workers, mp_context=context, initializer=child_begin)
 
 
 def is_local(executor: Any) -> bool:
