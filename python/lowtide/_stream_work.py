@@ -126,7 +126,7 @@ def _dropping(f: Callable[[Any], Any], record: Any) -> Iterable[Any]:
 
 
 def _chain(records: Iterator[Any], ops: Iterable[tuple[str, Any]]) -> Iterator[Any]:
-    """All of it in C iterators: they go on with the next record after one that raised."""
+    """All of it in C iterators, which take one record of their source at a time."""
     for name, f in ops:
         if name == "filter":
             records = filter(f, records)
@@ -176,6 +176,7 @@ def _run(raw: list[Any], ops: list[tuple[str, Any]], bad: dict[int, str], watch:
             if isinstance(error, MemoryError):
                 raise ChunkFailed("MemoryError", memory=True) from None
             bad[len(raw) - operator.length_hint(source) - 1] = _told(error)
+            records = _chain(source, ops)  # an itertools.chain ends for good at the first error
 
 
 def _call_chunks(f: Callable[[Any], Any], records: Any) -> Any:

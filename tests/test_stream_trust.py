@@ -1,0 +1,290 @@
+"""lowtide pipe and resuming: killed at any stage, full disks, changed inputs; nothing lost, nothing twice."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import pty
+import random
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import lowtide
+import pytest
+from conftest import EXECUTABLE
+from lowtide._stream_bar import Bar
+from lowtide._stream_engine import Progress
+
+JOB = """
+import os
+def same(line): return line
+def fail(line):
+    if line == "4000": raise ValueError("four thousand")
+    return line
+def drop(line): return None if int(line) % 2 else line
+def many(line):
+    yield line
+    yield line
+def total(rows): return [str(sum(map(int, rows)))]
+def rows(row): return {"n": int(row["n"]) * 2, "t": row["t"]}
+class NotMany: pass
+number = 3
+"""
+
+
+def pipe(folder: Path, *words: str, **more: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*words), cwd=folder, env=environment(), capture_output=True, text=True, **more)
+
+
+def command(*words: str) -> list[str]:
+    return [str(EXECUTABLE), "pipe", f"--python={sys.executable}", *words]
+
+
+def environment(**more: str) -> dict[str, str]:
+    return {**os.environ, "LOWTIDE_STREAM_SAVE_S": "0", **more}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "job.py").write_text(JOB)
+    (tmp_path / "in.txt").write_text("".join(f"{i}\n" for i in range(20_000)))
+    return tmp_path
+
+
+def left_in(folder: Path) -> list[str]:
+    return sorted(set(os.listdir(folder)) - {"job.py", "in.txt", "__pycache__"})
+
+
+def test_a_function_drops_changes_or_multiplies_records(folder: Path) -> None:
+    for function, records in (("same", 20_000), ("drop", 10_000), ("many", 40_000)):
+        done = pipe(folder, f"job:{function}", "in.txt", "-o", "out.txt", "--json")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert json.loads(done.stdout)["records_out"] == records
+        assert (folder / "out.txt").read_text().count("\n") == records
+    assert left_in(folder) == ["out.txt"]
+    done = pipe(folder, "job:total", "in.txt", "-o", "-", "--chunks")
+    assert sum(map(int, done.stdout.split())) == sum(range(20_000))
+    assert pipe(folder, "job:same", "-", "-o", "-", input="a\nb\n").stdout == "a\nb\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["nomodule:f", "in.txt"], "cannot import nomodule: ModuleNotFoundError: No module named 'nomodule'"),
+        (["job:f", "in.txt"], "job has no f; look at its name in "),
+        (["job:number", "in.txt"], "job:number is no function but int"),
+        (["job.py:same", "in.txt"], "'job.py' is a file; write its module: job:same"),
+        (["job", "in.txt"], "'job' names no function; write module:function"),
+        (["job:same", "gone.txt"], "gone.txt is not there; look at its name"),
+        (["job:same", "in.txt", "--memory=1M"], "the ceiling of 1.0 MiB leaves no room"),
+        (["job:fail", "in.txt"], "record 4001 of in.txt: ValueError: four thousand (job.py:5)"),
+        (["job:same", "in.txt", "-o", "no/out.txt"], "cannot "),
+        (["job:same", "in.txt", "-o", "in.txt"], "in.txt is read and written; write to another name"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line_and_status_1(folder: Path, words: list[str], line: str) -> None:
+    done = pipe(folder, *words[:2], "-o", "out.txt", *words[2:])
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"lowtide: {line}") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", [[], ["job:same", "in.txt"], ["job:same", "in.txt", "-o", "o", "--memory=lots"]])
+def test_wrong_words_are_status_2(folder: Path, words: list[str]) -> None:
+    done = pipe(folder, *words)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+
+
+def test_a_failed_run_goes_on_once_its_record_may_be_set_aside(folder: Path) -> None:
+    assert pipe(folder, "job:fail", "in.txt", "-o", "out.txt").returncode == 1
+    assert left_in(folder) == ["out.txt.checkpoint", "out.txt.part"]
+    done = pipe(folder, "job:fail", "in.txt", "-o", "out.txt", "--resume", "--errors=bad.jsonl", "--workers=2")
+    assert done.returncode == 0 and "19999 records of 20000, 1 set aside" in done.stderr
+    assert left_in(folder) == ["bad.jsonl", "out.txt"]
+    assert json.loads((folder / "bad.jsonl").read_text())["record"] == 4001
+    assert (folder / "out.txt").read_text() == "".join(f"{i}\n" for i in range(20_000) if i != 4000)
+
+
+def test_a_checkpoint_of_another_job_is_refused(folder: Path) -> None:
+    def refused(*words: str) -> str:
+        done = pipe(folder, *words, "-o", "out.txt", "--resume")
+        assert done.returncode == 1 and done.stderr.count("\n") == 1
+        return done.stderr
+
+    assert pipe(folder, "job:fail", "in.txt", "-o", "out.txt").returncode == 1
+    assert "had other functions (job:fail, not job:same)" in refused("job:same", "in.txt")
+    (folder / "job.py").write_text(JOB.replace("4000", "-1"))
+    assert "job:fail was changed since the run that was stopped" in refused("job:fail", "in.txt")
+    (folder / "in.txt").open("a").write("20000\n")
+    assert "in.txt was changed since the run that was stopped" in refused("job:fail", "in.txt")
+    (folder / "in.txt").rename(folder / "other.txt")
+    assert "in.txt is not there" in refused("job:fail", "in.txt")
+    assert "the source had" in refused("job:fail", "other.txt")
+
+
+def test_a_changed_function_may_be_accepted(folder: Path) -> None:
+    assert pipe(folder, "job:fail", "in.txt", "-o", "out.txt").returncode == 1
+    (folder / "job.py").write_text(JOB.replace("4000", "-1"))
+    assert pipe(folder, "job:fail", "in.txt", "-o", "out.txt", "--resume=changed").returncode == 0
+    assert (folder / "out.txt").read_bytes() == (folder / "in.txt").read_bytes()
+
+
+def test_a_disk_that_is_full_is_one_line_and_resumable(folder: Path) -> None:
+    limited = f"ulimit -f 40; exec {' '.join(command('job:same', 'in.txt', '-o', 'out.txt'))}"
+    done = subprocess.run(["bash", "-c", limited], cwd=folder, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == "lowtide: cannot write out.txt: File too large\n"
+    assert pipe(folder, "job:same", "in.txt", "-o", "out.txt", "--resume").returncode == 0
+    assert (folder / "out.txt").read_bytes() == (folder / "in.txt").read_bytes()
+
+
+def test_a_truncated_gzip_is_one_line(folder: Path) -> None:
+    data = gzip.compress(os.urandom(1 << 20).hex().encode())
+    (folder / "cut.txt.gz").write_bytes(data[: len(data) // 2])
+    done = pipe(folder, "job:same", "cut.txt.gz", "-o", "out.txt")
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert "its gzip data ends in the middle" in done.stderr
+
+
+def slow_job(folder: Path) -> None:
+    """Stands still at record 15000 until the file go is there, and says so by the file here."""
+    (folder / "slow.py").write_text(
+        "import os, time\n"
+        "def wait(line):\n"
+        "    if line == '15000':\n"
+        "        open('here', 'w').close()\n"
+        "        while not os.path.exists('go'): time.sleep(0.01)\n"
+        "    return line\n"
+    )
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_it_says_so_and_goes_on_later(folder: Path, workers: str, number: int) -> None:
+    slow_job(folder)
+    words = command("slow:wait", "in.txt", "-o", "out.txt", f"--workers={workers}")
+    with subprocess.Popen(words, cwd=folder, env=environment(), stderr=subprocess.PIPE, text=True) as process:
+        while not (folder / "here").exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(number)
+        assert process.stderr is not None
+        said = process.stderr.read()
+    assert process.returncode == 128 + number
+    assert said.startswith("lowtide: interrupted at ") and said.endswith("--resume goes on\n") and said.count("\n") == 1
+    assert not (folder / "out.txt").exists()
+    (folder / "go").touch()
+    assert pipe(folder, "slow:wait", "in.txt", "-o", "out.txt", "--resume").returncode == 0
+    assert (folder / "out.txt").read_bytes() == (folder / "in.txt").read_bytes()
+
+
+def kill_until_done(folder: Path, words: list[str], rng: random.Random, kills: int) -> int:
+    """Runs the command again and again, killed after random times; how often it was killed."""
+    span, killed = 0.4, 0
+    while True:
+        process = subprocess.Popen(
+            words, cwd=folder, env=environment(), start_new_session=True, stderr=subprocess.PIPE, text=True
+        )
+        try:
+            _, said = process.communicate(timeout=rng.uniform(0, span) if killed < kills else None)
+            assert process.returncode == 0, said
+            return killed
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+            killed += 1
+
+
+def check_kills(folder: Path, function: str, source: str, out: str, workers: str, rounds: int, seed: int) -> int:
+    rng, killed = random.Random(seed), 0
+    whole = f"whole-{out}"
+    pipe(folder, f"job:{function}", source, "-o", whole, "--errors=whole.jsonl", check=True)
+    for _ in range(rounds):
+        words = command(f"job:{function}", source, "-o", out, "--resume", "--errors=bad.jsonl", f"--workers={workers}")
+        killed += kill_until_done(folder, words, rng, 8)
+        if out.endswith(".parquet"):
+            assert list(lowtide.stream(folder / out)) == list(lowtide.stream(folder / whole))
+        else:
+            assert (folder / out).read_bytes() == (folder / whole).read_bytes()
+        assert (folder / "bad.jsonl").read_bytes() == (folder / "whole.jsonl").read_bytes()
+        (folder / out).unlink()
+        assert not [name for name in os.listdir(folder) if name.startswith(out)]
+    return killed
+
+
+def big_input(folder: Path) -> None:
+    (folder / "in.txt").write_text("".join(f"{i}\n" for i in range(400_000)))
+    (folder / "in.csv").write_text("n,t\n" + "".join(f'{i},"a\n{i}"\n' if i != 500 else "x,y\n" for i in range(60_000)))
+
+
+@pytest.mark.parametrize(
+    ("function", "source", "out", "workers"),
+    [("fail", "in.txt", "out.txt", "0"), ("fail", "in.txt", "out.txt", "2"), ("rows", "in.csv", "out.csv", "0")],
+)
+def test_killed_at_random_the_same_command_goes_on(
+    folder: Path, function: str, source: str, out: str, workers: str
+) -> None:
+    big_input(folder)
+    check_kills(folder, function, source, out, workers, rounds=1, seed=len(source) + int(workers))
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("workers", ["0", "2"])
+@pytest.mark.parametrize(
+    ("function", "source", "out"),
+    [("fail", "in.txt", "out.txt"), ("rows", "in.csv", "out.csv"), ("rows", "in.csv", "out.parquet")],
+)
+def test_hundreds_of_kills_lose_and_double_nothing(
+    folder: Path, function: str, source: str, out: str, workers: str
+) -> None:
+    big_input(folder)
+    assert check_kills(folder, function, source, out, workers, rounds=10, seed=1) > 40
+
+
+def test_reduce_goes_on_from_its_checkpoint(folder: Path) -> None:
+    calls = []
+
+    def add(so_far: int, line: str) -> int:
+        if line == "15000" and not calls:
+            calls.append(line)
+            raise KeyboardInterrupt
+        return so_far + int(line)
+
+    stream = lowtide.stream(folder / "in.txt", checkpoint=folder / "sum.checkpoint")
+    with pytest.raises(KeyboardInterrupt):
+        stream.reduce(add, 0)
+    assert stream.reduce(add, 0) == sum(range(20_000))
+
+
+def test_the_bar_says_how_far_it_is_and_fits_the_line() -> None:
+    bar = Bar(sys.stderr)
+    bar._past = [(0.0, 0), (1.0, 100 << 20)]
+    now = Progress(100 << 20, 400 << 20, 1, 1, 2, 90 << 20, 95 << 20, 512 << 20, 1.0)
+    bar.plain = True
+    assert bar.line(now, 200) == (
+        "#######.......................  25 % 100 MiB of 400 MiB | 100 MiB/s | 3 s left | memory 90.0 MiB of 512 MiB"
+        " | 2 set aside"
+    )
+    assert all(len(bar.line(now, width)) <= width for width in range(10, 200))
+
+
+def test_a_terminal_sees_the_bar_and_a_pipe_does_not(folder: Path) -> None:
+    slow_job(folder)
+    ours, theirs = pty.openpty()
+    words = command("slow:wait", "in.txt", "-o", "out.txt", "--workers=1")
+    process = subprocess.Popen(words, cwd=folder, env=environment(COLUMNS="120"), stderr=theirs)
+    os.close(theirs)
+    said = b""
+    while b"memory" not in said:
+        assert select.select([ours], [], [], 60)[0]
+        said += os.read(ours, 4096)
+    (folder / "go").touch()
+    assert process.wait() == 0
+    assert b"% " in said and b" of 512 MiB" in said
+    os.close(ours)
