@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SPAN_MS_MAX = 24 * 3600 * 1000 };
+enum { INTERVAL_MIN = 1 << 10, INTERVAL_MAX = 1 << 30, SPAN_MS_MAX = 24 * 3600 * 1000 };
 
 bool arguments_span(const char *text, uint32_t *ms) {
     static const struct {
@@ -48,4 +48,8 @@ bool arguments_size(const char *text, uint64_t *bytes) {
     if (*end || n * unit >= 9e18) return false;
     *bytes = (uint64_t)(n * unit);
     return true;
+}
+
+bool arguments_interval(const char *text, uint64_t *bytes) {
+    return arguments_size(text, bytes) && *bytes >= INTERVAL_MIN && *bytes <= INTERVAL_MAX;
 }

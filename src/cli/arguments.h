@@ -11,5 +11,7 @@ bool arguments_span(const char *text, uint32_t *ms);
 bool arguments_pid(const char *text, pid_t *pid);
 /* "524288", "512K", "512KiB", "1.5M", "2GiB". */
 bool arguments_size(const char *text, uint64_t *bytes);
+/* A size that makes sense between two samples: from 1K to 1G. */
+bool arguments_interval(const char *text, uint64_t *bytes);
 
 #endif

@@ -29,7 +29,7 @@ static void live_remove(record_t *r) {
 }
 
 int record_open(record_t *r, const char *to, bool live, err_t *e) {
-    r->fd = r->live = r->peak = -1;
+    r->fd = r->live = -1;
     r->live_path[0] = '\0';
     r->heap = false;
     r->to_file = to != NULL;
@@ -68,7 +68,6 @@ static int write_tables(record_t *r, err_t *e) {
     }
     if (status) return status;
     collect_write(&r->collect, w, r->heap);
-    if (r->peak >= 0) rec_nested_file(w, "peak", r->peak);
     return rec_close(w, 0, 0, e);
 }
 
@@ -103,7 +102,6 @@ void record_abandon(record_t *r) {
 
 void record_close(record_t *r) {
     if (r->fd >= 0) close(r->fd);
-    if (r->peak >= 0) close(r->peak);
-    r->fd = r->peak = -1;
+    r->fd = -1;
     collect_end(&r->collect);
 }

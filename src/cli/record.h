@@ -17,7 +17,6 @@ typedef struct record {
     bool to_file, heap; /* heap: it was captured into fd */
     int fd;             /* the heap's capture writes here; read and write */
     int live;
-    int peak; /* a snapshot of the heap at its peak, or -1 */
     char live_path[4096];
 } record_t;
 

@@ -18,17 +18,11 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum {
-    INTERVAL_MIN = 1 << 10,
-    INTERVAL_MAX = 1 << 30,
-    WAIT_MS = 20,
-    STATUS_NOT_FOUND = 127,
-    STATUS_NOT_EXECUTABLE = 126
-};
+enum { WAIT_MS = 20, STATUS_NOT_FOUND = 127, STATUS_NOT_EXECUTABLE = 126 };
 
 typedef struct run {
     const char *to, *python, *script; /* script: the file that Python is to run, or NULL */
-    bool json, report, values, snapshot;
+    bool json, report, values;
     bool missing; /* Python itself says that there is no such script */
     char **argv;  /* of the program */
     char agent[4096];
@@ -212,16 +206,6 @@ static const char *python_default(char *room, size_t n) {
     return access(room, X_OK) == 0 ? room : "python3";
 }
 
-static bool read_interval(const command_t *self, const char *text, ctl_profile_t *profile,
-                          int *status) {
-    if (arguments_size(text, &profile->interval_bytes) && profile->interval_bytes >= INTERVAL_MIN &&
-        profile->interval_bytes <= INTERVAL_MAX)
-        return true;
-    *status =
-        command_usage(self, "--interval takes bytes like 512K, from 1K to 1G, not '%s'", text);
-    return false;
-}
-
 static int run_exec(const command_t *self, int argc, char **argv) {
     static const struct option longs[] = {{"output", required_argument, NULL, 'o'},
                                           {"python", required_argument, NULL, 'p'},
@@ -233,11 +217,9 @@ static int run_exec(const command_t *self, int argc, char **argv) {
                                           {"native", no_argument, NULL, 'N'},
                                           {"no-profile", no_argument, NULL, 'P'},
                                           {"no-children", no_argument, NULL, 'C'},
-                                          {"peak-snapshot", no_argument, NULL, 's'},
-                                          {"no-peak-snapshot", no_argument, NULL, 'S'},
                                           {0}};
     static char minus_m[] = "-m";
-    static run_t r = {.report = true, .values = true, .snapshot = true};
+    static run_t r = {.report = true, .values = true};
     ctl_profile_t *profile = &r.listen.profile;
     *profile = (ctl_profile_t){.mode = REGION_SAMPLED, .flags = CTL_PROFILE_CHILDREN};
     char python[4096];
@@ -256,8 +238,9 @@ static int run_exec(const command_t *self, int argc, char **argv) {
         if (got == 'N') profile->flags |= CTL_PROFILE_NATIVE;
         if (got == 'P') profile->mode = 0;
         if (got == 'C') profile->flags &= ~(uint32_t)CTL_PROFILE_CHILDREN;
-        if (got == 's' || got == 'S') r.snapshot = got == 's';
-        if (got == 'i' && !read_interval(self, optarg, profile, &status)) return status;
+        if (got == 'i' && !arguments_interval(optarg, &profile->interval_bytes))
+            return command_usage(self, "--interval takes bytes like 512K, from 1K to 1G, not '%s'",
+                                 optarg);
     }
     bool command = !module && optind > 1 && strcmp(argv[optind - 1], "--") == 0;
     if (!module && optind == argc)
@@ -301,7 +284,6 @@ const command_t command_run = {
             "  --interval N     bytes between two samples, in the mean (512K)\n"
             "  --native         record the C functions on the stacks, too\n"
             "  --no-children    leave the processes alone that the program starts\n"
-            "  --no-peak-snapshot  take no snapshot of the heap at a peak of the memory\n"
             "  --no-profile     do not watch allocations\n"
             "  --json           print the report as JSON\n"
             "  --no-report      print no report\n"

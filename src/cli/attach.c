@@ -1,0 +1,198 @@
+#define _GNU_SOURCE
+#include "cli/agent_file.h"
+#include "cli/agent_talk.h"
+#include "cli/arguments.h"
+#include "cli/command.h"
+#include "cli/progress.h"
+#include "cli/record.h"
+#include "control/region.h"
+#include "view/units.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { FOR_MS_DEFAULT = 30000, STOP_MS = 60000 };
+
+typedef struct attach {
+    pid_t pid;
+    const char *to;
+    bool heap, report, values;
+    uint32_t for_ms, timeout_ms;
+    ctl_profile_t profile;
+    record_t record;
+    agent_talk_t talk;
+    bool lost; /* the process ended meanwhile */
+    err_t why; /* there is no heap */
+} attach_t;
+
+static int begin_profile(attach_t *a, err_t *e) {
+    ctl_msg_t m = {.type = CTL_PROFILE, .profile = a->profile}, got;
+    int fd;
+    int status =
+        agent_talk_ask(&a->talk, &m, -1, CTL_REGION, &got, &fd, a->timeout_ms + STOP_MS, e);
+    if (status) return status;
+    if (got.type != CTL_REGION)
+        return err_set(e, -EBADMSG, "the agent in process %d did not start a profile", (int)a->pid);
+    status = collect_add(&a->record.collect, a->pid, 0, COLLECT_ATTACHED, fd, got.region.python, e);
+    close(fd);
+    return status < 0 ? status : 0;
+}
+
+/* Until the time is over, a signal came, or the process is gone. */
+static void watch(attach_t *a) {
+    uint64_t end_us = collect_now_us(&a->record.collect) + a->for_ms * 1000ull, now;
+    while ((now = collect_now_us(&a->record.collect)) < end_us && !interrupt_signal()) {
+        uint64_t left_ms = (end_us - now) / 1000 + 1;
+        int wait_ms = collect_tick(&a->record.collect);
+        if (!collect_find(&a->record.collect, a->pid)) break;
+        struct pollfd p = {.fd = a->talk.sock, .events = POLLRDHUP};
+        if (poll(&p, 1, left_ms < (uint64_t)wait_ms ? (int)left_ms : wait_ms) > 0) break;
+    }
+}
+
+/* The heap first: its samples are then of blocks that the profile still knows. */
+static void end_profile(attach_t *a) {
+    ctl_msg_t m = {.type = CTL_CAPTURE,
+                   .capture = {.flags = a->values ? 0 : CTL_NO_VALUES,
+                               .timeout_ms = a->timeout_ms,
+                               .pid = (uint32_t)a->pid}};
+    ctl_msg_t got, stop = {.type = CTL_STOP};
+    int fd, status = 0;
+    if (!collect_find(&a->record.collect, a->pid))
+        status = err_set(&a->why, -ESRCH, "process %d ended", (int)a->pid);
+    if (!status && a->heap) {
+        collect_samples(&a->record.collect, a->pid);
+        status = agent_talk_ask(&a->talk, &m, a->record.fd, CTL_RESULT, &got, &fd,
+                                a->timeout_ms + STOP_MS, &a->why);
+        a->record.heap = !status;
+        if (!status && got.result.text[0]) command_fail("%s", got.result.text);
+    }
+    collect_freeze(&a->record.collect, a->pid);
+    if (status != -ESRCH) {
+        err_t e;
+        int stopped = agent_talk_ask(&a->talk, &stop, -1, CTL_RESULT, &got, &fd, STOP_MS, &e);
+        if (stopped && stopped != -ESRCH)
+            command_fail("the hooks stay in process %d: %s", (int)a->pid, e.text);
+        if (!status) status = stopped;
+    }
+    a->lost = status == -ESRCH;
+}
+
+static int finish(attach_t *a) {
+    if (a->heap && !a->record.heap) command_fail("no heap was captured: %s", a->why.text);
+    int status = record_finish(&a->record);
+    if (status == EXIT_DONE && strcmp(a->to, "-") != 0) {
+        const collect_t *c = &a->record.collect;
+        char span[UNITS_BYTES], heap[UNITS_BYTES];
+        uint64_t live = 0;
+        for (size_t i = 0; c->processes.count && i < c->processes.at[0]->seen.cells.count; i++)
+            live += (uint64_t)c->processes.at[0]->seen.cells.at[i].figures.live.bytes;
+        printf("%s: %s of process %d; %s of what it allocated then is alive\n", a->to,
+               units_span(span, (double)collect_now_us(c) / 1e6), (int)a->pid,
+               units_size(heap, live));
+        fflush(stdout);
+        if (a->report) status = report_print(a->to);
+    }
+    return status;
+}
+
+static int attach(attach_t *a) {
+    char agent[4096], what[64];
+    err_t e;
+    if (agent_file_find(agent, sizeof agent, &e)) return command_fail("%s", e.text);
+    interrupt_defer();
+    if (record_open(&a->record, a->to, true, &e)) return command_fail("%s", e.text);
+    snprintf(what, sizeof what, "bringing the agent into process %d", (int)a->pid);
+    progress_begin(what);
+    int status = agent_talk_open(&a->talk, a->pid, agent, a->timeout_ms, &e);
+    if (!status) status = begin_profile(a, &e);
+    if (!status) {
+        snprintf(what, sizeof what, "watching process %d; Ctrl-C ends early", (int)a->pid);
+        progress_say(what);
+        watch(a);
+        progress_say("reading the heap");
+        end_profile(a);
+    }
+    agent_talk_close(&a->talk);
+    progress_end();
+    if (status) {
+        record_abandon(&a->record);
+        status = interrupt_signal() ? interrupt_status() : command_fail("%s", e.text);
+    } else {
+        status = finish(a);
+    }
+    record_close(&a->record);
+    return status;
+}
+
+static int attach_exec(const command_t *self, int argc, char **argv) {
+    static const struct option longs[] = {
+        {"output", required_argument, NULL, 'o'},  {"for", required_argument, NULL, 'f'},
+        {"exact", no_argument, NULL, 'e'},         {"interval", required_argument, NULL, 'i'},
+        {"native", no_argument, NULL, 'N'},        {"no-heap", no_argument, NULL, 'H'},
+        {"report", no_argument, NULL, 'r'},        {"no-values", no_argument, NULL, 'n'},
+        {"timeout", required_argument, NULL, 't'}, {0}};
+    static attach_t a = {.heap = true,
+                         .values = true,
+                         .for_ms = FOR_MS_DEFAULT,
+                         .timeout_ms = 30000,
+                         .profile = {.mode = REGION_SAMPLED},
+                         .talk = {.sock = -1}};
+    static char name[64];
+    int status, got;
+    while ((got = command_getopt(self, argc, argv, "o:", longs, &status)) != COMMAND_END) {
+        if (got == COMMAND_STOP) return status;
+        if (got == 'o') a.to = optarg;
+        if (got == 'e') a.profile.mode = REGION_EXACT;
+        if (got == 'N') a.profile.flags |= CTL_PROFILE_NATIVE;
+        if (got == 'H') a.heap = false;
+        if (got == 'r') a.report = true;
+        if (got == 'n') a.values = false;
+        if (got == 'i' && !arguments_interval(optarg, &a.profile.interval_bytes))
+            return command_usage(self, "--interval takes bytes like 512K, from 1K to 1G, not '%s'",
+                                 optarg);
+        if ((got == 'f' && !arguments_span(optarg, &a.for_ms)) ||
+            (got == 't' && !arguments_span(optarg, &a.timeout_ms)))
+            return command_usage(self, "--%s takes a time like 30s or 500ms, not '%s'",
+                                 got == 'f' ? "for" : "timeout", optarg);
+    }
+    if (optind + 1 != argc)
+        return command_usage(self, optind == argc ? "which process? name its PID"
+                                                  : "one process at a time");
+    if (!arguments_pid(argv[optind], &a.pid))
+        return command_usage(self, "'%s' is not a PID", argv[optind]);
+    snprintf(name, sizeof name, "lowtide-%d.tide", (int)a.pid);
+    if (!a.to) a.to = name;
+    if (strcmp(a.to, "-") == 0 && isatty(STDOUT_FILENO))
+        return command_usage(self,
+                             "a recording is not for a terminal; redirect it, or name a file");
+    return attach(&a);
+}
+
+const command_t command_attach = {
+    .name = "attach",
+    .args = "PID [--for 30s] [-o F.tide] [--exact] [--no-heap] [--report]",
+    .summary = "Watches what a live Python process allocates, for a while",
+    .help = "The process needs no preparation. Its allocations are sampled for a while, its\n"
+            "heap is captured, and it is left as it was. Ctrl-C ends it early, and what was\n"
+            "recorded is kept; so it is when the process ends.\n"
+            "\n"
+            "  --for T          how long (30s, 500ms, 2m)\n"
+            "  -o, --output F   where the recording goes, - for standard output; else\n"
+            "                   lowtide-PID.tide\n"
+            "  --exact          count every allocation instead of sampling\n"
+            "  --interval N     bytes between two samples, in the mean (512K)\n"
+            "  --native         record the C functions on the stacks, too\n"
+            "  --no-heap        capture no heap at the end\n"
+            "  --report         print the report, too\n"
+            "  --no-values      leave out what strings, numbers and bytes say\n"
+            "  --timeout T      how long to wait for the process to let go of the GIL\n"
+            "\n"
+            "Example:\n"
+            "  lowtide attach 4711 --for 60s -o slow.tide && lowtide report slow.tide\n",
+    .exec = attach_exec,
+};

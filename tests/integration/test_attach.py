@@ -1,0 +1,124 @@
+"""`lowtide attach`: watches a live process for a while, and leaves it as it was."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+from conftest import Lowtide, Python, Spawn
+from tide_decoder import Recording, read_recording
+
+# Keeps 100 dicts at a time, and goes on until its standard input says something.
+GROW = """
+import select, sys
+kept = []
+def grow():
+    kept.append([{"i": i} for i in range(5000)])
+    del kept[:-20]
+print("ready", flush=True)
+while not select.select([sys.stdin], [], [], 0.005)[0]:
+    grow()
+print("still", len(kept) == 20)
+"""
+
+
+def functions(recording: Recording) -> set[str]:
+    return {str(row["function"]) for row in recording.table_rows("frames")}
+
+
+def wait_for_profile(process: subprocess.Popen[str], partial: Path) -> None:
+    """Until what lowtide would leave if it were killed tells of the target."""
+    while True:
+        assert process.poll() is None
+        data = partial.read_bytes() if partial.exists() else b""
+        if b"allocations" in data and any("grow" in name for name in functions(read_recording(data))):
+            return
+        time.sleep(0.05)
+
+
+def maps(pid: int) -> str:
+    return Path(f"/proc/{pid}/maps").read_text()
+
+
+def test_what_a_process_allocates_meanwhile_is_told_by_line(
+    target_python: Python, lowtide: Lowtide, spawn: Spawn, tmp_path: Path
+) -> None:
+    target = spawn(target_python, GROW)
+    before = sorted(os.listdir(f"/proc/{target.pid}/fd"))
+    done = lowtide("attach", target.pid, "--for", "1s", "-o", tmp_path / "a.tide")
+    assert (done.status, done.stderr) == (0, "")
+    assert sorted(os.listdir(f"/proc/{target.pid}/fd")) == before
+    assert "memfd:lowtide" not in maps(target.pid)
+    assert target.finish() == (0, "still True\n")
+    assert target.stderr() == ""
+    recording = read_recording((tmp_path / "a.tide").read_bytes())
+    assert any("grow" in name for name in functions(recording))
+    assert sum(int(row["total_bytes"]) for row in recording.table_rows("allocations")) > 1 << 20
+    (process,) = recording.table_rows("processes")
+    assert (process["pid"], process["how"], process["mode"]) == (target.pid, 4, 1)
+    assert len(list(recording.table_rows("timeline"))) > 5
+    assert recording.objects
+
+
+def test_a_profile_can_be_taken_again_and_again(
+    this_python: Python, lowtide: Lowtide, spawn: Spawn, tmp_path: Path
+) -> None:
+    target = spawn(this_python, GROW)
+    for turn in range(5):
+        mode = ["--exact"] if turn % 2 else []
+        done = lowtide("attach", target.pid, "--for", "200ms", "--no-heap", *mode, "-o", tmp_path / "a.tide")
+        assert (done.status, done.stderr) == (0, "")
+    assert "memfd:lowtide" not in maps(target.pid)
+    assert target.finish() == (0, "still True\n")
+
+
+def test_an_interrupt_ends_it_early_and_keeps_what_was_recorded(
+    this_python: Python, lowtide_exe: Path, spawn: Spawn, tmp_path: Path
+) -> None:
+    target = spawn(this_python, GROW)
+    out = tmp_path / "a.tide"
+    process = subprocess.Popen(
+        [lowtide_exe, "attach", str(target.pid), "--for", "1h", "-o", out], stdout=subprocess.PIPE, text=True
+    )
+    wait_for_profile(process, out.with_name("a.tide.partial"))
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert str(target.pid) in said
+    assert read_recording(out.read_bytes()).objects
+    assert os.listdir(tmp_path).count("a.tide") == 1
+    assert not list(tmp_path.glob("*.part*"))
+    assert target.finish() == (0, "still True\n")
+
+
+def test_a_process_that_ends_meanwhile_leaves_its_profile(
+    this_python: Python, lowtide_exe: Path, spawn: Spawn, tmp_path: Path
+) -> None:
+    target = spawn(this_python, GROW)
+    out = tmp_path / "a.tide"
+    process = subprocess.Popen(
+        [lowtide_exe, "attach", str(target.pid), "--for", "1h", "-o", out],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_for_profile(process, out.with_name("a.tide.partial"))
+    target.process.kill()
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "no heap was captured" in stderr
+    assert any("grow" in name for name in functions(read_recording(out.read_bytes())))
+
+
+def test_what_cannot_be_attached_is_one_line(lowtide: Lowtide, tmp_path: Path) -> None:
+    with subprocess.Popen(["sleep", "60"]) as process:
+        done = lowtide("attach", process.pid, "-o", tmp_path / "a.tide")
+        process.kill()
+    assert (done.status, done.stdout) == (1, "")
+    assert done.stderr.count("\n") == 1
+    assert os.listdir(tmp_path) == []
+    assert lowtide("attach").status == 2
+    assert lowtide("attach", "1", "--for", "soon").status == 2
