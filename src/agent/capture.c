@@ -5,7 +5,9 @@
 #include "agent/facts.h"
 #include "agent/gil.h"
 #include "agent/heap/heap.h"
+#include "agent/ledger/ledger.h"
 #include "base/mem.h"
+#include "format/rec_table.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -36,6 +38,8 @@ typedef struct work {
     int64_t held_us;     /* when the program stopped */
     int64_t deadline_us; /* of a walk in place */
     err_t error;
+    uint32_t self; /* the program's PID, for its child */
+    ledger_t ledger;
 } work_t;
 
 static int64_t now_us(void) {
@@ -79,6 +83,31 @@ static void write_meta(const work_t *work, rec_writer_t *w, bool in_place, uint6
     if (others) facts_meta_number(w, "interpreters_running", others);
 }
 
+/* Before the walk, so that it tells of the moment of the fork. A recording without it is worth having, too. */
+static void read_ledger(work_t *work, bool in_place) {
+    ledger_t *l = &work->ledger;
+    err_t e;
+    if (ledger_read_python(l, work->c->rt, &e)) return;
+    if (ledger_read_system(l, in_place ? 0 : work->self, &e)) l->count = 0;
+}
+
+static void write_ledger(const ledger_t *l, rec_writer_t *w) {
+    static const rec_table_column_t columns[] = {{"name", REC_TEXT},
+                                                 {"bytes", REC_VARINT},
+                                                 {"returnable_bytes", REC_VARINT},
+                                                 {"note", REC_TEXT}};
+    if (!l->count) return;
+    rec_table_begin(w, "ledger", columns, sizeof columns / sizeof columns[0]);
+    for (uint32_t i = 0; i < l->count; i++) {
+        const ledger_line_t *line = &l->lines[i];
+        rec_table_text(w, line->name, strlen(line->name));
+        rec_table_number(w, line->bytes);
+        rec_table_number(w, line->returnable_bytes);
+        rec_table_text(w, line->note, strlen(line->note));
+    }
+    rec_table_end(w);
+}
+
 static int tick_in_place(void *arg, uint64_t objects) {
     const work_t *work = arg;
     (void)objects;
@@ -111,6 +140,7 @@ static void record(work_t *work, bool in_place, ctl_result_t *r) {
     int status = rec_open(&w, work->fd, 0, work->facts.captured_ns, &e);
     if (!status) {
         write_meta(work, w, in_place, r->pause_us);
+        read_ledger(work, in_place);
         status = heap_capture(c->rt, &options, w, &stats, &e);
         r->walk_us = (uint64_t)(now_us() - began);
         facts_meta_thousandths(w, "walk_ms", r->walk_us);
@@ -122,6 +152,7 @@ static void record(work_t *work, bool in_place, ctl_result_t *r) {
          * something is missing. */
         bool unwritten = rec_status(w) != 0;
         err_t closing = {{0}};
+        write_ledger(&work->ledger, w);
         int closed = rec_close(w, stats.reached, stats.skipped, &closing);
         if (closed && (!status || unwritten)) {
             status = closed;
@@ -280,7 +311,9 @@ int capture_run(const capture_t *c, ctl_result_t *out) {
     if (!status) {
         work->c = c;
         work->outcome = outcome;
-        status = rt_refresh(c->rt, &e);
+        work->self = (uint32_t)getpid();
+        /* Asks the loader, which a child must not. */
+        status = ledger_prepare(&work->ledger, c->rt, &e);
         int64_t began = now_us();
         if (!status) status = hold(c, &e);
         work->held_us = now_us();

@@ -57,14 +57,15 @@ static int serve_free(const give_t *g, const ctl_free_t *ask, ctl_result_t *resu
 static int serve_rss(const give_t *g, const ctl_free_t *ask, ctl_result_t *result, err_t *e) {
     ledger_t *l = mem_map(sizeof *l);
     if (!l) return err_set(e, -ENOMEM, "out of memory");
-    int status = hold(g, ask->timeout_ms, result, e);
+    int status = ledger_prepare(l, g->rt, e);
+    if (!status) status = hold(g, ask->timeout_ms, result, e);
     if (!status) {
         int64_t began_us = free_now_us();
         status = ledger_read_python(l, g->rt, e);
         gil_release(g->gil);
         result->pause_us = (uint64_t)(free_now_us() - began_us);
     }
-    if (!status) status = ledger_read_system(l, e);
+    if (!status) status = ledger_read_system(l, 0, e);
     for (uint32_t i = 0; !status && i < l->count; i++) {
         const ledger_line_t *line = &l->lines[i];
         status = say_line(g, line->name, line->bytes, line->returnable_bytes, line->note, e);

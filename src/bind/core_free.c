@@ -62,10 +62,11 @@ PyObject *core_ledger(PyObject *module, PyObject *unused) {
     ledger_t *l = mem_map(sizeof *l);
     if (!l) return PyErr_NoMemory();
     PyObject *result = NULL;
-    int status = ledger_read_python(l, &runtime, &e);
+    int status = ledger_prepare(l, &runtime, &e);
+    if (!status) status = ledger_read_python(l, &runtime, &e);
     if (!status) {
         PyThreadState *saved = PyEval_SaveThread();
-        status = ledger_read_system(l, &e);
+        status = ledger_read_system(l, 0, &e);
         PyEval_RestoreThread(saved);
     }
     if (status)

@@ -73,7 +73,7 @@ static void predict_glibc(free_step_t *out) {
     res_t resident;
     heap_sum_t sum = {0};
     err_t e;
-    if (maps_read(&maps, &e)) {
+    if (maps_read(&maps, 0, &e)) {
         snprintf(out->note, sizeof out->note, "%.300s", e.text);
         return;
     }

@@ -9,7 +9,6 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <inttypes.h>
-#include <link.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -79,11 +78,12 @@ typedef struct work {
     uintptr_t block_end,
         reach; /* of a mapped block; of the mappings in a row that it may go over */
     bool glibc, has_arrow;
-    char malloc_name[24];
+    const char *python; /* the file that holds the interpreter */
+    const char *malloc_name;
     uint64_t anonymous_bytes; /* of an allocator that is not glibc's */
     named_t libraries[NAMED], files[NAMED];
     uint32_t library_count, file_count;
-    char exe[4096], python[4096]; /* the executable, and what holds the interpreter */
+    char exe[4096];
 } work_t;
 
 /* Hands out what a mapping has left. */
@@ -237,38 +237,29 @@ static void take_file(work_t *w, const char *name, uint64_t bytes) {
         add_named(w->files, &w->file_count, name, bytes);
 }
 
-/* Where the zeroed data of the object ends whose file is mapped below this address. */
-typedef struct zeroed {
-    uintptr_t begin, end;
-} zeroed_t;
-
-static int find_zeroed(struct dl_phdr_info *info, size_t size, void *arg) {
-    zeroed_t *z = arg;
-    (void)size;
-    for (int i = 0; i < info->dlpi_phnum; i++) {
-        const ElfW(Phdr) *p = &info->dlpi_phdr[i];
-        uintptr_t begin = info->dlpi_addr + p->p_vaddr, end = begin + p->p_memsz;
-        if (p->p_type != PT_LOAD || begin >= z->begin || end <= z->begin) continue;
-        z->end = (end + RES_PAGE - 1) / RES_PAGE * RES_PAGE;
-        return 1;
+/* Where the data of the loaded object ends in whose midst this address is. */
+static uintptr_t zeroed_end(const rt_t *rt, uintptr_t begin) {
+    for (uint32_t i = 0; i < rt->range_count; i++) {
+        const rt_range_t *r = &rt->ranges[i];
+        if (r->kind == RT_RANGE_DATA && r->begin < begin && r->end > begin)
+            return (r->end + RES_PAGE - 1) / RES_PAGE * RES_PAGE;
     }
-    return 0;
+    return begin;
 }
 
 /* The beginning of anonymous memory right behind a library's data is its zeroed data; other memory may be mapped behind it. */
 static map_entry_t take_zeroed(work_t *w, size_t i, uint64_t *left) {
     map_entry_t v = w->maps.entries.at[i];
     const map_entry_t *below = i > 0 ? &w->maps.entries.at[i - 1] : NULL;
-    zeroed_t z = {v.begin, v.begin};
     if (v.name[0] || !below || below->end != v.begin || below->name[0] != '/' || below->shared)
         return v;
-    dl_iterate_phdr(find_zeroed, &z);
-    if (z.end > v.end) z.end = v.end;
-    uint64_t bytes = res_bytes(&w->resident, z.begin, z.end);
-    if (z.end == v.end || bytes > *left) bytes = *left;
+    uintptr_t end = zeroed_end(w->l->rt, v.begin);
+    if (end > v.end) end = v.end;
+    uint64_t bytes = res_bytes(&w->resident, v.begin, end);
+    if (end == v.end || bytes > *left) bytes = *left;
     *left -= bytes;
     take_file(w, below->name, bytes);
-    v.begin = z.end;
+    v.begin = end;
     return v;
 }
 
@@ -434,26 +425,34 @@ static void say_all(work_t *w) {
         "anonymous memory that neither Python's nor the process's own malloc has in its books");
 }
 
+int ledger_prepare(ledger_t *l, rt_t *rt, err_t *e) {
+    libc_found_t found;
+    Dl_info python = {0};
+    libc_find(&found);
+    l->rt = rt;
+    l->glibc = found.kind == LIBC_GLIBC;
+    snprintf(l->malloc_name, sizeof l->malloc_name, "%s",
+             found.kind == LIBC_OTHER ? "another library" : found.name);
+    if (!dladdr((void *)rt->runtime, &python) || !python.dli_fname ||
+        !realpath(python.dli_fname, l->python))
+        l->python[0] = '\0';
+    return rt_refresh(rt, e);
+}
+
 int ledger_read_python(ledger_t *l, rt_t *rt, err_t *e) {
     return pools_read(&l->pools, rt, e);
 }
 
-int ledger_read_system(ledger_t *l, err_t *e) {
-    Dl_info python = {0};
-    libc_found_t found;
+int ledger_read_system(ledger_t *l, uint32_t of, err_t *e) {
     work_t *w = mem_map(sizeof *w);
-    int status = w ? maps_read(&w->maps, e) : err_set(e, -ENOMEM, "out of memory");
+    int status = w ? maps_read(&w->maps, of, e) : err_set(e, -ENOMEM, "out of memory");
     if (!status) {
         w->l = l;
-        libc_find(&found);
-        w->glibc = found.kind == LIBC_GLIBC;
-        snprintf(w->malloc_name, sizeof w->malloc_name, "%s",
-                 found.kind == LIBC_OTHER ? "another library" : found.name);
+        w->glibc = l->glibc;
+        w->malloc_name = l->malloc_name;
+        w->python = l->python;
         ssize_t n = readlink("/proc/self/exe", w->exe, sizeof w->exe - 1);
         w->exe[n > 0 ? n : 0] = '\0';
-        void *runtime = dlsym(RTLD_DEFAULT, "_PyRuntime");
-        if (runtime) dladdr(runtime, &python);
-        if (!python.dli_fname || !realpath(python.dli_fname, w->python)) w->python[0] = '\0';
         res_open(&w->resident);
         for (size_t i = 0; i < w->maps.entries.count; i++)
             w->has_arrow |= strstr(w->maps.entries.at[i].name, "/libarrow.so") != NULL;

@@ -1,13 +1,15 @@
 /* The ledger: where every resident byte of this process is, in lines that add up to what /proc/self/smaps says.
  *
+ *     ledger_prepare       no GIL        takes the loader's lock: never in a forked child
  *     ledger_read_python   GIL held      pymalloc's books, frames           some ms a GB
  *     ledger_read_system   no GIL        smaps, libc's heaps, thread stacks; adds up
  *
- * Each mapping's resident bytes are handed to lines one after the other, and what no line asks for goes to "unexplained": so the
- * sum is exact whatever happens between the two calls. Swap and huge pages are told apart, for they are no part of the sum, or
- * within it.
+ * The last two may as well run in a child that was forked while the GIL was held: it reads its own copy of the books, and its
+ * parent's smaps. Each mapping's resident bytes are handed to lines one after the other, and what no line asks for goes to
+ * "unexplained": so the sum is exact whatever happens between the calls. Swap and huge pages are told apart, for they are no part
+ * of the sum, or within it.
  *
- * ledger_t is big: mapped, or of the caller's. No malloc, no stdio streams. One thread at a time.
+ * ledger_t is big: mapped, or of the caller's, and zeroed. No malloc, no stdio streams. One thread at a time.
  */
 #ifndef LOWTIDE_AGENT_LEDGER_LEDGER_H
 #define LOWTIDE_AGENT_LEDGER_LEDGER_H
@@ -31,11 +33,17 @@ typedef struct ledger {
     uint64_t rss_bytes; /* the sum of the lines */
     uint64_t swap_bytes, huge_bytes;
     pools_t pools;
+    const rt_t *rt;
+    bool glibc;
+    char malloc_name[24],
+        python[4096]; /* whose malloc it is; the file that holds the interpreter */
 } ledger_t;
 
-/* rt proven. What cannot be read is a note, not an error. */
+int ledger_prepare(ledger_t *l, rt_t *rt, err_t *e);
+
+/* The runtime proven. What cannot be read is a note, not an error. */
 int ledger_read_python(ledger_t *l, rt_t *rt, err_t *e);
-/* Frees what the first call took, in any case. */
-int ledger_read_system(ledger_t *l, err_t *e);
+/* of: 0 for this process, or the parent's PID in a forked child. Frees what the calls before took, in any case. */
+int ledger_read_system(ledger_t *l, uint32_t of, err_t *e);
 
 #endif

@@ -5,6 +5,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -84,10 +86,12 @@ static bool field(const char *line, const char *name, uint64_t *bytes) {
     return true;
 }
 
-int maps_read(maps_t *m, err_t *e) {
+int maps_read(maps_t *m, uint32_t of, err_t *e) {
+    char path[40] = "/proc/self/smaps";
     size_t count = 0;
+    if (of) snprintf(path, sizeof path, "/proc/%" PRIu32 "/smaps", of);
     memset(m, 0, sizeof *m);
-    int status = read_file(m, "/proc/self/smaps", &count, e);
+    int status = read_file(m, path, &count, e);
     char *end = m->text + (status ? 0 : count);
     for (char *line = m->text; !status && line < end;) {
         char *stop = memchr(line, '\n', (size_t)(end - line));

@@ -27,7 +27,8 @@ typedef struct maps {
     uint64_t rss_bytes, swap_bytes, huge_bytes;
 } maps_t;
 
-int maps_read(maps_t *m, err_t *e);
+/* of: a PID, 0 for this process. */
+int maps_read(maps_t *m, uint32_t of, err_t *e);
 void maps_free(maps_t *m);
 
 #endif
