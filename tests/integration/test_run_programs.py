@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import Lowtide, Python
+from conftest import PATIENCE_S, Lowtide, Python
 from tide_decoder import read_recording
 
 APP = """
@@ -139,7 +139,11 @@ def test_a_module_and_a_command_are_run(lowtide: Lowtide, tmp_path: Path) -> Non
     assert "TYPES" in done.stdout
 
 
-def test_the_environment_and_descriptors_are_as_without(local_python: Python, lowtide: Lowtide, tmp_path: Path) -> None:
+def test_the_environment_and_descriptors_are_as_without(
+    local_python: Python, lowtide: Lowtide, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("COLUMNS", "LINES"):
+        monkeypatch.delenv(variable, raising=False)
     (tmp_path / "app.py").write_text(
         "import os, subprocess, sys, atexit\n"
         "print(sorted(os.environ.items()))\n"
@@ -147,14 +151,12 @@ def test_the_environment_and_descriptors_are_as_without(local_python: Python, lo
         "print(subprocess.check_output(['env'], text=True))\n"
         "print(sys.stdin.read())\n"
     )
-    clean = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES")}
     plain = subprocess.run(
         [local_python.executable, tmp_path / "app.py"],
         input="in",
         capture_output=True,
         text=True,
         cwd=tmp_path,
-        env=clean,
     )
     args = ["run", "--no-report", "--no-children", "--python", local_python.executable, tmp_path / "app.py"]
     done = lowtide(*args, input="in", cwd=tmp_path)
@@ -203,7 +205,7 @@ def test_a_signal_to_lowtide_is_the_programs(number: signal.Signals, lowtide_exe
     )
     process = start(lowtide_exe, code, tmp_path)
     process.send_signal(number)
-    assert process.communicate(timeout=60) == ("", "")
+    assert process.communicate(timeout=PATIENCE_S) == ("", "")
     assert process.returncode == 40 + number
     assert (tmp_path / "t.tide").exists()
 
@@ -211,7 +213,7 @@ def test_a_signal_to_lowtide_is_the_programs(number: signal.Signals, lowtide_exe
 def test_a_signal_that_ends_the_program_ends_lowtide_alike(lowtide_exe: Path, tmp_path: Path) -> None:
     process = start(lowtide_exe, "import time\nprint('ready', flush=True)\ntime.sleep(60)\n", tmp_path)
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == -signal.SIGTERM
     assert err.count("\n") == 1
     assert "SIGTERM" in err
@@ -219,8 +221,8 @@ def test_a_signal_that_ends_the_program_ends_lowtide_alike(lowtide_exe: Path, tm
 
 def test_ctrl_c_on_a_terminal_reaches_the_program_once(lowtide_exe: Path, tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(
-        "import time\nprint('ready', flush=True)\ncount = 0\n"
-        "try: time.sleep(60)\n"
+        "import time\ncount = 0\n"
+        "try: print('ready', flush=True); time.sleep(60)\n"
         "except KeyboardInterrupt: count += 1\n"
         "try: time.sleep(0.3)\n"
         "except KeyboardInterrupt: count += 1\n"
@@ -229,7 +231,7 @@ def test_ctrl_c_on_a_terminal_reaches_the_program_once(lowtide_exe: Path, tmp_pa
     pid, terminal = pty.fork()
     if pid == 0:
         os.execv(lowtide_exe, [str(lowtide_exe), "run", "--no-report", str(tmp_path / "app.py")])
-    said, end = b"", time.monotonic() + 60
+    said, end = b"", time.monotonic() + PATIENCE_S
     sent = False
     while b"interrupts" not in said or not said.endswith(b"\n"):
         assert time.monotonic() < end, said
