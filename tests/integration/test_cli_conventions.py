@@ -14,7 +14,7 @@ import pytest
 from shop import make_shop, on_terminal
 
 READERS = ("report", "why", "diff", "sql")
-COMMANDS = ("run", "attach", "dump", *READERS, "doctor")
+COMMANDS = ("run", "attach", "top", "dump", *READERS, "doctor")
 ONE_LINE = re.compile(r"lowtide: [^\n]+\n")
 
 
