@@ -56,7 +56,9 @@ def run_ctest(tree: Path, only: str = ".") -> Count:
 def run_pytest(args: list[str]) -> Count:
     report = BUILD / "pytest.xml"
     report.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "pytest", f"--junitxml={report}", *args]
+    # Most tests wait for processes. More workers than cores would only make each of them slower.
+    workers = str(min(os.cpu_count() or 2, 4))
+    command = [sys.executable, "-m", "pytest", "-n", workers, f"--junitxml={report}", *args]
     status = subprocess.run(command, cwd=ROOT).returncode
     if not report.exists():
         return Count(failed=1)
