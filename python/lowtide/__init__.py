@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from lowtide._cache import Cache, cache
     from lowtide._isolate import isolate
     from lowtide._limit import Limit, LimitStats, Pressure, limit
+    from lowtide._scope import Scope, Survivors, scope
     from lowtide._pool import Pool
     from lowtide._pool_errors import IsolatedMemoryError, IsolatedTimeout, RemoteError, WorkerDied
     from lowtide._stream import Stream, StreamError, Summary, stream
@@ -40,10 +41,12 @@ __all__ = [
     "Pool",
     "Pressure",
     "RemoteError",
+    "Scope",
     "Snapshot",
     "Stream",
     "StreamError",
     "Summary",
+    "Survivors",
     "WorkerDied",
     "cache",
     "free",
@@ -52,6 +55,7 @@ __all__ = [
     "mark",
     "retained",
     "rss",
+    "scope",
     "snapshot",
     "start",
     "stop",
@@ -67,6 +71,9 @@ _LATER = {
     "LimitStats": "_limit",
     "Pressure": "_limit",
     "limit": "_limit",
+    "Scope": "_scope",
+    "Survivors": "_scope",
+    "scope": "_scope",
     "isolate": "_isolate",
     "Pool": "_pool",
     "IsolatedMemoryError": "_pool_errors",

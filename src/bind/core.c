@@ -4,6 +4,7 @@
 #include <Python.h>
 
 #include "agent/capture.h"
+#include "bind/born.h"
 #include "bind/core_free.h"
 #include "bind/limit_calls.h"
 #include "bind/profile_calls.h"
@@ -110,6 +111,7 @@ static PyMethodDef methods[] = {
      PyDoc_STR(
          "capture(fd, values) -> (objects, references, bytes, pause_us, walk_us, forked, note)")},
     FREE_CALLS,
+    BORN_CALLS,
     LIMIT_CALLS,
     PROFILE_CALLS,
     {NULL, NULL, 0, NULL},

@@ -1,0 +1,66 @@
+"""lowtide.scope: what a block left behind, and what holds it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from conftest import Python
+from test_package_inside import inside, package  # noqa: F401
+
+
+def test_survivors_are_told_with_counts_bytes_and_holders(
+    local_python: Python,
+    package: Path,  # noqa: F811
+    lowtide_exe: Path,
+    tmp_path: Path,
+) -> None:
+    code = """
+import sys, lowtide
+class Session: pass
+sessions = {'old': Session()}
+def handle(size=1000000):
+    for i in range(1000):
+        sessions[i] = Session()
+    junk = [b'x' * size for _ in range(30)]
+with lowtide.scope(free=True) as s:
+    handle()
+mine = [x for x in s.survivors if x.type == '__main__.Session'][0]
+print((mine.count, mine.bytes >= 1000 * sys.getsizeof(sessions['old']), s.bytes == sum(x.bytes for x in s.survivors),
+       mine.paths[0].startswith('sessions['), s.peak_bytes > 20_000_000, s.bytes < 1_000_000, s.freed_bytes >= 0))
+"""
+    assert inside(local_python, package, lowtide_exe, code, tmp_path) == (1000, *[True] * 6)
+
+
+def test_a_block_that_leaves_nothing_has_no_survivors_of_the_program(
+    local_python: Python,
+    package: Path,  # noqa: F811
+    lowtide_exe: Path,
+    tmp_path: Path,
+) -> None:
+    code = """
+import lowtide
+class Mine: pass
+with lowtide.scope(holders=0) as s:
+    things = [Mine() for _ in range(100)]
+    del things
+print([x for x in s.survivors if 'Mine' in x.type], s.bytes < 20000, sep=', ')
+"""
+    assert inside(local_python, package, lowtide_exe, code, tmp_path) == ([], True)
+
+
+def test_an_error_in_the_block_passes_through(
+    local_python: Python,
+    package: Path,  # noqa: F811
+    lowtide_exe: Path,
+    tmp_path: Path,
+) -> None:
+    code = """
+import lowtide
+s = lowtide.scope()
+try:
+    with s:
+        1 / 0
+except ZeroDivisionError:
+    print(s.bytes >= 0)
+"""
+    assert inside(local_python, package, lowtide_exe, code, tmp_path) is True
