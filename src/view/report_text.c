@@ -173,6 +173,17 @@ static void memory_line(const screen_t *s, uint64_t bytes, uint64_t whole, const
     line_end(s);
 }
 
+/* The ledger's big lines; all of them stand in the JSON, and in `lowtide rss`. */
+static void ledger_lines(const report_t *r, const screen_t *s, uint64_t whole) {
+    uint64_t returnable = 0;
+    for (uint32_t i = 0; i < r->ledger_count; i++) {
+        const report_ledger_t *line = &r->ledger[i];
+        returnable += line->returnable_bytes;
+        if (line->bytes * 100 >= whole) memory_line(s, line->bytes, whole, line->name);
+    }
+    if (returnable * 100 >= whole) memory_line(s, returnable, whole, "  returnable now");
+}
+
 static void memory_text(const report_t *r, const screen_t *s) {
     const model_totals_t *t = model_totals(r->model);
     char rss[UNITS_BYTES], peak[UNITS_BYTES], count[UNITS_BYTES], note[160];
@@ -190,7 +201,9 @@ static void memory_text(const report_t *r, const screen_t *s) {
     memory_line(s, t->shallow_bytes, whole, note);
     if (t->unreachable_objects) memory_line(s, t->unreachable_bytes, whole, "  garbage");
     if (t->native_objects) memory_line(s, t->native_bytes, whole, "  held by C code alone");
-    if (r->ledger_count == 2) memory_line(s, r->ledger[1].bytes, whole, "not Python objects");
+    if (!r->from_system && r->ledger_count == 2)
+        memory_line(s, r->ledger[1].bytes, whole, "not Python objects");
+    if (r->from_system) ledger_lines(r, s, whole);
 }
 
 static void more_line(const screen_t *s, int indent, uint64_t more, const char *what) {

@@ -1,6 +1,8 @@
 #define _GNU_SOURCE
 #include "view/report_view.h"
 
+#include "view/report_ledger.h"
+
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -43,30 +45,11 @@ static void read_meta(report_t *r) {
     r->has_peak = meta_bytes(r, "peak_rss_bytes", &r->peak_rss_bytes);
 }
 
-/* What the objects take need not be resident: pages never touched, or swapped out. */
-static void sum_ledger(report_t *r) {
-    if (!r->has_rss) return;
-    uint64_t objects = model_totals(r->model)->shallow_bytes;
-    bool more = objects > r->rss_bytes;
-    uint64_t resident = more ? r->rss_bytes : objects;
-    r->ledger[0] = (report_ledger_t){.name = "python-objects", .bytes = resident};
-    snprintf(r->ledger[0].note, sizeof r->ledger[0].note,
-             more ? "objects and their buffers take %llu bytes, not all of them resident"
-                  : "objects and the buffers they own",
-             (unsigned long long)objects);
-    r->ledger[1] = (report_ledger_t){
-        .name = "unexplained",
-        .bytes = r->rss_bytes - resident,
-        .note = "the interpreter, libraries, stacks, and what allocators keep",
-    };
-    r->ledger_count = 2;
-}
-
 int report_build(const model_t *m, const report_options_t *options, report_t *out, err_t *e) {
     *out = (report_t){.model = m, .rec = model_recording(m), .options = *options};
     read_meta(out);
-    sum_ledger(out);
-    int status = profile_build(out->rec, &out->profile, e);
+    int status = report_ledger_read(out, e);
+    if (!status) status = profile_build(out->rec, &out->profile, e);
     if (!status && out->profile->sample_count) status = profile_join(out->profile, m, e);
     if (!status) status = model_findings(m, &out->findings, e);
     if (!status) status = profile_findings(out->profile, m, &out->findings, e);

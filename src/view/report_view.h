@@ -24,10 +24,12 @@ typedef struct report_options {
 } report_options_t;
 
 typedef struct report_ledger {
-    const char *name;
+    const char *name; /* text, or a constant */
     uint64_t bytes, returnable_bytes;
-    char note[160];
+    char text[128], note[320];
 } report_ledger_t;
+
+enum { REPORT_LEDGER_LINES = 64 };
 
 typedef struct report {
     const model_t *model;
@@ -40,7 +42,8 @@ typedef struct report {
     double duration_s, pause_ms, walk_ms;
     uint64_t rss_bytes, peak_rss_bytes;
 
-    report_ledger_t ledger[2]; /* sums to rss_bytes */
+    report_ledger_t ledger[REPORT_LEDGER_LINES]; /* sums to rss_bytes */
+    bool from_system; /* the ledger is the recording's own, not made up of objects and the rest */
     uint32_t ledger_count;
     model_dominators_t dominators;
     model_cycles_t cycles;

@@ -46,7 +46,7 @@ enum line {
 };
 static const char *const line_names[LINES] = {
     [LINE_OBJECTS] = "Python objects (pymalloc)",
-    [LINE_BLOCKS] = "free blocks in pools in use",
+    [LINE_BLOCKS] = "free blocks in used pools",
     [LINE_POOLS] = "empty pools",
     [LINE_FRAMES] = "Python frames",
     [LINE_MALLOC_USED] = "malloc: in use",

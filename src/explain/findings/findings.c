@@ -13,6 +13,7 @@ static const struct {
     {"garbage-cycle", finding_garbage_cycle},
     {"held-traceback", finding_held_traceback},
     {"native-reference", finding_native_reference},
+    {"allocator-retention", finding_allocator_retention},
 };
 
 int findings_no_memory(findings_t *f) {

@@ -21,8 +21,8 @@ typedef struct findings {
 /* Adds what it finds. 0 or a negative errno. */
 typedef int finding_fn(findings_t *f);
 
-finding_fn finding_leak_suspect, finding_garbage_cycle, finding_held_traceback,
-    finding_native_reference;
+finding_fn finding_allocator_retention, finding_leak_suspect, finding_garbage_cycle,
+    finding_held_traceback, finding_native_reference;
 
 int findings_no_memory(findings_t *f);
 /* A new finding, to be filled in; texts come from findings_text. NULL when there is no memory. */
