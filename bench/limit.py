@@ -15,7 +15,7 @@ import json, random, resource, sys, time
 import lowtide
 from lowtide import _core
 mode, seconds, rate = sys.argv[1], float(sys.argv[2]), int(sys.argv[3])
-MIB = 1 << 20
+MIB, PICTURE = 1 << 20, 40000
 limit = _core.rss_bytes() + 200 * MIB
 if mode != 'roomy':
     data = int(open('/proc/self/statm').read().split()[5]) * 4096
@@ -27,8 +27,8 @@ roll = random.Random(1)
 def handle(key):
     page = cache.get(key)
     if page is None:
-        page = cache[key] = json.dumps([key + i for i in range(300)])
-    return json.loads(page)
+        page = cache[key] = json.dumps([key + i for i in range(300)]), bytes([key % 256]) * PICTURE
+    return json.loads(page[0])
 done = top = 0
 # A working set that moves on: most requests hit what is recent, one in five is new.
 busy = 0.0
@@ -57,7 +57,7 @@ def serve(mode: str, seconds: float, rate: int) -> dict[str, object]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=20)
-    parser.add_argument("--rate", type=int, default=40000, help="requests that make a second of traffic")
+    parser.add_argument("--rate", type=int, default=7000, help="requests that make a second of traffic")
     options = parser.parse_args()
     for mode in ("roomy", "limited", "roomy", "limited", "walled"):
         print(mode, json.dumps(serve(mode, options.seconds, options.rate)), flush=True)
