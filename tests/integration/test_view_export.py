@@ -1,0 +1,101 @@
+"""lowtide export: each format opened by its reader, or by one that follows its description."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from test_view_profile import MIB, profile  # noqa: F401  a fixture
+
+GOLDEN = Path(__file__).resolve().parents[1] / "golden"
+FORMATS = ["pprof", "speedscope", "collapsed", "csv", "perfetto"]
+
+
+def export(lowtide, path, *options):
+    done = lowtide("export", path, *options)
+    assert done.status == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.skipif(not shutil.which("go"), reason="go is not installed: apt install golang-go")
+@pytest.mark.parametrize(
+    ("index", "at", "most", "mebibytes"),
+    [("inuse_space", "end", "load", 88), ("inuse_space", "peak", "parse", 200), ("alloc_space", "end", "spin", 4096)],
+)
+def test_go_tool_pprof_shows_the_line_that_made_most(lowtide, profile, tmp_path, index, at, most, mebibytes):  # noqa: F811
+    out = tmp_path / "p.pb.gz"
+    export(lowtide, profile, "--format", "pprof", "--at", at, "-o", out)
+    shown = subprocess.run(
+        ["go", "tool", "pprof", "-top", "-cum", "-unit=mb", f"-sample_index={index}", out],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    cumulative = {m[2]: float(m[1]) for m in re.finditer(r"([\d.]+)MB +[\d.]+%  (\S+)$", shown, re.M)}
+    assert "<module>" in cumulative
+    assert cumulative[most] == mebibytes
+
+
+def test_pprof_holds_the_four_heap_sample_types(lowtide, profile, tmp_path):  # noqa: F811
+    out = tmp_path / "p.pb.gz"
+    export(lowtide, profile, "--format", "pprof", "-o", out)
+    raw = gzip.decompress(out.read_bytes())
+    found = [name for name in (b"alloc_objects", b"alloc_space", b"inuse_objects", b"inuse_space") if name in raw]
+    assert len(found) == 4
+
+
+def test_speedscope_has_a_weight_for_each_stack_and_frames_that_are_there(lowtide, profile):  # noqa: F811
+    found = json.loads(export(lowtide, profile, "--format", "speedscope", "--at", "peak"))
+    assert found["$schema"] == "https://www.speedscope.app/file-format-schema.json"
+    assert [p["name"] for p in found["profiles"]] == ["peak", "live", "rss peak", "total"]
+    for one in found["profiles"]:
+        assert one["type"] == "sampled" and one["unit"] == "bytes"
+        assert len(one["samples"]) == len(one["weights"])
+        assert sum(one["weights"]) == one["endValue"] - one["startValue"]
+        assert all(0 <= frame < len(found["shared"]["frames"]) for stack in one["samples"] for frame in stack)
+    assert found["profiles"][0]["endValue"] == 289 * MIB
+
+
+def test_collapsed_stacks_are_names_with_semicolons_and_a_number(lowtide, profile):  # noqa: F811
+    weights: dict[str, int] = {}
+    for line in export(lowtide, profile, "--format", "collapsed", "--at", "total").splitlines():
+        stack, weight = line.rsplit(" ", 1)
+        names = [frame.split(" ")[0] for frame in stack.split(";")]
+        assert names[0] == "<module>"
+        weights[names[1]] = weights.get(names[1], 0) + int(weight)
+    assert weights == {"load": 88 * MIB, "parse": 200 * MIB, "spin": 4096 * MIB}
+
+
+def test_csv_has_a_row_for_each_site(lowtide, profile):  # noqa: F811
+    rows = list(csv.DictReader(io.StringIO(export(lowtide, profile, "--format", "csv", "--at", "peak"))))
+    assert [row["function"] for row in rows] == ["parse", "load", "spin"]
+    assert int(rows[1]["live_bytes"]) == 88 * MIB
+    assert int(rows[1]["peak_error_bytes"]) == round(1.96 * 5 * MIB)
+
+
+def test_perfetto_gets_the_memory_of_each_process_and_the_events(lowtide, profile):  # noqa: F811
+    events = json.loads(export(lowtide, profile, "--format", "perfetto"))["traceEvents"]
+    counters = [e for e in events if e["ph"] == "C"]
+    assert {e["pid"] for e in counters} == {4711, 4712}
+    assert max(e["args"]["rss_bytes"] for e in counters) == 293 * MIB
+    assert [e["dur"] for e in events if e["ph"] == "X"] == [12000]
+    assert [e["name"] for e in events if e["ph"] == "i"] == ["loaded \x1b[31m"]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_recording_without_a_profile_is_refused_in_one_line(lowtide, name):
+    done = lowtide("export", GOLDEN / "v1.0-small.tide", "--format", name)
+    assert done.status == 1
+    assert done.stderr.count("\n") == 1 and "lowtide run" in done.stderr
+
+
+def test_an_unknown_format_is_wrong_usage(lowtide, profile):  # noqa: F811
+    assert lowtide("export", profile, "--format", "xml").status == 2
+    assert lowtide("export", profile).status == 2
