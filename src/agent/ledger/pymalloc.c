@@ -105,8 +105,7 @@ bool pym_blocks(const pym_pool_t *pool, bool is_free[PYM_BLOCKS_MAX], uint32_t *
         if (offset % size || i >= *laid_out || is_free[i]) return false;
         is_free[i] = true;
         listed++;
-        const void *link = b;
-        memcpy(&b, link, sizeof b);
+        uintptr_t next;
         memcpy(&next, b, sizeof next);
         b = (const uint8_t *)next;
     }
