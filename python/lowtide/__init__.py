@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from lowtide._cache import Cache, cache
     from lowtide._isolate import isolate
     from lowtide._limit import Limit, LimitStats, Pressure, limit
-    from lowtide._scope import Scope, Survivors, scope
     from lowtide._pool import Pool
     from lowtide._pool_errors import IsolatedMemoryError, IsolatedTimeout, RemoteError, WorkerDied
+    from lowtide._scope import Scope, Survivors, scope
     from lowtide._stream import Stream, StreamError, Summary, stream
 
 __all__ = [

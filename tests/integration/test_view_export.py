@@ -24,6 +24,8 @@ def export(lowtide, path, *options):
     return done.stdout
 
 
+# Go builds its pprof anew on a machine that has never used it: minutes.
+@pytest.mark.soak
 @pytest.mark.skipif(not shutil.which("go"), reason="go is not installed: apt install golang-go")
 @pytest.mark.parametrize(
     ("index", "at", "most", "mebibytes"),
