@@ -10,8 +10,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable
-from types import TracebackType
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from lowtide import _core
@@ -83,21 +82,23 @@ class _Runner:
 
 
 def _report(error: BaseException, place: object) -> None:
-    hook = sys.unraisablehook
+    _core.report(error, place)
+
+
+@contextlib.contextmanager
+def _soft_limits_raised() -> Iterator[None]:
+    """The copy that writes a recording inherits our limits, and its tables need more than what is left below them."""
+    import resource
+
+    kinds = resource.RLIMIT_DATA, resource.RLIMIT_AS
+    before = [resource.getrlimit(kind) for kind in kinds]
     try:
-        hook(_Unraisable(type(error), error, error.__traceback__, "lowtide.limit calls", place))  # type: ignore[arg-type]
-    except BaseException:
-        sys.__unraisablehook__(
-            _Unraisable(type(error), error, error.__traceback__, "lowtide.limit calls", place)  # type: ignore[arg-type]
-        )
-
-
-class _Unraisable(NamedTuple):
-    exc_type: type[BaseException]
-    exc_value: BaseException
-    exc_traceback: TracebackType | None
-    err_msg: str
-    object: object
+        for kind, (_, hard) in zip(kinds, before):
+            resource.setrlimit(kind, (hard, hard))
+        yield
+    finally:
+        for kind, limits in zip(kinds, before):
+            resource.setrlimit(kind, limits)
 
 
 def _warn(text: str) -> None:
@@ -273,7 +274,8 @@ class Limit:
         self._reserve = None
         try:
             path = self.dump_path
-            snapshot(path)
+            with _soft_limits_raised():
+                snapshot(path)
             self._dumps += 1
             now = _pressure(state)
             print(

@@ -155,6 +155,16 @@ PyObject *core_limit_peak(PyObject *module, PyObject *args) {
     return PyLong_FromUnsignedLongLong(peak);
 }
 
+/* The default hook takes nothing but what the interpreter itself makes for it. */
+PyObject *core_report(PyObject *module, PyObject *args) {
+    PyObject *error, *place;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "OO:report", &error, &place)) return NULL;
+    PyErr_SetObject((PyObject *)Py_TYPE(error), error);
+    PyErr_WriteUnraisable(place);
+    Py_RETURN_NONE;
+}
+
 static void drop_reserve(PyObject *capsule) {
     reserve_t *r = PyCapsule_GetPointer(capsule, RESERVE);
     munmap(r->at, r->bytes);

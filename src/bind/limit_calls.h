@@ -10,6 +10,7 @@ PyObject *core_limit_read(PyObject *module, PyObject *args);
 PyObject *core_limit_stop(PyObject *module, PyObject *args);
 PyObject *core_limit_sleep(PyObject *module, PyObject *args);
 PyObject *core_limit_peak(PyObject *module, PyObject *args);
+PyObject *core_report(PyObject *module, PyObject *args);
 PyObject *core_reserve(PyObject *module, PyObject *args);
 
 /* clang-format off */
@@ -22,6 +23,7 @@ PyObject *core_reserve(PyObject *module, PyObject *args);
     {"limit_stop", core_limit_stop, METH_VARARGS, PyDoc_STR("limit_stop(watch)")}, \
     {"limit_sleep", core_limit_sleep, METH_VARARGS, PyDoc_STR("limit_sleep(watch, seconds) -> False once stopped")}, \
     {"limit_peak", core_limit_peak, METH_VARARGS, PyDoc_STR("limit_peak(watch) -> highest RSS until stopped")}, \
+    {"report", core_report, METH_VARARGS, PyDoc_STR("report(error, place): to sys.unraisablehook")}, \
     {"reserve", core_reserve, METH_VARARGS, PyDoc_STR("reserve(bytes) -> memory set aside until its last reference goes")}
 /* clang-format on */
 

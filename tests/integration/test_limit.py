@@ -111,13 +111,13 @@ sys.stderr = open(os.devnull, 'w')
 data = int(open('/proc/self/statm').read().split()[5]) * os.sysconf('SC_PAGESIZE')
 resource.setrlimit(resource.RLIMIT_DATA, (data + 200 * MIB, -1))
 seen = []
-def give(p): seen.append(p.source); kept.clear()
-l = lowtide.limit('90%', on_pressure=give, dump_near_limit='data.tide')
-try:
-    hold(400)
-except MemoryError:
-    kept.clear()
-wait_for(lambda: seen and l.stats.dumps)
+l = lowtide.limit('90%', on_pressure=lambda p: seen.append(p.source), dump_near_limit='data.tide', dump_every_s=0.1)
+while not (seen and l.stats.dumps):
+    try:
+        hold(1)
+        time.sleep(0.005)
+    except MemoryError:
+        kept.clear()
 print((seen[0], os.path.exists('data.tide')))
 """
     assert run(code) == ("data", True)
