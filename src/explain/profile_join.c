@@ -109,16 +109,22 @@ static int join_u64_compare(const void *a, const void *b) {
     return *x < *y ? -1 : *x > *y;
 }
 
-/* What the process usually had: the median of its timeline's heap. */
-static int join_usual(const profile_t *p, uint32_t process, uint64_t *out, err_t *e) {
-    uint64_t *heap = mem_alloc((p->point_count + 1) * sizeof *heap);
+/* What the process usually had: the medians of its timeline. */
+static int join_usual(const profile_t *p, uint32_t process, uint64_t *out, uint64_t *rss_out,
+                      err_t *e) {
+    uint64_t *heap = mem_alloc((2 * (size_t)p->point_count + 1) * sizeof *heap);
+    uint64_t *rss = heap + p->point_count;
     uint32_t count = 0;
     if (!heap) return err_set(e, -ENOMEM, "no memory for the allocation profile");
     for (uint32_t i = 0; i < p->point_count; i++) {
-        if (p->points[i].process == process) heap[count++] = p->points[i].heap_bytes;
+        if (p->points[i].process != process) continue;
+        rss[count] = p->points[i].rss_bytes;
+        heap[count++] = p->points[i].heap_bytes;
     }
     if (count) qsort(heap, count, sizeof *heap, join_u64_compare);
+    if (count) qsort(rss, count, sizeof *rss, join_u64_compare);
     *out = count ? heap[count / 2] : UINT64_MAX;
+    *rss_out = count ? rss[count / 2] : UINT64_MAX;
     mem_free(heap);
     return 0;
 }
@@ -157,11 +163,14 @@ static int join_temporary(findings_t *f, const profile_t *p, uint32_t site, uint
 /* The peak stands clearly above what the process usually had; the sites that had more at the peak
  * than now are told, of each no more than what is above. */
 static int join_temporary_peaks(findings_t *f, const profile_t *p) {
-    uint64_t usual = 0, peak = p->sums.bytes[PROFILE_PEAK];
+    uint64_t usual = 0, usual_rss = 0, peak = p->sums.bytes[PROFILE_PEAK];
     uint32_t process = p->peak_process, found = 0;
     if (p->mode == PROFILE_NONE || !p->process_count) return 0;
-    int status = join_usual(p, process, &usual, f->e);
+    int status = join_usual(p, process, &usual, &usual_rss, f->e);
     uint64_t above = peak > usual ? peak - usual : 0;
+    /* What was allocated and never touched is not resident: the fix returns none of it. */
+    uint64_t above_rss = p->rss_peak_bytes > usual_rss ? p->rss_peak_bytes - usual_rss : 0;
+    if (above > above_rss) above = above_rss;
     if (status || above < TEMPORARY_MIN_BYTES || above < peak / TEMPORARY_SHARE) return status;
     for (uint32_t i = 0; i < p->site_count && found < TEMPORARY_MOST && !status; i++) {
         const profile_sums_t *s = &p->sites[i].sums;

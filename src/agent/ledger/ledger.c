@@ -196,6 +196,9 @@ static void take_anonymous(work_t *w, const map_entry_t *v, uint64_t *left) {
 
 /* ── Which mapping is what ── */
 
+/* A mapping from this size on is nobody's heap, but address space set aside (the exact profile's shadow): looking through it takes minutes. */
+#define RESERVED_MIN (UINT64_C(1) << 40)
+
 static uintptr_t row_end(const work_t *w, size_t i) {
     const map_entry_t *v = &w->maps.entries.at[i], *last = v + w->maps.entries.count - 1 - i;
     while (v < last && v[1].begin == v->end && !v[1].name[0] && v[1].writable) v++;
@@ -302,7 +305,7 @@ static void take_mapping(work_t *w, size_t i) {
         w->stacks++;
     } else if (w->has_arrow && v.begin >= MIMALLOC_LOW && v.end <= MIMALLOC_HIGH) {
         take(w, LINE_MIMALLOC, &left, left);
-    } else {
+    } else if (v.end - v.begin < RESERVED_MIN) {
         w->reach = row_end(w, i);
         take_anonymous(w, &v, &left);
     }

@@ -1,0 +1,149 @@
+"""`lowtide run` profiles a program and its children, however each of them ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from conftest import Lowtide, Python
+from tide_decoder import Recording, read_recording
+
+APP = """
+import time
+def build():
+    return [{"i": i} for i in range(50_000)]
+kept = build()
+passing = bytearray(80_000_000)
+time.sleep(0.2)
+del passing
+"""
+
+
+def run(lowtide: Lowtide, tmp_path: Path, code: str, *options: object, status: int = 0) -> Recording:
+    (tmp_path / "app.py").write_text(code)
+    out = tmp_path / "t.tide"
+    done = lowtide("run", "--no-report", "-o", out, *options, tmp_path / "app.py", cwd=tmp_path)
+    assert done.status == status, done.stderr
+    assert sorted(path.name for path in tmp_path.glob("t.tide*")) == ["t.tide"]
+    return read_recording(out.read_bytes())
+
+
+def live_bytes(recording: Recording, name: str, column: str = "live_bytes") -> int:
+    """Of the sites whose innermost frame is in the function of that name."""
+    frames, stacks = list(recording.table_rows("frames")), list(recording.table_rows("stacks"))
+    return sum(
+        int(row[column])
+        for row in recording.table_rows("allocations")
+        if name in str(frames[int(stacks[int(row["stack"])]["frame"])]["function"])
+    )
+
+
+@pytest.mark.parametrize("mode", ["sampled", "exact"])
+def test_the_lines_that_made_it_the_peak_and_the_timeline_stand_beside_the_heap(
+    mode: str, local_python: Python, lowtide: Lowtide, tmp_path: Path
+) -> None:
+    options = ["--exact"] if mode == "exact" else []
+    recording = run(lowtide, tmp_path, APP, *options, "--python", local_python.executable)
+    assert recording.objects
+    assert recording.meta["exit_status"] == "0"
+    assert 2e6 < live_bytes(recording, "build") < 30e6
+    assert live_bytes(recording, "<module>", "rss_peak_bytes") >= 80e6
+    assert live_bytes(recording, "<module>") < 1e6
+    points = list(recording.table_rows("timeline"))
+    assert max(int(point["rss_bytes"]) for point in points) > 80_000_000
+    (process,) = recording.table_rows("processes")
+    assert (process["how"], process["status"], process["mode"]) == (1, 1, 2 if options else 1)
+
+
+@pytest.mark.parametrize(
+    "end, status",
+    [("import os; os._exit(5)", 5), ("import os; os.kill(os.getpid(), 9)", -9), ("import os; os.abort()", -6)],
+)
+def test_a_program_that_just_dies_leaves_its_profile(end: str, status: int, lowtide: Lowtide, tmp_path: Path) -> None:
+    recording = run(lowtide, tmp_path, APP + end, status=status)
+    assert not recording.objects
+    assert live_bytes(recording, "build") > 2e6
+    assert recording.meta["exit_status"] == str(status if status > 0 else 128 - status)
+
+
+TREE = """
+import multiprocessing, os, signal, subprocess, sys
+def child(n=0):
+    global kept
+    kept = [{"i": i} for i in range(50_000)]
+if __name__ == "__main__":
+    assert not [name for name in os.environ if name == "LOWTIDE_RUN"]
+    if os.fork() == 0:
+        child(); os._exit(3)
+    os.wait()
+    if os.fork() == 0:
+        child(); os.kill(os.getpid(), signal.SIGKILL)
+    os.wait()
+    for method in ("fork", "spawn"):
+        with multiprocessing.get_context(method).Pool(1) as pool:
+            pool.map(child, [1])
+    subprocess.run(["sh", "-c", sys.executable + " -c 'x = list(range(10**6))'; true"], check=True)
+"""
+
+
+def test_children_are_in_it_however_they_come_and_go(lowtide: Lowtide, tmp_path: Path) -> None:
+    recording = run(lowtide, tmp_path, TREE)
+    processes = list(recording.table_rows("processes"))
+    first, *children = processes
+    assert first["parent"] == 0
+    assert {child["parent"] for child in children} == {1}
+    assert [child["how"] for child in children].count(2) >= 3
+    assert [child["how"] for child in children].count(3) >= 2
+    made = {int(row["process"]) for row in recording.table_rows("allocations") if int(row["total_bytes"]) > 1_000_000}
+    assert made >= {1, 2, 3}
+
+
+def test_children_are_left_alone_on_demand(lowtide: Lowtide, tmp_path: Path) -> None:
+    recording = run(lowtide, tmp_path, TREE, "--no-children")
+    assert len(list(recording.table_rows("processes"))) == 1
+
+
+def test_without_a_profile_there_is_a_timeline_still(lowtide: Lowtide, tmp_path: Path) -> None:
+    recording = run(lowtide, tmp_path, APP, "--no-profile")
+    assert "allocations" not in recording.tables
+    assert recording.tables["timeline"]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import os; os.closerange(3, 1000)",
+        "import os; os.chdir('/')",
+        "import os; [os.close(i) for i in (0, 1, 2)]; os.closerange(3, 1000)",
+        "import signal; signal.signal(15, signal.SIG_IGN)",
+    ],
+)
+def test_what_programs_do_to_their_surroundings_keeps_nothing_out(code: str, lowtide: Lowtide, tmp_path: Path) -> None:
+    recording = run(lowtide, tmp_path, code + APP)
+    assert live_bytes(recording, "build") > 2e6
+    assert recording.objects
+
+
+def test_a_killed_lowtide_leaves_what_was_known(lowtide_exe: Path, tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(APP + "import sys; sys.stdin.read()\n")
+    process = subprocess.Popen(
+        [lowtide_exe, "run", "-o", tmp_path / "t.tide", tmp_path / "app.py"], stdin=subprocess.PIPE
+    )
+    partial = tmp_path / "t.tide.partial"
+    end = time.monotonic() + 60
+    while not partial.exists() or b"build" not in partial.read_bytes():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    pid = next(read_recording(partial.read_bytes()).table_rows("processes"))["pid"]
+    process.kill()
+    process.wait()
+    recording = read_recording(partial.read_bytes())
+    assert live_bytes(recording, "build") > 2e6
+    os.kill(int(pid), 0)  # the program runs on
+    assert process.stdin is not None
+    process.stdin.close()
+    assert process.returncode == -signal.SIGKILL
