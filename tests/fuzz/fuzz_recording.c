@@ -59,8 +59,9 @@ static void fuzz_chunks(lowtide_recording *rec) {
     for (uint32_t i = 0; i < lowtide_chunks(rec); i++) {
         for (size_t k = 0; k < sizeof columns / sizeof *columns; k++) {
             if (lowtide_chunk_load(rec, i, columns[k], &chunk, &error)) {
+                /* Not where the objects themselves are cut: those were counted at opening. One that is
+                 * cut behind END has not been looked at. */
                 fuzz_error(error.text);
-                fuzz_need(!lowtide_cut(rec));
                 all_well = 0;
             } else if (k == 0) {
                 for (uint32_t e = 0; e < chunk->edge_begin[chunk->count]; e++) {

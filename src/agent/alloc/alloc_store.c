@@ -47,7 +47,8 @@ static void *part_place(region_part_t *part, uint64_t room, size_t element, uint
     part->offset = *at;
     part->room = room;
     *at += (room * element + 4095) & ~4095ull;
-    return (char *)store.region + part->offset;
+    /* The first layout is of no region yet: it tells how large it has to be. */
+    return (void *)((uintptr_t)store.region + part->offset);
 }
 
 static uint64_t region_layout(region_t *r) {
