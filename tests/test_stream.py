@@ -70,7 +70,7 @@ def lines_file(path: Path, count: int) -> Path:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_lines_come_out_in_their_order(tmp_path: Path, workers: int) -> None:
     source = lines_file(tmp_path / "in.txt", 50_000)
-    summary = lowtide.stream(source, "256MiB", workers=workers).map(upper).write(tmp_path / "out.txt")
+    summary = lowtide.stream(source, "1GiB", workers=workers).map(upper).write(tmp_path / "out.txt")
     assert (tmp_path / "out.txt").read_bytes() == source.read_bytes()
     assert (summary.records_in, summary.records_out, summary.aside) == (50_000, 50_000, 0)
     assert sorted(os.listdir(tmp_path)) == ["in.txt", "out.txt"]
@@ -180,7 +180,7 @@ def test_generators_give_many_records_and_batches_do_not_depend_on_chunks(tmp_pa
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_reduce_folds_here_or_where_the_chunks_are(tmp_path: Path, workers: int) -> None:
-    stream = lowtide.stream(lines_file(tmp_path / "in.txt", 30_000), "256MiB", workers=workers).map(int)
+    stream = lowtide.stream(lines_file(tmp_path / "in.txt", 30_000), "1GiB", workers=workers).map(int)
     assert stream.reduce(max, 0) == 29_999
     assert stream.reduce(max, 0, combine=max) == 29_999
 
@@ -193,7 +193,7 @@ def test_map_chunks_gets_every_record_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_record_that_raises_is_set_aside_with_its_place(tmp_path: Path, workers: int) -> None:
     source = lines_file(tmp_path / "in.txt", 1000)
-    stream = lowtide.stream(source, "256MiB", workers=workers, errors=tmp_path / "bad.jsonl").map(fail_at_seven)
+    stream = lowtide.stream(source, "1GiB", workers=workers, errors=tmp_path / "bad.jsonl").map(fail_at_seven)
     assert stream.write(tmp_path / "out.txt").aside == 1
     (bad,) = lowtide.stream(tmp_path / "bad.jsonl")
     assert (bad["file"], bad["record"]) == (str(source), 8)
@@ -203,7 +203,7 @@ def test_a_record_that_raises_is_set_aside_with_its_place(tmp_path: Path, worker
 
 def test_a_record_that_kills_its_worker_is_found_and_set_aside(tmp_path: Path) -> None:
     source = lines_file(tmp_path / "in.txt", 40)
-    stream = lowtide.stream(source, "256MiB", workers=2, errors=tmp_path / "bad.jsonl").map(die_at_seven)
+    stream = lowtide.stream(source, "1GiB", workers=2, errors=tmp_path / "bad.jsonl").map(die_at_seven)
     assert stream.write(tmp_path / "out.txt").aside == 1
     assert json.loads((tmp_path / "bad.jsonl").read_text())["record"] == 8
     assert (tmp_path / "out.txt").read_text().split() == [str(i) for i in range(40) if i != 7]
@@ -292,7 +292,7 @@ def test_a_truncated_file_is_one_line(tmp_path: Path, suffix: str) -> None:
 
 def test_a_function_that_cannot_be_sent_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(lowtide.StreamError, match="cannot send .*lambda.* to a worker: .*workers=0"):
-        list(lowtide.stream(lines_file(tmp_path / "in.txt", 9), "256MiB", workers=2).map(lambda line: line))
+        list(lowtide.stream(lines_file(tmp_path / "in.txt", 9), "1GiB", workers=2).map(lambda line: line))
 
 
 @pytest.mark.parametrize(
