@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copyreg
 import gc
 import os
 import pickle
@@ -19,6 +20,7 @@ from typing import Any
 
 import lowtide
 import pytest
+from lowtide import _pool_wire
 
 np: Any = pytest.importorskip("numpy")
 
@@ -193,6 +195,19 @@ def test_large_values_come_back_as_what_they_were_and_arrays_can_be_written_to()
         mine = pool.submit(ones, 1 << 20).result()
         mine += 1
         assert mine.sum() == 2 << 20
+
+
+@pytest.mark.parametrize("by_value", [False, True])
+def test_a_view_stays_a_view_where_somebody_taught_pickle_to_make_bytes_of_them(
+    by_value: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("cloudpickle")
+    monkeypatch.setitem(copyreg.dispatch_table, memoryview, lambda view: (bytes, (view.tobytes(),)))
+    large = b"m" * 300_000
+    for value in ([memoryview(large)], [large, memoryview(large)], [memoryview(large), lambda: 3]):
+        body, buffers, kind = _pool_wire.dump(value, by_value)
+        back = _pool_wire.load(kind, body, buffers)
+        assert [type(part) for part in back] == [type(part) for part in value]
 
 
 def test_pandas_and_arrow_tables_come_back_equal() -> None:

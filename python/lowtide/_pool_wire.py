@@ -78,13 +78,15 @@ def cloudpickle() -> Any:
 
 
 def _dump_with(kind: Any, value: object, blobs: bool, callback: Callable[[pickle.PickleBuffer], bool]) -> memoryview:
-    file = io.BytesIO()
-    extra = {"persistent_id": _Blobs().persistent_id} if blobs else {}
-    pickler: Any = type("_Pickler", (kind,), {})(file, 5, buffer_callback=callback)
+    # The C pickler reads both names once, when it is made, from its class: set on the instance they would hide behind
+    # a class that has its own (CloudPickler's table makes bytes of views).
     known = copyreg.dispatch_table if kind is _ByReference else kind.dispatch_table
-    pickler.dispatch_table = {**known, memoryview: _reduce_view}
-    for name, method in extra.items():
-        setattr(pickler, name, method)
+    ours: dict[str, Any] = {"dispatch_table": {**known, memoryview: _reduce_view}}
+    if blobs:
+        keeper = _Blobs()
+        ours["persistent_id"] = lambda _pickler, value: keeper.persistent_id(value)
+    file = io.BytesIO()
+    pickler: Any = type("_Pickler", (kind,), ours)(file, 5, buffer_callback=callback)
     pickler.dump(value)
     return file.getbuffer()
 
@@ -105,7 +107,8 @@ def dump(value: object, by_value: bool = False) -> Message:
 
     blobs = _keep.has_blob(value, OUTSIDE_BYTES)
     cloud = cloudpickle() if by_value else None
-    if not blobs and cloud is None:
+    # Somebody may have taught pickle to make bytes of views (dask's cloudpickle does): then ours is named instead.
+    if not blobs and cloud is None and memoryview not in copyreg.dispatch_table:
         try:
             return pickle.dumps(value, 5, buffer_callback=keep_inside), buffers, 0
         except Exception:
