@@ -16,7 +16,10 @@
 
 enum { ADDRESS_BITS = 47, SMALL_BYTES = 16, BIG = 31, CELL_SHIFT = 5, CELL_CACHE = 1024 };
 enum { FILTER_FULL = 255, RANGES = 8192 };
-#define SHADOW_BYTES (sizeof(uint32_t) << (ADDRESS_BITS - 4))
+/* The shadow is mapped where it is needed: one of the whole address space would be the end of all who walk a process's memory
+ * page by page, the ledger among them. */
+enum { CHUNK_BITS = 28, CHUNKS = 1 << (ADDRESS_BITS - CHUNK_BITS) };
+#define CHUNK_BYTES (sizeof(uint32_t) << (CHUNK_BITS - 4))
 
 __thread count_thread_t count_me __attribute__((tls_model("initial-exec")));
 uint8_t count_filter[1 << COUNT_FILTER_BITS];
@@ -32,7 +35,7 @@ static struct {
     _Atomic bool on;
     /* Reads 0 in a child that was cloned without our knowing: it must not write into its parent's region. */
     uint8_t *mine;
-    uint32_t *shadow;
+    _Atomic(uint32_t *) *shadow; /* of each 2^28 bytes of address space, or NULL */
     struct {
         uint64_t key;
         uint32_t cell;
@@ -48,18 +51,37 @@ static inline bool counting(void) {
 
 /* ── Making ── */
 
-static int shadow_open(err_t *e) {
-    count.shadow = mmap(NULL, SHADOW_BYTES, PROT_READ | PROT_WRITE,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (count.shadow == MAP_FAILED) {
-        count.shadow = NULL;
-        return err_sys(e, -errno,
-                       "exact needs 32 TiB of address space, and it is limited (ulimit -v, "
-                       "vm.overcommit_memory); sampled needs none");
+/* The word of a block; NULL where none has been made yet, or (make) there is no memory. */
+static uint32_t *shadow_word(const void *block, bool make) {
+    _Atomic(uint32_t *) *at = &count.shadow[(uintptr_t)block >> CHUNK_BITS];
+    uint32_t *chunk = atomic_load_explicit(at, memory_order_acquire), *other = NULL;
+    if (!chunk && make) {
+        /* A word more: a block at the very end has its size there. */
+        chunk = mmap(NULL, CHUNK_BYTES + 4096, PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (chunk == MAP_FAILED) return NULL;
+        madvise(chunk, CHUNK_BYTES, MADV_NOHUGEPAGE);
+        madvise(chunk, CHUNK_BYTES, MADV_DONTDUMP);
+        if (!atomic_compare_exchange_strong(at, &other, chunk)) {
+            munmap(chunk, CHUNK_BYTES + 4096);
+            chunk = other;
+        }
     }
-    madvise(count.shadow, SHADOW_BYTES, MADV_NOHUGEPAGE);
-    madvise(count.shadow, SHADOW_BYTES, MADV_DONTDUMP);
-    return 0;
+    return chunk ? &chunk[((uintptr_t)block & ((1u << CHUNK_BITS) - 1)) >> 4] : NULL;
+}
+
+static void shadow_each(void (*what)(_Atomic(uint32_t *) *chunk)) {
+    for (size_t i = 0; count.shadow && i < CHUNKS; i++)
+        if (count.shadow[i]) what(&count.shadow[i]);
+}
+
+static void chunk_close(_Atomic(uint32_t *) *chunk) {
+    munmap(*chunk, CHUNK_BYTES + 4096);
+    *chunk = NULL;
+}
+
+static void chunk_clear(_Atomic(uint32_t *) *chunk) {
+    madvise(*chunk, CHUNK_BYTES + 4096, MADV_DONTNEED);
 }
 
 int count_open(enum region_mode mode, uint64_t interval_bytes, err_t *e) {
@@ -69,12 +91,10 @@ int count_open(enum region_mode mode, uint64_t interval_bytes, err_t *e) {
     count.interval_bytes = interval_bytes;
     count.mine = mem_map(1);
     count.ranges = mem_map(RANGES * sizeof(range_t));
-    int status =
-        count.mine && count.ranges ? 0 : err_set(e, -ENOMEM, "no memory for the profile's tables");
-    if (!status && mode == REGION_EXACT) status = shadow_open(e);
-    if (status) {
+    if (mode == REGION_EXACT) count.shadow = mem_map(CHUNKS * sizeof *count.shadow);
+    if (!count.mine || !count.ranges || (mode == REGION_EXACT && !count.shadow)) {
         count_close();
-        return status;
+        return err_set(e, -ENOMEM, "no memory for the profile's tables");
     }
     madvise(count.mine, 1, MADV_WIPEONFORK);
     *count.mine = 1;
@@ -86,7 +106,8 @@ void count_close(void) {
     count.on = false;
     mem_unmap(count.mine, 1);
     mem_unmap(count.ranges, RANGES * sizeof(range_t));
-    if (count.shadow) munmap(count.shadow, SHADOW_BYTES);
+    shadow_each(chunk_close);
+    mem_unmap((void *)count.shadow, CHUNKS * sizeof *count.shadow);
     memset(&count, 0, sizeof count);
 }
 
@@ -95,7 +116,7 @@ void count_restart(bool on) {
     memset(count.cells, 0, sizeof count.cells);
     count.range_count = 0;
     atomic_flag_clear(&count.ranges_busy);
-    if (count.shadow) madvise(count.shadow, SHADOW_BYTES, MADV_DONTNEED);
+    shadow_each(chunk_clear);
     count_me = (count_thread_t){0};
     *count.mine = on;
     count.on = on;
@@ -175,8 +196,7 @@ static store_change_t one_of(uint64_t bytes, bool alone) {
     return (store_change_t){.bytes = (int64_t)bytes, .blocks = 1, .alone = alone};
 }
 
-static void shadow_write(void *block, uint64_t bytes, uint32_t cell) {
-    uint32_t *word = &count.shadow[(uintptr_t)block >> 4];
+static void shadow_write(uint32_t *word, uint64_t bytes, uint32_t cell) {
     word[0] = (cell + 1) << CELL_SHIFT | (bytes <= SMALL_BYTES ? (uint32_t)bytes + 1 : BIG);
     if (bytes <= SMALL_BYTES) return;
     word[1] = bytes >> 32 ? 0 : (uint32_t)bytes;
@@ -196,16 +216,21 @@ static uint32_t cell_of(uint32_t stack, uint32_t domain, bool alone) {
 
 void count_born(void *block, size_t bytes, uint32_t domain, bool alone) {
     if (!block || !counting() || (uintptr_t)block >> ADDRESS_BITS) return;
+    uint32_t *word = shadow_word(block, true);
+    if (!word) {
+        atomic_fetch_add_explicit(&store_region()->lost_blocks, 1, memory_order_relaxed);
+        return;
+    }
     uint32_t cell = cell_of(alone ? stack_here_alone() : stack_here(), domain, alone);
-    if (count.shadow[(uintptr_t)block >> 4]) count_died(block); /* its end was missed */
-    shadow_write(block, bytes, cell);
+    if (*word) count_died(block); /* its end was missed */
+    shadow_write(word, bytes, cell);
     store_change_t c = one_of(bytes, alone);
     store_born(cell, &c);
 }
 
 count_taken_t count_died(void *block) {
     if (!block || !counting() || (uintptr_t)block >> ADDRESS_BITS) return (count_taken_t){0};
-    uint32_t *word = &count.shadow[(uintptr_t)block >> 4], seen = word[0];
+    uint32_t *word = shadow_word(block, false), seen = word ? word[0] : 0;
     if (!seen) return (count_taken_t){0};
     uint32_t code = seen & ((1u << CELL_SHIFT) - 1);
     word[0] = 0;
@@ -234,7 +259,7 @@ void count_put_back(void *block, const count_taken_t *taken) {
     }
     uint32_t domain = store_domain(taken->cell);
     store_change_t c = one_of(taken->bytes, domain == REGION_MEM || domain == REGION_OBJECT);
-    shadow_write(block, taken->bytes, taken->cell);
+    shadow_write(shadow_word(block, true), taken->bytes, taken->cell); /* it was there before */
     store_born(taken->cell, &c);
 }
 

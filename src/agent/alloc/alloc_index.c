@@ -1,14 +1,18 @@
+#define _GNU_SOURCE
 #include "agent/alloc/alloc_index.h"
 
 #include "base/mem.h"
 
 #include <stddef.h>
+#include <sys/mman.h>
 
 enum { LEVELS = 4, FIRST_BITS = 10, LEVEL_BITS = 3, PROBES = 8 };
 #define SLOTS ((1u << 10) + (1u << 13) + (1u << 16) + (1u << 19))
 
 bool index_open(alloc_index_t *x) {
     x->slots = mem_map(SLOTS * sizeof *x->slots);
+    /* Sparse: huge pages would make memory of what is never touched. */
+    if (x->slots) madvise((void *)x->slots, SLOTS * sizeof *x->slots, MADV_NOHUGEPAGE);
     return x->slots != NULL;
 }
 
