@@ -189,8 +189,9 @@ static int find_statics(pym_t *p, rt_t *rt, err_t *e) {
         const rt_range_t *r = &rt->ranges[i];
         if (r->kind != RT_RANGE_DATA || rt->runtime - r->begin >= r->end - r->begin) continue;
         uintptr_t from = found ? found : (r->begin + 7) & ~(uintptr_t)7;
-        uintptr_t to = found ? found + 8 : r->end;
-        for (uintptr_t at = from; at + 8 <= to; at += 8) {
+        uintptr_t to = found ? found + 8 : r->end & ~(uintptr_t)7;
+        /* From the end, where the data is that began as zeros, this pointer among it: each guess costs a system call. */
+        for (uintptr_t at = to - 8; at >= from; at -= 8) {
             memcpy(&p->arenas, (void *)at, sizeof p->arenas);
             uintptr_t v = (uintptr_t)p->arenas;
             if (v % 16 || v < 65536 || v - r->begin < r->end - r->begin) continue;
