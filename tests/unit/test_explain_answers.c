@@ -316,12 +316,20 @@ static const model_finding_t *finding_of(const model_findings_t *f, const char *
 static void
 a_container_that_has_gathered_much_is_a_suspect_and_a_healthy_heap_has_none(void **state) {
     (void)state;
-    for (uint64_t bytes = 100; bytes <= 10000; bytes *= 100) {
+    /* The last: one user alone keeps a third of it all. */
+    static const struct {
+        uint64_t bytes, first;
+    } cases[] = {{100, 0}, {10000, 0}, {10000, 14000000}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        uint64_t bytes = cases[i].bytes;
         world_t w;
         world_begin(&w);
         uint32_t app = world_module(&w, "app"), cache = world_dict(&w);
         world_name(&w, app, "cache", cache);
-        fill_cache(&w, user_class(&w), cache, MANY, bytes);
+        uint32_t first = fill_cache(&w, user_class(&w), cache, MANY, bytes);
+        uint32_t text = world_str(&w, "large");
+        world_edge(&w, first + 1, text); /* its history */
+        w.objects[text].size += cases[i].first;
         model_t *m = world_model(&w);
         model_findings_t f;
         err_t e;

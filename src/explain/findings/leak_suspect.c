@@ -164,14 +164,15 @@ static int suspect_found(suspect_t *s, uint32_t place, const suspect_view_t *vie
     return suspect_report(s, place, view);
 }
 
-/* Where big children keep most of it, one of them is the point; and few children are no gathering.
- */
+/* Where big children keep most of it, one of them is the point; and few children are no gathering. One that stands out (it
+ * alone keeps what the others share) hides no gathering of the others. */
 static bool suspect_is_point(const suspect_t *s, uint32_t place, const suspect_view_t *view) {
     const model_t *m = s->f->m;
     uint64_t retained = suspect_retained(m, place),
              own = m->tree.sum[place + 1] - m->tree.sum[place];
     if (findings_is_structure(m, m->tree.id[place]) || view->big_bytes > retained / 2) return false;
-    bool many = view->children >= SUSPECT_MIN_CHILDREN && view->biggest < retained / 4;
+    bool many = view->children >= SUSPECT_MIN_CHILDREN &&
+                (view->biggest < retained / 4 || retained - own - view->biggest >= s->floor);
     return many || (suspect_is_container(m, m->tree.id[place]) && own >= s->floor);
 }
 
