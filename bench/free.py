@@ -1,68 +1,144 @@
-"""What goes back to the system: lowtide.free() beside gc.collect and malloc_trim, and what the ledger explains beside psutil.
+"""What goes back to the system, side by side with gc.collect and malloc_trim and with psutil's heap_trim; and what the ledger explains.
 
-    python bench/free.py
+    python bench/free.py [--runs 3]
 
-Each case runs in a process of its own, twice: once with gc.collect and malloc_trim alone, then with lowtide.free().
+Each case runs in a process of its own for each way of freeing, and the ways take turns; figures are medians. "of what may go" is the
+share that went of what the case took beyond the interpreter that ran it.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
+import statistics
 import subprocess
 import sys
 
 HEAD = """
-import ctypes, gc, json, threading, time
+import ctypes, gc, json, resource, threading, time
 import lowtide
-trim = ctypes.CDLL(None).malloc_trim
+lowtide.rss(); gc.collect()
 def rss():
     with open("/proc/self/statm") as f:
         return int(f.read().split()[1]) * 4096
+def cpu_ms():
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return (used.ru_utime + used.ru_stime) * 1000
+start = rss()
 """
 TAIL = """
+{ready}
 before = rss()
-began = time.perf_counter(); gc.collect(); trim(0)
-plain_ms, plain = (time.perf_counter() - began) * 1000, rss()
-began = time.perf_counter(); freed = lowtide.free()
-print(json.dumps([before, plain, plain_ms, rss(), (time.perf_counter() - began) * 1000]))
+began, worked = time.perf_counter(), cpu_ms()
+{way}
+wall_ms, work_ms = (time.perf_counter() - began) * 1000, cpu_ms() - worked
+print(json.dumps([start, before, rss(), wall_ms, work_ms, collect_ms]))
+"""
+COLLECT = "gc.collect(); collect_ms = (time.perf_counter() - began) * 1000; "
+WAYS = {  # what it needs beforehand, what it does
+    "gc + malloc_trim": ("trim = ctypes.CDLL(None).malloc_trim", COLLECT + "trim(0)"),
+    "gc + psutil.heap_trim": ("import psutil", COLLECT + "psutil.heap_trim()"),
+    "lowtide.free": ("", "freed = lowtide.free(); collect_ms = {l.name: l.ms for l in freed.layers}['collect']"),
+}
+THREADS = """
+started, done = threading.Barrier(25), threading.Event()
+def work():
+    x = [bytes(900 + i % 900) for i in range(7000)]; kept = {kept}; del x; started.wait(); done.wait()
+for _ in range(24): threading.Thread(target=work, daemon=True).start()
+started.wait()
 """
 CASES = {
     "3 M tuples, 1 in 5000 kept": "x = [(i, i + 1, i + 2) for i in range(3_000_000)]; kept = x[::5000]; del x",
     "malloc, 831 MiB, 1 % kept": "x = [bytes(600 + i % 4400) for i in range(311_000)]; kept = x[::100]; del x",
-    "24 threads": """
-done = threading.Event()
-def work():
-    x = [bytes(900 + i % 900) for i in range(4500)]; kept = x[::100]; del x; done.wait()
-for _ in range(24): threading.Thread(target=work, daemon=True).start()
-time.sleep(1)""",
+    "24 threads, all dropped": THREADS.format(kept="None"),
+    "24 threads, 1 % kept": THREADS.format(kept="x[::100]"),
 }
 LEDGER = {
-    "bare": "",
+    "bare interpreter": "",
     "numpy and pandas": "import numpy, pandas; d = pandas.DataFrame({'a': numpy.arange(2e6), 'b': numpy.ones(2000000)})",
-    "24 threads": CASES["24 threads"],
+    "threaded server": """
+import http.server, urllib.request
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200); self.end_headers(); self.wfile.write(b"x" * 100_000)
+    def log_message(self, *args): pass
+server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+for _ in range(300): urllib.request.urlopen(f"http://127.0.0.1:{server.server_port}/").read()""",
+    "24 threads": CASES["24 threads, 1 % kept"],
     "a 300 MiB mmap": "import mmap; m = mmap.mmap(-1, 300 << 20); m.write(b'x' * (300 << 20))",
+    "private mmap, 300 MiB": "import mmap; m = mmap.mmap(-1, 300 << 20, flags=mmap.MAP_PRIVATE); m.write(b'x' * (300 << 20))",
+    "pyarrow": "import pyarrow; t = pyarrow.table({'a': pyarrow.array(range(2_000_000))})",
+    "scikit-learn": "import sklearn.ensemble, sklearn.linear_model",
+    "torch": "import torch; t = torch.ones(1000, 1000)",
 }
 SEEN = """
 ledger = lowtide.rss()
-print(json.dumps([ledger.rss_bytes, ledger.lines[-1].bytes, len(ledger.lines)]))
+whole = None
+try:
+    import psutil; p = psutil.Process().memory_full_info(); whole = [p.rss, p.uss, p.shared]
+except ImportError: pass
+print(json.dumps([ledger.rss_bytes, ledger.lines[-1].bytes, len(ledger.lines), whole]))
 """
 
 
-def run(code: str) -> list[float]:
-    done = subprocess.run([sys.executable, "-c", HEAD + code], capture_output=True, text=True, check=True)
-    figures: list[float] = json.loads(done.stdout)
+def run(code: str) -> list[float] | None:
+    """None: a package that the code imports is not here."""
+    done = subprocess.run([sys.executable, "-c", HEAD + code], capture_output=True, text=True)
+    if done.returncode and "ModuleNotFoundError" in done.stderr:
+        return None
+    if done.returncode:
+        sys.exit(done.stderr)
+    figures: list[float] = json.loads(done.stdout.splitlines()[-1])
     return figures
 
 
-def main() -> None:
-    print(f"{'MiB resident':32} {'before':>8} {'gc+trim':>8} {'ms':>7} {'free()':>8} {'ms':>7}")
+def mib(count: float) -> str:
+    return f"{count / 2**20:.0f}"
+
+
+def freed(runs: int) -> None:
+    print(
+        "| MiB resident | way | started at | before | after | of what may go | ms | of it collecting | user + system ms |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
     for name, code in CASES.items():
-        before, plain, plain_ms, after, ms = run(code + TAIL)
-        print(f"{name:32} {before / 2**20:8.0f} {plain / 2**20:8.0f} {plain_ms:7.1f} {after / 2**20:8.0f} {ms:7.1f}")
-    print(f"\n{'explained of resident':32} {'MiB':>8} {'lowtide':>8} {'lines':>7}   psutil: one number, rss")
+        figures: dict[str, list[list[float]]] = {way: [] for way in WAYS}
+        for _ in range(runs):
+            for way, (ready, words) in WAYS.items():
+                got = run(code + TAIL.format(ready=ready, way=words))
+                if got is not None:
+                    figures[way].append(got)
+        for way, rows in figures.items():
+            if not rows:
+                print(f"| {name} | {way} | not installed |")
+                continue
+            start, before, after, wall, work, collect = (
+                statistics.median(column) for column in zip(*rows, strict=True)
+            )
+            share = (before - after) / max(1, before - start)
+            cells = [name, way, mib(start), mib(before), mib(after), f"{share:.0%}"]
+            print("|", " | ".join([*cells, f"{wall:.0f}", f"{collect:.0f}", f"{work:.0f}"]), "|")
+
+
+def explained() -> None:
+    print("\n| program | MiB resident | explained | lines | psutil's memory_full_info, MiB |")
+    print("|---|---|---|---|---|")
     for name, code in LEDGER.items():
-        resident, unexplained, lines = run(code + SEEN)
-        print(f"{name:32} {resident / 2**20:8.0f} {1 - unexplained / resident:8.1%} {lines:7.0f}")
+        got = run(code + SEEN)
+        if got is None:
+            print(f"| {name} | not installed |")
+            continue
+        resident, unexplained, lines, whole = got
+        peer = "rss {}, uss {}, shared {}".format(*map(mib, whole)) if isinstance(whole, list) else "not installed"
+        print(f"| {name} | {mib(resident)} | {1 - unexplained / resident:.1%} | {lines:.0f} | {peer} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=3)
+    freed(parser.parse_args().runs)
+    explained()
 
 
 if __name__ == "__main__":

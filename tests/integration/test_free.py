@@ -73,6 +73,61 @@ assert not wrong and places == [id(t) for t in kept]
     run(local_python, package, code)
 
 
+ARENAS = """import lowtide, threading
+started, done = threading.Barrier(9), threading.Event()
+def work():
+    made = [bytes(700 + i % 900) for i in range(4000)]
+    del made; started.wait(); done.wait()
+threads = [threading.Thread(target=work) for _ in range(8)]
+for thread in threads: thread.start()
+started.wait()
+def free_of_malloc():
+    lines = {line.name: line for line in lowtide.rss().lines}
+    return lines["malloc: free, but held"]
+"""
+
+
+def test_what_threads_arenas_have_not_dealt_out_goes_as_predicted(local_python: Python, package: Path) -> None:
+    code = f"""{ARENAS}before = free_of_malloc()
+told = lowtide.free(dry_run=True).layers[-1].returned_bytes
+gave = lowtide.free().layers[-1].returned_bytes
+left = free_of_malloc()
+done.set()
+assert before.returnable_bytes > 8 << 20 and abs(gave - told) < 3 << 20, (before, gave, told)
+assert left.returnable_bytes < 1 << 20, (before, left)"""
+    run(local_python, package, code)
+
+
+def test_threads_allocate_in_their_arenas_while_the_tops_go(local_python: Python, package: Path) -> None:
+    code = f"""{ARENAS}done.set()
+import ctypes, random
+libc = ctypes.CDLL(None)
+libc.calloc.restype = ctypes.c_void_p
+libc.free.argtypes = [ctypes.c_void_p]
+stop, wrong = threading.Event(), []
+def churn(seed):
+    rng, mine = random.Random(seed), {{}}
+    while not stop.is_set():
+        for _ in range(300):
+            key = rng.randrange(400)
+            size = 600 + key * 40
+            old = mine.pop(key, None)
+            if old is not None and old != bytes([key % 256]) * size: wrong.append(key)
+            mine[key] = bytes([key % 256]) * size
+        zeroed = libc.calloc(1, 100_000)
+        if ctypes.string_at(zeroed, 100_000).strip(bytes(1)): wrong.append("calloc")
+        ctypes.memset(zeroed, 7, 100_000)
+        libc.free(zeroed)
+        if rng.random() < 0.05: mine.clear()
+threads = [threading.Thread(target=churn, args=(seed,)) for seed in range(6)]
+for thread in threads: thread.start()
+for round in range(150): lowtide.free()
+stop.set()
+for thread in threads: thread.join()
+assert not wrong, wrong"""
+    run(local_python, package, code)
+
+
 @pytest.mark.soak
 def test_millions_of_allocations_after_trims_are_what_they_should_be(local_python: Python, package: Path) -> None:
     code = f"""import lowtide

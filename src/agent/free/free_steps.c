@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "agent/free/free_steps.h"
 
+#include "agent/free/arena_tops.h"
 #include "agent/free/libc_trim.h"
 #include "agent/free/pool_trim.h"
 #include "agent/ledger/heaps.h"
@@ -100,6 +101,7 @@ void free_libc(bool dry, free_step_t *out) {
         return;
     }
     if (!dry) libc_trim(&found);
+    if (!dry && found.kind == LIBC_GLIBC) arena_tops_trim();
     measure(out, before, began_us);
     if (!dry) return;
     out->returned_bytes = 0;

@@ -1,7 +1,7 @@
 /* Giving back what the process's malloc holds free, by that allocator's own means, and by no other's: malloc_trim on a process
  * whose malloc is jemalloc's may crash it. Who provides malloc is asked of the dynamic loader.
  *
- *     glibc       malloc_trim(0), which goes over all arenas
+ *     glibc       malloc_trim(0), which goes over all arenas; their tops after it (arena_tops.h)
  *     jemalloc    mallctl("arena.4096.purge") (MALLCTL_ARENAS_ALL)
  *     mimalloc    mi_collect(true)
  *     tcmalloc    MallocExtension_ReleaseFreeMemory

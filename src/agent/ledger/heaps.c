@@ -12,10 +12,8 @@ enum {
     CHUNK_MIN = 32,
     LOOK_CHUNKS = 24, /* a chain that holds for so many is one */
     STATE_MIN = 2000, /* an arena's own structure, in its first heap: 2200 bytes in glibc 2.36 */
-    STATE_MAX = 2400,
-    HEAP_HEADER_MAX = 64
+    STATE_MAX = 2400
 };
-#define HEAP_ALIGN ((uintptr_t)64 << 20)
 
 typedef struct heap_head {
     uintptr_t arena, previous;
@@ -58,17 +56,29 @@ static bool chain_holds(window_t *w, uintptr_t p, uintptr_t end) {
 /* An arena stands at the beginning of its first heap, whose header says the same. */
 static bool is_arena(const heap_head_t *h) {
     heap_head_t first;
-    uintptr_t at = h->arena / HEAP_ALIGN * HEAP_ALIGN;
-    return h->arena - at >= sizeof first && h->arena - at <= HEAP_HEADER_MAX &&
+    uintptr_t at = h->arena / HEAPS_ALIGN * HEAPS_ALIGN;
+    return h->arena - at >= sizeof first && h->arena - at <= HEAPS_HEADER_MAX &&
            rt_peek(at, &first, sizeof first) == 0 && first.arena == h->arena && !first.previous;
 }
 
+static bool peek_head(uintptr_t at, heap_head_t *h) {
+    if (rt_peek(at, h, sizeof *h)) return false;
+    return h->size >= RES_PAGE && h->size <= HEAPS_ALIGN && h->size % RES_PAGE == 0 &&
+           h->mprotect_size >= h->size && h->mprotect_size <= HEAPS_ALIGN && h->arena % 16 == 0 &&
+           h->arena && h->previous % HEAPS_ALIGN == 0 && is_arena(h);
+}
+
 static bool read_head(const map_entry_t *v, heap_head_t *h) {
-    if (v->begin % HEAP_ALIGN || v->name[0] == '/' || !v->writable) return false;
-    if (rt_peek(v->begin, h, sizeof *h)) return false;
-    return h->size >= RES_PAGE && h->size <= HEAP_ALIGN && h->size % RES_PAGE == 0 &&
-           h->mprotect_size >= h->size && h->mprotect_size <= HEAP_ALIGN && h->arena % 16 == 0 &&
-           h->arena && h->previous % HEAP_ALIGN == 0 && is_arena(h);
+    return v->begin % HEAPS_ALIGN == 0 && v->name[0] != '/' && v->writable &&
+           peek_head(v->begin, h);
+}
+
+bool heaps_bounds(uintptr_t address, heap_bounds_t *out) {
+    heap_head_t h;
+    uintptr_t begin = address / HEAPS_ALIGN * HEAPS_ALIGN;
+    if (!peek_head(begin, &h)) return false;
+    *out = (heap_bounds_t){.begin = begin, .end = begin + h.size, .arena = h.arena};
+    return address < out->end;
 }
 
 bool heaps_is_arena(const map_entry_t *v) {
@@ -80,24 +90,24 @@ bool heaps_is_arena(const map_entry_t *v) {
  * structure, whose size is another in each glibc. */
 static uintptr_t first_chunk(window_t *w, const map_entry_t *v, const heap_head_t *h) {
     uintptr_t end = v->begin + h->size;
-    bool has_state = h->arena - v->begin < HEAP_HEADER_MAX + 16;
+    bool has_state = h->arena - v->begin < HEAPS_HEADER_MAX + 16;
     uintptr_t from = has_state ? h->arena + STATE_MIN : v->begin + sizeof(heap_head_t);
-    uintptr_t to = has_state ? h->arena + STATE_MAX : v->begin + HEAP_HEADER_MAX;
+    uintptr_t to = has_state ? h->arena + STATE_MAX : v->begin + HEAPS_HEADER_MAX;
     for (uintptr_t p = from / 16 * 16; p <= to; p += 16)
         if (size_word(w, p) & PREV_INUSE && chain_holds(w, p, end)) return p;
     return 0;
 }
 
 static void add_free(heap_sum_t *sum, res_t *r, uintptr_t p, size_t size, bool top, bool main) {
-    uintptr_t begin = p + CHUNK_MIN - 1, end = p + size;
+    uintptr_t begin, end = p + size;
     sum->free_chunks++;
     sum->free_bytes += size < RES_PAGE ? size : res_bytes(r, p, end);
-    if (top && !main) return; /* malloc_trim leaves it */
-    if (top) {                /* the break goes down, by whole pages behind a smallest chunk */
+    if (top && main) /* the break goes down, by whole pages behind a smallest chunk */
         begin = p + CHUNK_MIN + 1;
-    } else {
+    else if (!top)
         begin = p + 48; /* the links of a big chunk stay */
-    }
+    else
+        begin = p + 16; /* only its size stays (arena_tops.h) */
     if (begin < end) sum->returnable_bytes += res_bytes(r, begin, end);
 }
 
@@ -152,8 +162,8 @@ void heaps_walk_all(const maps_t *m, res_t *r, heap_sum_t *sum) {
             continue;
         }
         uintptr_t end = v.end;
-        v.begin = (v.begin + HEAP_ALIGN - 1) / HEAP_ALIGN * HEAP_ALIGN;
-        for (; v.begin < end && v.rss_bytes; v.begin += HEAP_ALIGN)
+        v.begin = (v.begin + HEAPS_ALIGN - 1) / HEAPS_ALIGN * HEAPS_ALIGN;
+        for (; v.begin < end && v.rss_bytes; v.begin += HEAPS_ALIGN)
             if (heaps_is_arena(&v)) heaps_walk(&v, false, r, sum);
     }
 }

@@ -16,15 +16,28 @@
 #include "agent/ledger/maps.h"
 #include "agent/ledger/resident.h"
 
+#define HEAPS_ALIGN ((uintptr_t)64 << 20)
+#define HEAPS_RESERVED_MIN                                                                         \
+    (UINT64_C(1) << 40) /* a mapping of this size is nobody's heap, but
+                                         address space set aside (the exact profile's shadow): looking through it takes minutes */
+enum { HEAPS_HEADER_MAX = 64 };
+
+typedef struct heap_bounds {
+    uintptr_t begin, end, /* of what may be dealt out */
+        arena;            /* its structure; in the arena's first heap right behind the header */
+} heap_bounds_t;
+
 typedef struct heap_sum {
     uint64_t free_bytes;       /* resident, of free chunks and the top */
-    uint64_t returnable_bytes; /* of these, what malloc_trim(0) gives back */
+    uint64_t returnable_bytes; /* of these, what free_libc gives back */
     uint64_t free_chunks;
     bool broken; /* not walked to its end */
 } heap_sum_t;
 
 /* Is this mapping, or a part of it from its beginning, a heap of an arena other than the main one? */
 bool heaps_is_arena(const map_entry_t *v);
+/* The heap of such an arena around an address, by its header. */
+bool heaps_bounds(uintptr_t address, heap_bounds_t *out);
 /* Adds up one heap: `main` for the program break. */
 void heaps_walk(const map_entry_t *v, bool main, res_t *r, heap_sum_t *sum);
 /* The program break and every other heap. */

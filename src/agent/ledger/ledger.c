@@ -20,8 +20,7 @@ enum {
     NAMED =
         256, /* libraries and files that are told apart before the smaller ones are put together */
     LIBRARIES_SAID = 12,
-    FILES_SAID = 6,
-    HUGE_ALIGN = 64 << 20 /* of an arena's heap */
+    FILES_SAID = 6
 };
 
 /* Where mimalloc asks for its memory to be, and nobody else's is. */
@@ -146,14 +145,14 @@ static void take_heap(work_t *w, const map_entry_t *part, uint64_t *left) {
 static void take_stretch(work_t *w, const map_entry_t *v, uintptr_t begin, uintptr_t end,
                          uint64_t *left) {
     while (w->glibc && begin < end) {
-        uintptr_t heap = (begin + HUGE_ALIGN - 1) / HUGE_ALIGN * HUGE_ALIGN;
+        uintptr_t heap = (begin + HEAPS_ALIGN - 1) / HEAPS_ALIGN * HEAPS_ALIGN;
         map_entry_t part = *v;
         part.begin = heap;
         part.end = end;
-        while (heap < end && !heaps_is_arena(&part)) part.begin = heap += HUGE_ALIGN;
+        while (heap < end && !heaps_is_arena(&part)) part.begin = heap += HEAPS_ALIGN;
         if (heap >= end) break;
         take(w, LINE_MALLOC_LARGE, left, mapped_blocks(w, begin, heap));
-        if (part.end - heap > HUGE_ALIGN) part.end = heap + HUGE_ALIGN;
+        if (part.end - heap > HEAPS_ALIGN) part.end = heap + HEAPS_ALIGN;
         take_heap(w, &part, left);
         w->arena_heaps++;
         begin = part.end;
@@ -195,9 +194,6 @@ static void take_anonymous(work_t *w, const map_entry_t *v, uint64_t *left) {
 }
 
 /* ── Which mapping is what ── */
-
-/* A mapping from this size on is nobody's heap, but address space set aside (the exact profile's shadow): looking through it takes minutes. */
-#define RESERVED_MIN (UINT64_C(1) << 40)
 
 static uintptr_t row_end(const work_t *w, size_t i) {
     const map_entry_t *v = &w->maps.entries.at[i], *last = v + w->maps.entries.count - 1 - i;
@@ -305,7 +301,7 @@ static void take_mapping(work_t *w, size_t i) {
         w->stacks++;
     } else if (w->has_arrow && v.begin >= MIMALLOC_LOW && v.end <= MIMALLOC_HIGH) {
         take(w, LINE_MIMALLOC, &left, left);
-    } else if (v.end - v.begin < RESERVED_MIN) {
+    } else if (v.end - v.begin < HEAPS_RESERVED_MIN) {
         w->reach = row_end(w, i);
         take_anonymous(w, &v, &left);
     }
