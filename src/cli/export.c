@@ -17,7 +17,7 @@ static const struct {
 };
 enum { FORMATS = sizeof formats / sizeof *formats };
 
-static const char *const figures[PROFILE_FIGURES] = {"end", "peak", "rss-peak", "total"};
+static const char *const figures[PROFILE_FIGURES] = {"end", "peak", "rss-peak", "total", "gone"};
 
 typedef struct export_options {
     const char *file, *to;
@@ -91,7 +91,8 @@ static int exec_export(const command_t *self, int argc, char **argv) {
                 self, "--format takes pprof, speedscope, collapsed, csv or perfetto, not '%s'",
                 optarg);
         if (option == AT && (options.figure = find(optarg, PROFILE_FIGURES, figure_name)) < 0)
-            return command_usage(self, "--at takes end, peak, rss-peak or total, not '%s'", optarg);
+            return command_usage(self, "--at takes end, peak, rss-peak, total or gone, not '%s'",
+                                 optarg);
     }
     if (options.format < 0) return command_usage(self, "export needs --format");
     if (argc - optind > 1) return command_usage(self, "export takes one recording");
@@ -108,7 +109,8 @@ const command_t command_export = {
     "  -f, --format X pprof (go tool pprof), speedscope, collapsed (flame graphs),\n"
     "                 csv (a line a site), perfetto (the timeline, as a trace)\n"
     "  --at WHEN      what the stacks weigh: end (what is alive there; the default),\n"
-    "                 peak (alive at the highest heap), rss-peak, total (all made)\n"
+    "                 peak (alive at the highest heap), rss-peak, total (all made),\n"
+    "                 gone (alive when their process ended)\n"
     "  -o, --output O write to the file O; - is standard output\n"
     "\n"
     "Example: what was alive at the peak, in pprof\n"

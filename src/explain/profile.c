@@ -1,5 +1,5 @@
 #define _GNU_SOURCE
-#include "explain/profile.h"
+#include "explain/profile_lines.h"
 
 #include "base/map.h"
 #include "base/mem.h"
@@ -76,7 +76,24 @@ static void profile_process(const profile_t *p, uint32_t row, profile_process_t 
     }
 }
 
-static int profile_processes(profile_t *p) {
+/* By the pid that the heap has, else the first that was watched. */
+static void profile_main(profile_t *p, const lowtide_recording *rec) {
+    const char *pid = lowtide_meta(rec, "pid");
+    uint64_t wanted = pid ? strtoull(pid, NULL, 10) : 0;
+    for (uint32_t i = p->process_count; i-- > 0;) {
+        if (p->processes[i].pid == wanted) {
+            p->main_process = i;
+            return;
+        }
+    }
+    while (p->main_process + 1 < p->process_count && !p->processes[p->main_process].mode) {
+        p->main_process++;
+    }
+    if (p->main_process < p->process_count && !p->processes[p->main_process].mode)
+        p->main_process = 0;
+}
+
+static int profile_processes(profile_t *p, const lowtide_recording *rec) {
     uint32_t rows = profile_rows(p, TABLE_PROCESSES);
     for (uint32_t i = 0; i < rows; i++) {
         uint64_t process = number(p, TABLE_PROCESSES, "process", i);
@@ -96,6 +113,7 @@ static int profile_processes(profile_t *p) {
         if (p->processes[i].mode > p->mode) p->mode = p->processes[i].mode;
         if (!p->interval_bytes) p->interval_bytes = p->processes[i].interval_bytes;
     }
+    profile_main(p, rec);
     return 0;
 }
 
@@ -109,18 +127,12 @@ static int profile_frames(profile_t *p) {
         p->frames[i] = (profile_frame_t){.kind = (uint32_t)number(p, TABLE_FRAMES, "kind", i),
                                          .line = line < UINT32_MAX ? (uint32_t)line : 0,
                                          .first_line = first < UINT32_MAX ? (uint32_t)first : 0,
+                                         .offset = number(p, TABLE_FRAMES, "offset", i),
                                          .function = text(p, TABLE_FRAMES, "function", i),
-                                         .file = text(p, TABLE_FRAMES, "file", i)};
+                                         .file = text(p, TABLE_FRAMES, "file", i),
+                                         .build_id = text(p, TABLE_FRAMES, "build_id", i)};
     }
     return 0;
-}
-
-/* Equal lines of equal functions are one site, whichever frames they are. */
-static uint64_t profile_site_key(const profile_frame_t *f) {
-    uint64_t parts[3] = {rec_checksum(f->file, strlen(f->file)),
-                         rec_checksum(f->function, strlen(f->function)), f->line};
-    uint64_t key = rec_checksum(parts, sizeof parts);
-    return key - (key == MAP_NO_KEY);
 }
 
 static int profile_stacks(profile_t *p, map_t *sites) {
@@ -135,7 +147,8 @@ static int profile_stacks(profile_t *p, map_t *sites) {
         *s =
             (profile_stack_t){.parent = parent && parent <= i ? (uint32_t)parent - 1 : LOWTIDE_NONE,
                               .frame = frame < p->frame_count ? (uint32_t)frame : LOWTIDE_NONE,
-                              .site = LOWTIDE_NONE};
+                              .site = LOWTIDE_NONE,
+                              .line = LOWTIDE_NONE};
         if (s->frame == LOWTIDE_NONE) continue;
         const profile_frame_t *f = &p->frames[s->frame];
         uint32_t above = s->parent == LOWTIDE_NONE ? LOWTIDE_NONE : p->stacks[s->parent].site;
@@ -144,14 +157,8 @@ static int profile_stacks(profile_t *p, map_t *sites) {
             s->site = above;
             continue;
         }
-        int fresh;
-        uint32_t *site = map_put(sites, profile_site_key(f), &fresh);
-        if (!site) return -ENOMEM;
-        if (fresh) {
-            *site = p->site_count++;
-            p->sites[*site].frame = *f;
-        }
-        s->site = *site;
+        s->site = profile_site_of(sites, p->sites, &p->site_count, f);
+        if (s->site == LOWTIDE_NONE) return -ENOMEM;
     }
     return 0;
 }
@@ -165,7 +172,8 @@ static void profile_cell(const profile_t *p, uint32_t row, profile_sums_t *out) 
                                          "total_blocks"};
     static const char *const variance[] = {"live_variance", "peak_variance", "peak_variance",
                                            "total_variance"};
-    for (int i = 0; i < PROFILE_FIGURES; i++) {
+    *out = (profile_sums_t){0};
+    for (int i = 0; i < PROFILE_GONE; i++) {
         out->bytes[i] = number(p, TABLE_ALLOCATIONS, bytes[i], row);
         out->blocks[i] = number(p, TABLE_ALLOCATIONS, blocks[i], row);
         out->variance[i] = (double)number(p, TABLE_ALLOCATIONS, variance[i], row) * 0x1p20;
@@ -175,7 +183,15 @@ static void profile_cell(const profile_t *p, uint32_t row, profile_sums_t *out) 
     }
 }
 
-static void profile_add(profile_sums_t *to, const profile_sums_t *from) {
+static void profile_move(profile_sums_t *sums, int from, int to) {
+    sums->bytes[to] = sums->bytes[from];
+    sums->blocks[to] = sums->blocks[from];
+    sums->variance[to] = sums->variance[from];
+    sums->bytes[from] = sums->blocks[from] = 0;
+    sums->variance[from] = 0;
+}
+
+void profile_add_sums(profile_sums_t *to, const profile_sums_t *from) {
     for (int i = 0; i < PROFILE_FIGURES; i++) {
         if (__builtin_add_overflow(to->bytes[i], from->bytes[i], &to->bytes[i]))
             to->bytes[i] = UINT64_MAX;
@@ -207,8 +223,13 @@ static int profile_cells(profile_t *p, map_t *known) {
         profile_cell(p, i, &p->cells[*cell].sums);
     }
     for (uint32_t i = 0; i < p->cell_count; i++) {
-        profile_add(&p->sites[p->stacks[p->cells[i].stack].site].sums, &p->cells[i].sums);
-        profile_add(&p->sums, &p->cells[i].sums);
+        const profile_process_t *of = &p->processes[p->cells[i].process];
+        profile_sums_t *sums = &p->cells[i].sums;
+        if (of->ended && p->cells[i].process != p->main_process) {
+            profile_move(sums, PROFILE_LIVE, PROFILE_GONE);
+        }
+        profile_add_sums(&p->sites[p->stacks[p->cells[i].stack].site].sums, sums);
+        profile_add_sums(&p->sums, sums);
     }
     return 0;
 }
@@ -346,9 +367,9 @@ static int profile_samples(profile_t *p) {
 
 /* ---- Building ---- */
 
-static int profile_fill(profile_t *p, err_t *e) {
+static int profile_fill(profile_t *p, const lowtide_recording *rec, err_t *e) {
     map_t sites = {0}, known = {0};
-    int status = profile_processes(p);
+    int status = profile_processes(p, rec);
     if (!status) status = profile_frames(p);
     if (!status) status = profile_stacks(p, &sites);
     if (!status) status = profile_cells(p, &known);
@@ -357,7 +378,10 @@ static int profile_fill(profile_t *p, err_t *e) {
     if (!status) status = profile_samples(p);
     map_free(&sites);
     map_free(&known);
-    return status ? profile_no_memory(e) : profile_sort(p, e);
+    if (!status) status = profile_sort(p, e);
+    if (!status) status = profile_lines(p);
+    if (!status) status = profile_together(p);
+    return status ? profile_no_memory(e) : 0;
 }
 
 int profile_build(const lowtide_recording *rec, profile_t **out, err_t *e) {
@@ -372,7 +396,7 @@ int profile_build(const lowtide_recording *rec, profile_t **out, err_t *e) {
         status = lowtide_table_load(rec, profile_table_names[i], &p->tables->table[i], &error);
         if (status) err_set(e, status, "%s", error.text);
     }
-    if (!status) status = profile_fill(p, e);
+    if (!status) status = profile_fill(p, rec, e);
     if (status) {
         profile_free(p);
         return status;

@@ -5,7 +5,8 @@
  *     cell    what one stack of one process allocated in one domain: a row of `allocations`
  *     site    a line of a function, with all cells whose innermost Python frame it is (where a stack
  *             has none, its innermost frame); processes and domains taken together
- *     node    a frame below its callers, with all cells that passed it: what a flame graph draws
+ *     line    the program's own line by which a cell came about: of its stack's frames the innermost
+ *             that is no library's; what is to be changed. Where there is none, the site itself
  *
  * A recording without allocations gives an empty profile (mode PROFILE_NONE), no error. Everything
  * lives as long as the profile, which borrows the recording. Rows that make no sense are passed
@@ -24,6 +25,7 @@ enum profile_figure {
     PROFILE_PEAK,
     PROFILE_RSS_PEAK,
     PROFILE_TOTAL,
+    PROFILE_GONE, /* alive when its process ended, and gone with it: no part of PROFILE_LIVE */
     PROFILE_FIGURES
 };
 
@@ -39,7 +41,8 @@ typedef struct profile_process {
 
 typedef struct profile_frame {
     uint32_t kind, line, first_line;
-    const char *function, *file;
+    uint64_t offset; /* native: of the instruction, in the file */
+    const char *function, *file, *build_id;
 } profile_frame_t;
 
 typedef struct profile_sums {
@@ -49,12 +52,16 @@ typedef struct profile_sums {
 
 typedef struct profile_cell {
     uint32_t process, stack, domain;
+    uint32_t line; /* index in lines */
     profile_sums_t sums;
 } profile_cell_t;
 
+/* A site or a line. */
 typedef struct profile_site {
     profile_frame_t frame;
     profile_sums_t sums;
+    uint32_t most; /* of a site: the line that most of it came by; of a line: the site that made
+                      most of it. Of the peak's bytes, or of all where the peak has none */
 } profile_site_t;
 
 typedef struct profile_point {
@@ -72,11 +79,13 @@ typedef struct profile_event {
 typedef struct profile_stack {
     uint32_t parent; /* LOWTIDE_NONE at the outermost */
     uint32_t frame, site;
+    uint32_t line; /* or LOWTIDE_NONE: no frame is the program's own */
 } profile_stack_t;
 
 /* A block that was alive when the heap was captured. */
 typedef struct profile_sample {
     uint32_t process, stack, domain;
+    uint32_t line;   /* in lines */
     uint32_t object; /* after profile_join: the object that lies in it, or LOWTIDE_NONE */
     uint64_t address, bytes, weight; /* weight: the bytes that it stands for */
 } profile_sample_t;
@@ -84,13 +93,15 @@ typedef struct profile_sample {
 typedef struct profile {
     int mode;
     uint64_t interval_bytes; /* of the first process that has one */
-    uint32_t process_count, frame_count, stack_count, cell_count, site_count, point_count,
-        event_count, sample_count;
+    uint32_t process_count, frame_count, stack_count, cell_count, site_count, line_count,
+        point_count, event_count, sample_count;
+    uint32_t main_process; /* whose heap it is; else the first that was watched */
     profile_process_t *processes;
     profile_frame_t *frames;
     profile_stack_t *stacks;
     profile_cell_t *cells;
     profile_site_t *sites; /* most bytes at the peak first */
+    profile_site_t *lines; /* in no order */
     profile_point_t *points;
     profile_event_t *events;
     profile_sample_t *samples; /* by process, then address */
@@ -98,6 +109,7 @@ typedef struct profile {
     uint64_t rss_peak_bytes;   /* highest of any process, 0: no timeline */
     uint64_t peak_us;          /* when that was, since the recording's begin */
     uint32_t peak_process;
+    uint64_t together_bytes, together_us; /* the highest of all processes together, and when */
     arena_t arena;
     struct profile_tables *tables; /* what the texts lie in */
 } profile_t;
@@ -106,6 +118,9 @@ int profile_build(const lowtide_recording *rec, profile_t **out, err_t *e);
 void profile_free(profile_t *p);
 
 uint64_t profile_error(const profile_sums_t *sums, int figure);
+void profile_add_sums(profile_sums_t *to, const profile_sums_t *from);
+/* Standard library, installed package, or text that is in no file: not the program's own. */
+bool profile_is_library(const profile_frame_t *frame);
 /* Sites by another figure, most first: an array of site_count indexes for the caller to mem_free. */
 int profile_order(const profile_t *p, int figure, uint32_t **out, err_t *e);
 
@@ -114,15 +129,28 @@ int profile_order(const profile_t *p, int figure, uint32_t **out, err_t *e);
 int profile_join(profile_t *p, const model_t *m, err_t *e);
 
 typedef struct profile_share {
-    uint32_t site;
+    uint32_t line;  /* in lines */
     uint64_t bytes; /* estimated */
     uint64_t samples;
 } profile_share_t;
-/* The sites that made what `id` retains, most bytes first; at most `max`. Returns how many. */
+/* The program's own lines that made what `id` retains, most bytes first; at most `max`. Returns how many. */
 uint32_t profile_makers(const profile_t *p, const model_t *m, uint32_t id, uint32_t max,
                         profile_share_t *out);
 /* The objects that a site made, as far as samples tell: ids for the caller to mem_free. */
 int profile_made(const profile_t *p, uint32_t site, uint32_t **ids, uint32_t *count, err_t *e);
+
+/* What holds most of the objects that a site made, as far as samples tell. */
+typedef struct profile_held {
+    const char *path;     /* NULL: not known */
+    uint64_t samples, of; /* so many of so many samples that have an object */
+    model_routes_t routes;
+} profile_held_t;
+int profile_held(const profile_t *p, const model_t *m, uint32_t site, profile_held_t *out,
+                 err_t *e);
+void profile_held_free(profile_held_t *held);
+
+/* The program's own line that most of a site came by; NULL where that is the site itself. */
+const profile_frame_t *profile_from(const profile_t *p, const profile_site_t *site);
 
 /* Adds findings that the profile alone can tell (temporary-peak), and to those that are there the
  * site that made what they name. `m` may be a model without objects. */

@@ -3,22 +3,12 @@
 #define _GNU_SOURCE
 #include "base/mem.h"
 #include "explain/findings/findings.h"
-#include "explain/profile.h"
+#include "explain/profile_lines.h"
 
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-/* The process whose heap it is: by its pid, else the first. */
-static uint32_t join_process(const profile_t *p, const model_t *m) {
-    const char *pid = lowtide_meta(model_recording(m), "pid");
-    uint64_t wanted = pid ? strtoull(pid, NULL, 10) : 0;
-    for (uint32_t i = p->process_count; i-- > 0;) {
-        if (p->processes[i].pid == wanted) return i;
-    }
-    return 0;
-}
 
 /* The last sample of [begin, end) that does not begin behind the address. */
 static profile_sample_t *join_sample(profile_sample_t *begin, profile_sample_t *end,
@@ -37,7 +27,7 @@ static profile_sample_t *join_sample(profile_sample_t *begin, profile_sample_t *
 
 int profile_join(profile_t *p, const model_t *m, err_t *e) {
     const lowtide_recording *rec = model_recording(m);
-    uint32_t process = join_process(p, m);
+    uint32_t process = p->main_process;
     profile_sample_t *begin = p->samples, *end = p->samples + p->sample_count;
     while (begin < end && begin->process != process) begin++;
     while (end > begin && end[-1].process != process) end--;
@@ -65,23 +55,23 @@ int profile_join(profile_t *p, const model_t *m, err_t *e) {
 static int join_compare(const void *a, const void *b) {
     const profile_share_t *x = a, *y = b;
     if (x->bytes != y->bytes) return x->bytes < y->bytes ? 1 : -1;
-    return x->site < y->site ? -1 : x->site > y->site;
+    return x->line < y->line ? -1 : x->line > y->line;
 }
 
 uint32_t profile_makers(const profile_t *p, const model_t *m, uint32_t id, uint32_t max,
                         profile_share_t *out) {
-    profile_share_t *shares = mem_alloc((p->site_count + 1) * sizeof *shares);
+    profile_share_t *shares = mem_alloc((p->line_count + 1) * sizeof *shares);
     uint32_t count = 0;
     if (!shares) return 0;
-    for (uint32_t i = 0; i < p->site_count; i++) shares[i] = (profile_share_t){.site = i};
+    for (uint32_t i = 0; i < p->line_count; i++) shares[i] = (profile_share_t){.line = i};
     for (uint32_t i = 0; i < p->sample_count; i++) {
         const profile_sample_t *s = &p->samples[i];
         if (s->object == LOWTIDE_NONE || !model_dominates(m, id, s->object)) continue;
-        shares[p->stacks[s->stack].site].bytes += s->weight;
-        shares[p->stacks[s->stack].site].samples++;
+        shares[s->line].bytes += s->weight;
+        shares[s->line].samples++;
     }
-    qsort(shares, p->site_count, sizeof *shares, join_compare);
-    while (count < max && count < p->site_count && shares[count].samples) {
+    qsort(shares, p->line_count, sizeof *shares, join_compare);
+    while (count < max && count < p->line_count && shares[count].samples) {
         out[count] = shares[count];
         count++;
     }
@@ -100,6 +90,34 @@ int profile_made(const profile_t *p, uint32_t site, uint32_t **ids, uint32_t *co
         }
     }
     return 0;
+}
+
+int profile_held(const profile_t *p, const model_t *m, uint32_t site, profile_held_t *out,
+                 err_t *e) {
+    uint32_t *ids, count;
+    *out = (profile_held_t){0};
+    int status = profile_made(p, site, &ids, &count, e);
+    if (!status && count) status = model_routes_of(m, ids, count, NULL, &out->routes, e);
+    const model_routes_t *routes = &out->routes;
+    out->of = count;
+    for (uint32_t i = 0; i < routes->count && !status; i++) {
+        if (!routes->routes[i].through) continue;
+        uint64_t samples = 0; /* of all routes through the same */
+        for (uint32_t k = i; k < routes->count; k++) {
+            if (routes->routes[k].through_id == routes->routes[i].through_id)
+                samples += routes->routes[k].count;
+        }
+        if (samples <= out->samples) continue;
+        out->samples = samples;
+        out->path = routes->routes[i].through;
+    }
+    mem_free(ids);
+    return status;
+}
+
+void profile_held_free(profile_held_t *held) {
+    model_routes_free(&held->routes);
+    *held = (profile_held_t){0};
 }
 
 /* ---- Findings ---- */
@@ -129,80 +147,128 @@ static int join_usual(const profile_t *p, uint32_t process, uint64_t *out, uint6
     return 0;
 }
 
+/* ---- temporary-peak ---- */
+
 enum { TEMPORARY_MIN_BYTES = 16 << 20, TEMPORARY_SHARE = 5, TEMPORARY_MOST = 3 };
 
-static int join_temporary(findings_t *f, const profile_t *p, uint32_t site, uint64_t bytes) {
-    const profile_site_t *s = &p->sites[site];
-    char size[32], error[32], at[32] = "";
-    model_finding_t *x = findings_add(f, "temporary-peak");
-    if (!x) return findings_no_memory(f);
-    uint64_t off = profile_error(&s->sums, PROFILE_PEAK);
-    if (p->rss_peak_bytes) snprintf(at, sizeof at, ", %.1f s in", (double)p->peak_us / 1e6);
-    x->bytes = bytes;
-    x->objects =
-        s->sums.blocks[PROFILE_PEAK] - (s->sums.blocks[PROFILE_LIVE] < s->sums.blocks[PROFILE_PEAK]
-                                            ? s->sums.blocks[PROFILE_LIVE]
-                                            : s->sums.blocks[PROFILE_PEAK]);
-    x->site_file = findings_text(f, "%s", s->frame.file);
-    x->site_line = s->frame.line;
-    x->site_function = findings_text(f, "%s", s->frame.function);
-    x->title = findings_text(
-        f, "%s:%u %s() had %s alive at the peak%s, and nearly nothing of it before and after%s%s%s",
-        s->frame.file, s->frame.line, s->frame.function, findings_bytes(bytes, size), at,
-        off ? " (± " : "", off ? findings_bytes(off, error) : "", off ? ")" : "");
-    x->fix = findings_text(
-        f,
-        "make what %s:%u makes piece by piece: a generator in place of a list, chunks of the "
-        "input (lowtide.stream), an operation in place (out=, +=, inplace=True), or del of what "
-        "came before it is no longer needed",
-        s->frame.file, s->frame.line);
-    x->confidence = off * 4 < bytes ? "high" : "medium";
-    return x->site_file && x->site_function && x->title && x->fix ? 0 : findings_no_memory(f);
+/* What to write in place of what is made all at once, by what made it. */
+static const char *join_advice(const profile_t *p, const profile_site_t *line) {
+    static const struct {
+        const char *in, *advice; /* a part of the file's or function's name */
+    } rows[] = {
+        {"/json/", "read it record by record (JSON Lines, or a streaming parser such as ijson)"},
+        {"/csv.py", "take row by row what the reader yields"},
+        {"/pandas/",
+         "read and work in chunks (chunksize=), with fewer columns (usecols=) or smaller "
+         "types (dtype=), and del what is done with"},
+        {"/pyarrow/", "read it batch by batch (lowtide.stream, iter_batches)"},
+        {"/numpy/", "work in place (out=, +=), in blocks of rows, or on a smaller dtype"},
+        {"<listcomp>",
+         "a generator expression in place of the list, where it is gone through once"},
+        {"/pickle.py", "store and load it in parts"},
+    };
+    const profile_frame_t *by =
+        line->most < p->site_count ? &p->sites[line->most].frame : &line->frame;
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        if (strstr(by->file, rows[i].in) || strstr(by->function, rows[i].in)) return rows[i].advice;
+    }
+    return "a generator in place of a list, chunks of the input (lowtide.stream), an operation in "
+           "place (out=, +=), or del of what came before it is no longer needed";
 }
 
-/* The peak stands clearly above what the process usually had; the sites that had more at the peak
+static int join_set_site(findings_t *f, const profile_frame_t *frame, model_finding_t *x) {
+    x->site_file = findings_text(f, "%s", frame->file);
+    x->site_line = frame->line;
+    x->site_function = findings_text(f, "%s", frame->function);
+    return x->site_file && x->site_function ? 0 : findings_no_memory(f);
+}
+
+static const char *join_base(const char *file) {
+    const char *slash = strrchr(file, '/');
+    return slash && slash[1] ? slash + 1 : file;
+}
+
+static int join_temporary(findings_t *f, const profile_t *p, const profile_site_t *line,
+                          const profile_sums_t *sums, uint64_t bytes) {
+    const char *base = join_base(line->frame.file);
+    char size[32], error[32], at[48] = "";
+    model_finding_t *x = findings_add(f, "temporary-peak");
+    if (!x) return findings_no_memory(f);
+    uint64_t off = profile_error(sums, PROFILE_PEAK), live = sums->blocks[PROFILE_LIVE];
+    uint64_t peak = sums->blocks[PROFILE_PEAK];
+    if (p->rss_peak_bytes) snprintf(at, sizeof at, ", %.1f s in", (double)p->peak_us / 1e6);
+    x->bytes = bytes;
+    x->objects = peak > live ? peak - live : 0;
+    x->title = findings_text(f, "%s:%u made %s%s%s%s that lived at the peak alone%s", base,
+                             line->frame.line, findings_bytes(bytes, size), off ? " (± " : "",
+                             off ? findings_bytes(off, error) : "", off ? ")" : "", at);
+    x->fix = findings_text(f, "make what %s:%u makes piece by piece: %s", base, line->frame.line,
+                           join_advice(p, line));
+    x->confidence = off * 4 < bytes ? "high" : "medium";
+    return x->title && x->fix ? join_set_site(f, &line->frame, x) : findings_no_memory(f);
+}
+
+/* Of the process with the highest peak: what each line had. Returns what all had at the peak. */
+static uint64_t join_lines(const profile_t *p, profile_sums_t *lines) {
+    uint64_t peak = 0;
+    memset(lines, 0, p->line_count * sizeof *lines);
+    for (uint32_t i = 0; i < p->cell_count; i++) {
+        const profile_cell_t *c = &p->cells[i];
+        if (c->process != p->peak_process) continue;
+        profile_add_sums(&lines[c->line], &c->sums);
+        peak += c->sums.bytes[PROFILE_PEAK];
+    }
+    return peak;
+}
+
+static uint64_t join_gone(const profile_sums_t *s) {
+    return s->bytes[PROFILE_PEAK] > s->bytes[PROFILE_LIVE]
+               ? s->bytes[PROFILE_PEAK] - s->bytes[PROFILE_LIVE]
+               : 0;
+}
+
+/* The peak stands clearly above what the process usually had; the lines that had more at the peak
  * than now are told, of each no more than what is above. */
 static int join_temporary_peaks(findings_t *f, const profile_t *p) {
-    uint64_t usual = 0, usual_rss = 0, peak = p->sums.bytes[PROFILE_PEAK];
-    uint32_t process = p->peak_process, found = 0;
-    if (p->mode == PROFILE_NONE || !p->process_count) return 0;
-    int status = join_usual(p, process, &usual, &usual_rss, f->e);
-    uint64_t above = peak > usual ? peak - usual : 0;
+    uint64_t usual = 0, usual_rss = 0;
+    if (p->mode == PROFILE_NONE || !p->process_count || !p->line_count) return 0;
+    profile_sums_t *lines = mem_alloc(p->line_count * sizeof *lines);
+    if (!lines) return findings_no_memory(f);
+    int status = join_usual(p, p->peak_process, &usual, &usual_rss, f->e);
+    uint64_t peak = join_lines(p, lines), above = peak > usual ? peak - usual : 0;
     /* What was allocated and never touched is not resident: the fix returns none of it. */
     uint64_t above_rss = p->rss_peak_bytes > usual_rss ? p->rss_peak_bytes - usual_rss : 0;
     if (above > above_rss) above = above_rss;
-    if (status || above < TEMPORARY_MIN_BYTES || above < peak / TEMPORARY_SHARE) return status;
-    for (uint32_t i = 0; i < p->site_count && found < TEMPORARY_MOST && !status; i++) {
-        const profile_sums_t *s = &p->sites[i].sums;
-        if (s->bytes[PROFILE_PEAK] < s->bytes[PROFILE_LIVE]) continue;
-        uint64_t gone = s->bytes[PROFILE_PEAK] - s->bytes[PROFILE_LIVE];
-        if (gone > above) gone = above;
-        if (gone < TEMPORARY_MIN_BYTES || gone < peak / 10 ||
-            gone < profile_error(s, PROFILE_PEAK)) {
-            continue;
+    for (int found = 0; !status && above >= peak / TEMPORARY_SHARE && found < TEMPORARY_MOST;
+         found++) {
+        uint32_t most = 0;
+        for (uint32_t i = 1; i < p->line_count; i++) {
+            if (join_gone(&lines[i]) > join_gone(&lines[most])) most = i;
         }
-        status = join_temporary(f, p, i, gone);
+        uint64_t gone = join_gone(&lines[most]) < above ? join_gone(&lines[most]) : above;
+        if (gone < TEMPORARY_MIN_BYTES || gone < peak / 10 ||
+            gone < profile_error(&lines[most], PROFILE_PEAK)) {
+            break;
+        }
+        status = join_temporary(f, p, &p->lines[most], &lines[most], gone);
+        lines[most].bytes[PROFILE_PEAK] = 0;
         above -= gone;
-        found++;
     }
+    mem_free(lines);
     return status;
 }
 
-/* The site that made most of what a finding names. */
+/* The program's own line that made most of what a finding names. */
 static int join_site(findings_t *f, const profile_t *p, model_finding_t *x) {
     model_found_t found;
     profile_share_t most;
     err_t unfound;
-    if (x->site_file || !x->path || !x->expression) return 0;
+    if (x->site_file || !x->path) return 0;
     if (model_find(f->m, x->path, &found, &unfound)) return 0;
     int status = 0;
     if (found.what == MODEL_WHAT_OBJECT && found.count == 1 &&
         profile_makers(p, f->m, found.ids[0], 1, &most)) {
-        const profile_frame_t *frame = &p->sites[most.site].frame;
-        x->site_file = findings_text(f, "%s", frame->file);
-        x->site_line = frame->line;
-        x->site_function = findings_text(f, "%s", frame->function);
-        if (!x->site_file || !x->site_function) status = findings_no_memory(f);
+        status = join_set_site(f, &p->lines[most.line].frame, x);
     }
     model_found_free(&found);
     return status;

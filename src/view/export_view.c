@@ -9,7 +9,8 @@
 
 enum { DEPTH_MOST = 4096 };
 
-static const char *const figure_names[PROFILE_FIGURES] = {"live", "peak", "rss peak", "total"};
+static const char *const figure_names[PROFILE_FIGURES] = {"live", "peak", "rss peak", "total",
+                                                          "gone with ended processes"};
 
 /* Frames of a stack, outermost first. Returns how many. */
 static uint32_t stack_frames(const profile_t *p, uint32_t stack, uint32_t *out) {
@@ -75,7 +76,7 @@ int export_speedscope(const export_what_t *what, FILE *file, err_t *e) {
     json_open(&j, "profiles", '[');
     speedscope_profile(p, what->figure, &j);
     for (int figure = 0; figure < PROFILE_FIGURES; figure++)
-        if (figure != what->figure) speedscope_profile(p, figure, &j);
+        if (figure != what->figure && p->sums.bytes[figure]) speedscope_profile(p, figure, &j);
     json_close(&j);
     json_close(&j);
     return 0;
@@ -130,19 +131,20 @@ int export_csv(const export_what_t *what, FILE *file, err_t *e) {
     if (status) return status;
     fputs("file,line,function,live_bytes,live_blocks,peak_bytes,peak_blocks,rss_peak_bytes,"
           "rss_peak_blocks,total_bytes,total_blocks,live_error_bytes,peak_error_bytes,"
-          "total_error_bytes\r\n",
+          "total_error_bytes,gone_bytes,gone_blocks\r\n",
           file);
     for (uint32_t i = 0; i < p->site_count; i++) {
         const profile_site_t *s = &p->sites[order[i]];
         csv_text(s->frame.file, file);
         fprintf(file, "%u,", s->frame.line);
         csv_text(s->frame.function, file);
-        for (int figure = 0; figure < PROFILE_FIGURES; figure++)
+        for (int figure = 0; figure < PROFILE_GONE; figure++)
             fprintf(file, "%" PRIu64 ",%" PRIu64 ",", s->sums.bytes[figure],
                     s->sums.blocks[figure]);
-        fprintf(file, "%" PRIu64 ",%" PRIu64 ",%" PRIu64 "\r\n",
+        fprintf(file, "%" PRIu64 ",%" PRIu64 ",%" PRIu64 ",%" PRIu64 ",%" PRIu64 "\r\n",
                 profile_error(&s->sums, PROFILE_LIVE), profile_error(&s->sums, PROFILE_PEAK),
-                profile_error(&s->sums, PROFILE_TOTAL));
+                profile_error(&s->sums, PROFILE_TOTAL), s->sums.bytes[PROFILE_GONE],
+                s->sums.blocks[PROFILE_GONE]);
     }
     mem_free(order);
     return 0;

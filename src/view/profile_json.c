@@ -77,22 +77,27 @@ void profile_processes_json(const report_t *r, json_t *j) {
 }
 
 static void held_json(const report_t *r, json_t *j, uint32_t site) {
-    uint32_t *ids, count;
-    model_routes_t routes;
+    profile_held_t held = {0};
     err_t e;
-    const char *path = NULL;
-    bool found = false;
-    if (!r->profile->sample_count || profile_made(r->profile, site, &ids, &count, &e)) {
-        json_null(j, "held_by");
+    bool known = r->profile->sample_count && !profile_held(r->profile, r->model, site, &held, &e);
+    json_text(j, "held_by", known ? held.path : NULL);
+    if (known && held.path)
+        json_real(j, "held_share", (double)held.samples / (double)held.of);
+    else
+        json_null(j, "held_share");
+    if (known) profile_held_free(&held);
+}
+
+static void from_json(const profile_frame_t *from, json_t *j) {
+    if (!from) {
+        json_null(j, "from");
         return;
     }
-    if (count && !model_routes_of(r->model, ids, count, NULL, &routes, &e)) {
-        found = true;
-        if (routes.count) path = routes.routes[0].through;
-    }
-    json_text(j, "held_by", path);
-    if (found) model_routes_free(&routes);
-    mem_free(ids);
+    json_open(j, "from", '{');
+    json_text(j, "file", from->file);
+    json_uint(j, "line", from->line);
+    json_text(j, "function", from->function);
+    json_close(j);
 }
 
 void profile_json(const report_t *r, json_t *j) {
@@ -123,6 +128,9 @@ void profile_json(const report_t *r, json_t *j) {
         json_uint(j, "total_blocks", site->sums.blocks[PROFILE_TOTAL]);
         json_uint(j, "error_bytes", profile_error(&site->sums, PROFILE_PEAK));
         json_uint(j, "live_error_bytes", profile_error(&site->sums, PROFILE_LIVE));
+        json_uint(j, "total_error_bytes", profile_error(&site->sums, PROFILE_TOTAL));
+        json_uint(j, "gone_bytes", site->sums.bytes[PROFILE_GONE]);
+        from_json(profile_from(p, site), j);
         held_json(r, j, i);
         json_close(j);
     }

@@ -6,6 +6,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum {
     BYTES_CELLS = 10,
@@ -14,8 +15,8 @@ enum {
     NARROW = 64,
     PLOT_ROWS = 6,
     PLOT_CELLS_MOST = 78,
-    MARKS_MOST = 8,
-    HELD_MOST = 3
+    MARKS_MOST = 9,
+    LINE_BYTES = 1024
 };
 
 static void line_end(const screen_t *s) {
@@ -60,7 +61,10 @@ static void plot_rows(const screen_t *s, const uint64_t *column, int n, uint64_t
         fprintf(s->file, "%*s", BYTES_CELLS, label);
         screen_gap(s, GAP);
         screen_style(s, STYLE_ACCENT);
-        for (int x = 0; x < n; x++) {
+        int last = n; /* no spaces at a line's end */
+        while (last > 0 && (double)column[last - 1] * PLOT_ROWS * 8 / (double)most - row * 8 < 0.5)
+            last--;
+        for (int x = 0; x < last; x++) {
             double high = (double)column[x] * PLOT_ROWS * 8 / (double)most - row * 8;
             int level = high <= 0 ? 0 : high >= 8 ? 8 : (int)(high + 0.5);
             fputs(s->utf8 ? eighth[level] : level >= 4 ? "#" : " ", s->file);
@@ -70,62 +74,114 @@ static void plot_rows(const screen_t *s, const uint64_t *column, int n, uint64_t
     }
 }
 
-static void marks_text(const profile_t *p, const screen_t *s) {
+typedef struct span {
+    uint64_t begin, end; /* of the timeline, in µs */
+    int cells;
+} span_t;
+
+static int span_cell(const span_t *span, uint64_t t_us) {
+    if (t_us < span->begin || t_us > span->end) return -1;
+    return (int)((double)(t_us - span->begin) / (double)(span->end - span->begin) *
+                     (span->cells - 1) +
+                 0.5);
+}
+
+/* Below the plot: a dot where a collection of 1 ms and more was, the number of a mark. */
+static void events_row(const profile_t *p, const screen_t *s, const span_t *span) {
+    enum { FELT_US = 1000 };
+    char row[PLOT_CELLS_MOST + 1];
+    uint32_t told = 0;
+    int last = -1;
+    memset(row, ' ', sizeof row);
+    for (uint32_t i = 0; i < p->event_count; i++) {
+        const profile_event_t *v = &p->events[i];
+        int x = span_cell(span, v->t_us);
+        bool mark = v->kind == PROFILE_EVENT_MARK && told < MARKS_MOST;
+        bool felt = v->kind == PROFILE_EVENT_GC && v->duration_us >= FELT_US;
+        if (mark) told++;
+        if (x < 0 || (!mark && (!felt || row[x] != ' '))) continue;
+        row[x] = mark ? (char)('0' + told) : '.';
+        if (x > last) last = x;
+    }
+    if (last < 0) return;
+    screen_gap(s, BYTES_CELLS + GAP);
+    screen_style(s, STYLE_WARN);
+    for (int x = 0; x <= last; x++) {
+        if (row[x] == '.')
+            fputs(screen_symbol(s, "·", "."), s->file);
+        else
+            fputc(row[x], s->file);
+    }
+    screen_style(s, STYLE_PLAIN);
+    line_end(s);
+}
+
+static void events_text(const profile_t *p, const screen_t *s) {
     uint32_t told = 0, collections = 0;
     uint64_t spent_us = 0;
-    char line[256], span[UNITS_BYTES];
+    const profile_event_t *longest = NULL;
+    char line[256], spent[UNITS_BYTES], most[UNITS_BYTES];
+    int cells = s->width - BYTES_CELLS - GAP;
     for (uint32_t i = 0; i < p->event_count; i++) {
         const profile_event_t *v = &p->events[i];
         if (v->kind == PROFILE_EVENT_GC) {
             collections++;
             spent_us += v->duration_us;
-        } else if (v->kind == PROFILE_EVENT_MARK && told++ < MARKS_MOST) {
+            if (!longest || v->duration_us > longest->duration_us) longest = v;
+        } else if (v->kind == PROFILE_EVENT_MARK && told < MARKS_MOST) {
             screen_gap(s, BYTES_CELLS + GAP);
-            snprintf(line, sizeof line, "%9.2f s  %.200s", (double)v->t_us / 1e6, v->text);
-            dim(s, line, s->width - BYTES_CELLS - GAP);
+            snprintf(line, sizeof line, "%" PRIu32 "  %.2f s  %.200s", ++told,
+                     (double)v->t_us / 1e6, v->text);
+            dim(s, line, cells);
             line_end(s);
         }
     }
-    if (!collections) return;
+    if (!longest) return;
     screen_gap(s, BYTES_CELLS + GAP);
-    snprintf(line, sizeof line, "%" PRIu32 " garbage collection%s took %s", collections,
-             collections == 1 ? "" : "s", units_span(span, (double)spent_us / 1e6));
-    dim(s, line, s->width - BYTES_CELLS - GAP);
+    snprintf(line, sizeof line,
+             "%" PRIu32 " garbage collection%s took %s, the longest %s, %.1f s in (generation "
+             "%" PRIu64 ")",
+             collections, collections == 1 ? "" : "s", units_span(spent, (double)spent_us / 1e6),
+             units_span(most, (double)longest->duration_us / 1e6), (double)longest->t_us / 1e6,
+             longest->value);
+    dim(s, line, cells);
     line_end(s);
 }
 
 static void timeline_text(const profile_t *p, const screen_t *s) {
-    uint64_t begin = UINT64_MAX, end = 0, most = 0, column[PLOT_CELLS_MOST] = {0};
+    uint64_t most = 0, column[PLOT_CELLS_MOST] = {0};
+    span_t span = {.begin = UINT64_MAX, .cells = s->width - BYTES_CELLS - GAP};
     char size[UNITS_BYTES], note[160], last[UNITS_BYTES];
     for (uint32_t i = 0; i < p->point_count; i++) {
-        if (p->points[i].t_us < begin) begin = p->points[i].t_us;
-        if (p->points[i].t_us > end) end = p->points[i].t_us;
+        if (p->points[i].t_us < span.begin) span.begin = p->points[i].t_us;
+        if (p->points[i].t_us > span.end) span.end = p->points[i].t_us;
     }
-    if (p->point_count < 2 || end <= begin) return;
-    int n = s->width - BYTES_CELLS - GAP;
-    if (n > PLOT_CELLS_MOST) n = PLOT_CELLS_MOST;
-    plot_fill(p, begin, end - begin, column, n);
-    for (int i = 0; i < n; i++) most = column[i] > most ? column[i] : most;
+    if (p->point_count < 2 || span.end <= span.begin) return;
+    if (span.cells > PLOT_CELLS_MOST) span.cells = PLOT_CELLS_MOST;
+    plot_fill(p, span.begin, span.end - span.begin, column, span.cells);
+    for (int i = 0; i < span.cells; i++) most = column[i] > most ? column[i] : most;
     if (!most) return;
+    if (p->together_bytes > most) most = p->together_bytes;
     snprintf(note, sizeof note, "resident memory%s; highest %s %.1f s in",
-             p->process_count > 1 ? " of all processes" : "", units_size(size, p->rss_peak_bytes),
-             (double)p->peak_us / 1e6);
+             p->process_count > 1 ? " of all processes together" : "",
+             units_size(size, p->together_bytes), (double)p->together_us / 1e6);
     line_end(s);
     view_heading(s, "TIMELINE", note);
-    plot_rows(s, column, n, most);
-    int width = snprintf(last, sizeof last, "%.1f s", (double)end / 1e6);
+    plot_rows(s, column, span.cells, most);
+    events_row(p, s, &span);
+    int width = snprintf(last, sizeof last, "%.1f s", (double)span.end / 1e6);
     screen_gap(s, BYTES_CELLS + GAP);
     screen_style(s, STYLE_DIM);
-    int used = fprintf(s->file, "%.1f s", (double)begin / 1e6);
-    if (used + width < n) screen_gap(s, n - used - width);
+    int used = fprintf(s->file, "%.1f s", (double)span.begin / 1e6);
+    if (used + width < span.cells) screen_gap(s, span.cells - used - width);
     fputs(last, s->file);
     screen_style(s, STYLE_PLAIN);
     line_end(s);
-    marks_text(p, s);
+    events_text(p, s);
 }
 
 static void processes_text(const report_t *r, const screen_t *s) {
-    static const char *const how[] = {"", "started", "forked", "started", "attached"};
+    static const char *const how[] = {"", "started", "forked", "spawned", "attached"};
     const profile_t *p = r->profile;
     char size[UNITS_BYTES], line[512];
     if (p->process_count < 2) return;
@@ -137,7 +193,12 @@ static void processes_text(const report_t *r, const screen_t *s) {
         const profile_process_t *one = &p->processes[i];
         fprintf(s->file, "%*s", BYTES_CELLS, units_size(size, one->rss_peak_bytes));
         char exit[48] = "";
-        if (one->has_exit) snprintf(exit, sizeof exit, ", exit status %d", one->exit_status);
+        if (one->has_exit && one->exit_status > 128)
+            snprintf(exit, sizeof exit, ", killed by signal %d", one->exit_status - 128);
+        else if (one->has_exit)
+            snprintf(exit, sizeof exit, ", exit status %d", one->exit_status);
+        else if (one->ended)
+            snprintf(exit, sizeof exit, ", ended");
         int n = snprintf(line, sizeof line, "pid %" PRIu64 " %s%s  %.300s", one->pid,
                          one->how < 5 ? how[one->how] : "", exit, one->command);
         for (char *c = line; *c; c++)
@@ -178,53 +239,121 @@ static bool source_line(const char *path, uint32_t line, char *out, size_t room)
     return n > 0 && out[0];
 }
 
-/* Where the objects that a site made are held, as far as samples tell. */
-static void held_text(const report_t *r, const screen_t *s, uint32_t site, int indent) {
-    uint32_t *ids, count;
-    model_routes_t routes;
-    err_t e;
-    char line[512];
-    if (profile_made(r->profile, site, &ids, &count, &e)) return;
-    if (count && !model_routes_of(r->model, ids, count, NULL, &routes, &e)) {
-        if (routes.count && routes.routes[0].through) {
-            snprintf(line, sizeof line, "held by %.400s", routes.routes[0].through);
-            screen_gap(s, indent);
-            dim(s, line, s->width - indent);
-            line_end(s);
-        }
-        model_routes_free(&routes);
+/* A path as people say it: of libraries what stands behind the directory that all are in, of files
+ * below the current directory what stands below. */
+static const char *short_path(const char *file) {
+    static const char *const roots[] = {"/site-packages/", "/dist-packages/", "/lib/python3",
+                                        "/lib64/python3"};
+    for (size_t i = 0; i < sizeof roots / sizeof roots[0]; i++) {
+        const char *at = strstr(file, roots[i]);
+        if (!at) continue;
+        at = strchr(at + (i < 2 ? strlen(roots[i]) - 1 : strlen(roots[i])), '/');
+        if (at && at[1]) return at + 1;
     }
-    mem_free(ids);
+    char here[4096];
+    size_t n = getcwd(here, sizeof here) ? strlen(here) : 0;
+    return n > 1 && strncmp(file, here, n) == 0 && file[n] == '/' && file[n + 1] ? file + n + 1
+                                                                                 : file;
 }
 
-static void site_text(const report_t *r, const screen_t *s, uint32_t index, int figure) {
-    const profile_site_t *site = &r->profile->sites[index];
-    bool narrow = s->width < NARROW;
-    bool sampled = r->profile->mode == PROFILE_SAMPLED && !narrow;
-    int indent = BYTES_CELLS + (sampled ? BYTES_CELLS + 3 : 0) + (narrow ? 0 : COUNT_CELLS) + GAP;
-    char size[UNITS_BYTES], line[1024];
-    fprintf(s->file, "%*s", BYTES_CELLS, units_size(size, site->sums.bytes[figure]));
-    if (sampled) {
-        fputs(screen_symbol(s, " ± ", " +-"), s->file);
-        fprintf(s->file, "%-*s", BYTES_CELLS, units_size(size, profile_error(&site->sums, figure)));
-    }
-    if (!narrow) fprintf(s->file, "%*s", COUNT_CELLS, units_count(size, site->sums.blocks[figure]));
-    screen_gap(s, GAP);
-    if (site->frame.kind == PROFILE_PYTHON || site->frame.line)
-        snprintf(line, sizeof line, "%s:%u", site->frame.file, site->frame.line);
+const char *view_place(char *out, size_t room, const char *file, uint32_t line) {
+    if (line)
+        snprintf(out, room, "%s:%u", short_path(file), line);
     else
-        snprintf(line, sizeof line, "%s", site->frame.file);
-    int rest = s->width - indent, name = (int)strlen(site->frame.function);
+        snprintf(out, room, "%s", short_path(file));
+    return out;
+}
+
+void view_made_text(const screen_t *s, const char *lead, const char *file, uint32_t line,
+                    const char *function, int indent) {
+    char text[LINE_BYTES];
+    int rest = s->width - indent;
+    screen_gap(s, indent);
+    screen_style(s, STYLE_DIM);
+    int used = screen_text(s, lead, strlen(lead), rest);
+    screen_style(s, STYLE_PLAIN);
+    view_place(text, sizeof text, file, line);
+    used += screen_text(s, text, strlen(text), rest - used);
+    if (*function && rest - used - GAP > 3) {
+        screen_gap(s, GAP);
+        screen_style(s, STYLE_ACCENT);
+        used += GAP + screen_text(s, function, strlen(function), rest - used - GAP);
+        screen_style(s, STYLE_PLAIN);
+    }
+    if (!source_line(file, line, text, sizeof text)) {
+        line_end(s);
+        return;
+    }
+    bool fits = rest - used - GAP >= screen_cells(s, text, strlen(text));
+    if (!fits) line_end(s);
+    screen_gap(s, fits ? GAP : indent + GAP);
+    dim(s, text, fits ? rest - used - GAP : rest - GAP);
+    line_end(s);
+}
+
+/* Where the objects that a site made are held, as far as samples tell. */
+static void held_text(const report_t *r, const screen_t *s, uint32_t site, int indent) {
+    profile_held_t held;
+    err_t e;
+    char line[512], share[UNITS_BYTES];
+    if (profile_held(r->profile, r->model, site, &held, &e)) return;
+    if (held.path && held.samples * 3 >= held.of) { /* else it is held by many, none by much */
+        bool all = held.samples == held.of;
+        snprintf(line, sizeof line, "held by %.400s%s%s%s", held.path, all ? "" : " (",
+                 all ? "" : units_share(share, held.samples, held.of), all ? "" : ")");
+        screen_gap(s, indent);
+        dim(s, line, s->width - indent);
+        line_end(s);
+    }
+    profile_held_free(&held);
+}
+
+static int site_indent(const report_t *r, const screen_t *s) {
+    bool narrow = s->width < NARROW, sampled = r->profile->mode == PROFILE_SAMPLED && !narrow;
+    return BYTES_CELLS + (sampled ? BYTES_CELLS + 3 : 0) + (narrow ? 0 : COUNT_CELLS) + GAP;
+}
+
+static void sums_text(const report_t *r, const screen_t *s, const profile_sums_t *sums,
+                      int figure) {
+    bool narrow = s->width < NARROW;
+    char size[UNITS_BYTES];
+    fprintf(s->file, "%*s", BYTES_CELLS, units_size(size, sums->bytes[figure]));
+    if (r->profile->mode == PROFILE_SAMPLED && !narrow) {
+        uint64_t off = profile_error(sums, figure);
+        fputs(off ? screen_symbol(s, " ± ", " +-") : "   ", s->file);
+        fprintf(s->file, "%-*s", BYTES_CELLS, off ? units_size(size, off) : "");
+    }
+    if (!narrow) fprintf(s->file, "%*s", COUNT_CELLS, units_count(size, sums->blocks[figure]));
+    screen_gap(s, GAP);
+}
+
+/* A line of a library says little by itself: the program's own line that it came by stands below,
+ * and the source of that. */
+static void site_text(const report_t *r, const screen_t *s, uint32_t index, int figure) {
+    const profile_t *p = r->profile;
+    const profile_site_t *site = &p->sites[index];
+    int indent = site_indent(r, s), rest = s->width - indent;
+    char line[LINE_BYTES];
+    sums_text(r, s, &site->sums, figure);
+    view_place(line, sizeof line, site->frame.file, site->frame.line);
+    int name = (int)strlen(site->frame.function);
     int room = rest - name - GAP > 24 ? rest - name - GAP : rest;
     int used = screen_text(s, line, strlen(line), room);
-    if (rest - used - GAP > 3) {
+    if (rest - used - GAP > 3 && name) {
         screen_gap(s, GAP);
         screen_style(s, STYLE_ACCENT);
         screen_text(s, site->frame.function, (size_t)name, rest - used - GAP);
         screen_style(s, STYLE_PLAIN);
     }
     line_end(s);
-    if (source_line(site->frame.file, site->frame.line, line, sizeof line)) {
+    const profile_frame_t *from = profile_from(p, site);
+    if (!from && strncmp(site->frame.file, "<frozen importlib", 17) == 0) {
+        screen_gap(s, indent);
+        dim(s, "while modules were imported", rest);
+        line_end(s);
+    } else if (from) {
+        view_made_text(s, "from ", from->file, from->line, from->function, indent);
+    } else if (source_line(site->frame.file, site->frame.line, line, sizeof line)) {
         screen_gap(s, indent);
         dim(s, line, rest);
         line_end(s);
@@ -238,41 +367,87 @@ static bool is_churn(const profile_sums_t *sums) {
            sums->bytes[PROFILE_TOTAL] / 10 > sums->bytes[PROFILE_LIVE];
 }
 
+static void sites_heading(const report_t *r, const screen_t *s, const char *title,
+                          const char *note) {
+    bool narrow = s->width < NARROW;
+    line_end(s);
+    view_heading(s, title, note);
+    screen_style(s, STYLE_DIM);
+    fprintf(s->file, "%*s", BYTES_CELLS, "bytes");
+    if (r->profile->mode == PROFILE_SAMPLED && !narrow)
+        fprintf(s->file, "%s%-*s", screen_symbol(s, " ± ", " +-"), BYTES_CELLS, "error");
+    if (!narrow) fprintf(s->file, "%*s", COUNT_CELLS, "blocks");
+    screen_gap(s, GAP);
+    fputs("line and function", s->file);
+    screen_style(s, STYLE_PLAIN);
+    line_end(s);
+}
+
+/* What is not listed, added up: what is below the list, and what a few samples cannot tell. */
+static void rest_text(const report_t *r, const screen_t *s, const profile_sums_t *rest,
+                      uint32_t lines, int figure) {
+    char count[UNITS_BYTES], line[128];
+    if (!lines || !rest->bytes[figure]) return;
+    sums_text(r, s, rest, figure);
+    snprintf(line, sizeof line, "%s %s more line%s", screen_symbol(s, "…", "..."),
+             units_count(count, lines), lines == 1 ? "" : "s");
+    dim(s, line, s->width - site_indent(r, s));
+    line_end(s);
+}
+
 static void sites_text(const report_t *r, const screen_t *s, int figure, const char *title,
                        const char *note) {
     const profile_t *p = r->profile;
-    uint32_t *order, shown = 0;
-    char whole[UNITS_BYTES], line[200];
+    uint32_t *order, shown = 0, more = 0;
+    char whole[UNITS_BYTES], line[256];
+    profile_sums_t rest = {0};
     err_t e;
     if (!p->sums.bytes[figure] || profile_order(p, figure, &order, &e)) return;
     uint64_t least = p->sums.bytes[figure] / 1000;
-    for (uint32_t i = 0; i < p->site_count && shown < r->options.top; i++) {
+    for (uint32_t i = 0; i < p->site_count; i++) {
         const profile_sums_t *sums = &p->sites[order[i]].sums;
-        if (!sums->bytes[figure] || sums->bytes[figure] < least) break;
+        if (!sums->bytes[figure]) break;
         if (figure == PROFILE_TOTAL && !is_churn(sums)) continue;
+        if (shown >= r->options.top || sums->bytes[figure] < least ||
+            profile_error(sums, figure) >= sums->bytes[figure]) {
+            profile_add_sums(&rest, sums);
+            more++;
+            continue;
+        }
         if (!shown++) {
-            line_end(s);
             snprintf(line, sizeof line, note, units_size(whole, p->sums.bytes[figure]));
-            view_heading(s, title, line);
+            sites_heading(r, s, title, line);
         }
         site_text(r, s, order[i], figure);
     }
+    if (shown) rest_text(r, s, &rest, more, figure);
     mem_free(order);
+}
+
+static const char *sites_note(char *out, size_t room, const profile_t *p) {
+    uint32_t alive = 0;
+    for (uint32_t i = 0; i < p->process_count; i++) alive += p->processes[i].mode != PROFILE_NONE;
+    snprintf(out, room, "%%s allocated%s, by line", alive > 1 ? ", each process at its own" : "");
+    return out;
 }
 
 void profile_text(const report_t *r, const screen_t *s) {
     const profile_t *p = r->profile;
-    char size[UNITS_BYTES], line[200];
+    char size[UNITS_BYTES], line[256];
     if (!p) return;
     timeline_text(p, s);
     processes_text(r, s);
     if (p->mode == PROFILE_NONE || !p->site_count) return;
-    sites_text(r, s, PROFILE_PEAK, "AT THE PEAK", "%s allocated; the lines that made it");
+    sites_text(r, s, PROFILE_PEAK, "AT THE PEAK", sites_note(line, sizeof line, p));
     sites_text(r, s, PROFILE_LIVE, "STILL ALIVE AT THE END", "%s");
+    /* A worker's leak is seen here alone; what every process has when it ends is no news. */
+    if (p->sums.bytes[PROFILE_GONE] > p->sums.bytes[PROFILE_PEAK] / 10)
+        sites_text(r, s, PROFILE_GONE, "GONE WITH ENDED PROCESSES", "%s alive when they ended");
     sites_text(r, s, PROFILE_TOTAL, "CHURN", "much made, little kept, of %s in all");
     if (p->mode != PROFILE_SAMPLED) return;
     snprintf(line, sizeof line,
-             "Sampled once in %s on average; behind %s stands how far a figure may be off (95 %%).",
+             "Sampled once in %s on average; behind %s stands how far a figure may be off (95 %%). "
+             "Lines whose figure is not above that are added up.",
              units_size(size, p->interval_bytes), screen_symbol(s, "±", "+-"));
     line_end(s);
     screen_style(s, STYLE_DIM);

@@ -84,6 +84,9 @@ void view_findings_text(const model_findings_t *f, const screen_t *s) {
         screen_text(s, tail, (size_t)n, cells - used);
         screen_style(s, STYLE_PLAIN);
         line_end(s);
+        if (one->site_file)
+            view_made_text(s, "made by ", one->site_file, one->site_line,
+                           one->site_function ? one->site_function : "", indent);
     }
 }
 
@@ -203,7 +206,13 @@ static void memory_text(const report_t *r, const screen_t *s) {
     if (t->native_objects) memory_line(s, t->native_bytes, whole, "  held by C code alone");
     if (!r->from_system && r->ledger_count == 2)
         memory_line(s, r->ledger[1].bytes, whole, "not Python objects");
-    if (r->from_system) ledger_lines(r, s, whole);
+    if (!r->from_system) return;
+    screen_gap(s, BYTES_CELLS);
+    screen_style(s, STYLE_DIM);
+    fputs("       and by who has the resident pages:", s->file);
+    screen_style(s, STYLE_PLAIN);
+    line_end(s);
+    ledger_lines(r, s, whole);
 }
 
 static void more_line(const screen_t *s, int indent, uint64_t more, const char *what) {

@@ -61,6 +61,12 @@ void report_json_object(const report_t *r, json_t *j, const char *key);
 /* One HTML file that needs nothing else: the page of web/ with the report in it. -ENOSYS: this build has no page. */
 int report_html(const report_t *r, FILE *file, err_t *e);
 
+/* "app.py:13": paths of libraries and of files below the current directory without what is in front. */
+const char *view_place(char *out, size_t room, const char *file, uint32_t line);
+/* A line: where something was made, and its source where the file is there. */
+void view_made_text(const screen_t *s, const char *lead, const char *file, uint32_t line,
+                    const char *function, int indent);
+
 /* Shared with diff and why. */
 void view_findings_text(const model_findings_t *f, const screen_t *s);
 void view_findings_json(const model_findings_t *f, json_t *j);

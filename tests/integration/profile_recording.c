@@ -2,8 +2,8 @@
  *
  *     profile_recording OUT SOURCE [MODE [INTERVAL]]       SOURCE: the file that the frames name
  *
- * Two processes; app.main calls load (line 3: alive), parse (line 6: only at the peak) and spin
- * (line 9: much made, nothing kept). MODE 1 sampled, 2 exact (default 1, 524288).
+ * Two processes, of which the second was killed; app.main calls load (line 3: alive), parse (line 6: only at the peak; by
+ * it json.decoder, much made) and spin (line 9: much made, nothing kept), and a library has a little. MODE 1 sampled, 2 exact (default 1, 524288).
  */
 #include "format/rec_table.h"
 
@@ -69,6 +69,8 @@ static void stacks(rec_writer_t *w, const char *source) {
     frame(w, 1, "parse", source, 6);
     frame(w, 1, "spin", source, 9);
     frame(w, 2, "PyBytes_FromStringAndSize", "/usr/lib/libpython3.13.so", 0);
+    frame(w, 1, "JSONDecoder.decode", "/usr/lib/python3.13/json/decoder.py", 337);
+    frame(w, 1, "namedtuple", "/usr/lib/python3.13/collections/__init__.py", 400);
     rec_table_end(w);
     BEGIN(w, "stacks", columns);
     NUMBERS(w, 0, 0); /* 0: <module> */
@@ -77,6 +79,8 @@ static void stacks(rec_writer_t *w, const char *source) {
     NUMBERS(w, 1, 3); /* 3: spin */
     NUMBERS(w, 3, 4); /* 4: parse > PyBytes_FromStringAndSize */
     NUMBERS(w, 9, 4); /* 5: a parent that is not there: as outermost */
+    NUMBERS(w, 3, 5); /* 6: parse > decode, of a library */
+    NUMBERS(w, 1, 6); /* 7: a library's line that came by <module> */
     rec_table_end(w);
 }
 
@@ -99,6 +103,10 @@ static void allocations(rec_writer_t *w, uint64_t mode) {
     NUMBERS(w, 0, 4, 1, 0, 0, 200 * MIB, 200, 200 * MIB, 200, 200 * MIB, 200, 0, mega, mega);
     NUMBERS(w, 0, 3, 3, 0, 0, UINT64_C(4096) * MIB, 1000000, MIB, 100, MIB, 100, 0, mega, 0);
     NUMBERS(w, 1, 1, 3, 16 * MIB, 250, 16 * MIB, 250, 16 * MIB, 250, 16 * MIB, 250, 0, 0, 0);
+    NUMBERS(w, 0, 6, 3, 0, 0, 400 * MIB, 4000, 0, 0, 0, 0, 0, mega, 0);
+    /* As little as a sample or two: the error is more than the figure. */
+    NUMBERS(w, 0, 7, 3, MIB, 9, MIB, 9, MIB, 9, MIB, 9, mode == 1 ? MIB : 0, mode == 1 ? MIB : 0,
+            mode == 1 ? MIB : 0);
     NUMBERS(w, 7, 1, 3, MIB, 1, MIB, 1, MIB, 1, MIB, 1, 0, 0, 0);  /* no such process */
     NUMBERS(w, 0, 99, 3, MIB, 1, MIB, 1, MIB, 1, MIB, 1, 0, 0, 0); /* no such stack */
     rec_table_end(w);

@@ -1,0 +1,177 @@
+#define _GNU_SOURCE
+#include "explain/profile_lines.h"
+
+#include "base/mem.h"
+#include "base/vec.h"
+#include "format/rec_bytes.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+static uint64_t profile_site_key(const profile_frame_t *f) {
+    uint64_t parts[3] = {rec_checksum(f->file, strlen(f->file)),
+                         rec_checksum(f->function, strlen(f->function)), f->line};
+    uint64_t key = rec_checksum(parts, sizeof parts);
+    return key - (key == MAP_NO_KEY);
+}
+
+uint32_t profile_site_of(map_t *known, profile_site_t *sites, uint32_t *count,
+                         const profile_frame_t *f) {
+    int fresh;
+    uint32_t *site = map_put(known, profile_site_key(f), &fresh);
+    if (!site) return LOWTIDE_NONE;
+    if (fresh) {
+        *site = (*count)++;
+        sites[*site] = (profile_site_t){.frame = *f, .most = LOWTIDE_NONE};
+    }
+    return *site;
+}
+
+bool profile_is_library(const profile_frame_t *f) {
+    return f->kind != PROFILE_PYTHON || f->file[0] == '<' || !f->file[0] ||
+           strstr(f->file, "/site-packages/") || strstr(f->file, "/dist-packages/") ||
+           strstr(f->file, "/lib/python3") || strstr(f->file, "/lib64/python3");
+}
+
+/* ---- What most of it came by ---- */
+
+typedef struct pair {
+    uint32_t site, line;
+    uint64_t peak, total;
+} pair_t;
+VEC_DEFINE(pair_vec, pair_t);
+
+static bool pair_is_more(const pair_t *a, const pair_t *b) {
+    return a->peak != b->peak ? a->peak > b->peak : a->total > b->total;
+}
+
+static int pairs_gather(const profile_t *p, map_t *known, pair_vec_t *pairs) {
+    for (uint32_t i = 0; i < p->cell_count; i++) {
+        const profile_cell_t *c = &p->cells[i];
+        pair_t new = {.site = p->stacks[c->stack].site, .line = c->line};
+        int fresh;
+        uint32_t *at = map_put(known, (uint64_t) new.site << 32 | new.line, &fresh);
+        if (!at) return -ENOMEM;
+        if (fresh) {
+            *at = (uint32_t)pairs->count;
+            if (pair_vec_push(pairs, new)) return -ENOMEM;
+        }
+        pairs->at[*at].peak += c->sums.bytes[PROFILE_PEAK];
+        pairs->at[*at].total += c->sums.bytes[PROFILE_TOTAL];
+    }
+    return 0;
+}
+
+static int lines_most(profile_t *p) {
+    map_t known = {0};
+    pair_vec_t pairs = {0};
+    uint32_t *best = mem_alloc(((size_t)p->site_count + p->line_count + 1) * sizeof *best);
+    int status = best ? pairs_gather(p, &known, &pairs) : -ENOMEM;
+    if (!status) {
+        uint32_t *of_line = best + p->site_count;
+        for (size_t i = 0; i < (size_t)p->site_count + p->line_count; i++) best[i] = LOWTIDE_NONE;
+        for (uint32_t i = 0; i < pairs.count; i++) {
+            uint32_t *site = &best[pairs.at[i].site], *line = &of_line[pairs.at[i].line];
+            if (*site == LOWTIDE_NONE || pair_is_more(&pairs.at[i], &pairs.at[*site])) *site = i;
+            if (*line == LOWTIDE_NONE || pair_is_more(&pairs.at[i], &pairs.at[*line])) *line = i;
+        }
+        for (uint32_t i = 0; i < p->site_count; i++) {
+            p->sites[i].most = best[i] == LOWTIDE_NONE ? LOWTIDE_NONE : pairs.at[best[i]].line;
+        }
+        for (uint32_t i = 0; i < p->line_count; i++) {
+            p->lines[i].most =
+                of_line[i] == LOWTIDE_NONE ? LOWTIDE_NONE : pairs.at[of_line[i]].site;
+        }
+    }
+    mem_free(best);
+    map_free(&known);
+    pair_vec_free(&pairs);
+    return status;
+}
+
+/* The line of a stack, which is the site itself where all of it is library. LOWTIDE_NONE: no
+ * memory. */
+static uint32_t line_of(profile_t *p, map_t *known, const profile_stack_t *s) {
+    if (s->line != LOWTIDE_NONE) return s->line;
+    return profile_site_of(known, p->lines, &p->line_count, &p->sites[s->site].frame);
+}
+
+static int stacks_lines(profile_t *p, map_t *known) {
+    for (uint32_t i = 0; i < p->stack_count; i++) {
+        profile_stack_t *s = &p->stacks[i];
+        if (s->parent != LOWTIDE_NONE) s->line = p->stacks[s->parent].line;
+        if (s->frame == LOWTIDE_NONE || profile_is_library(&p->frames[s->frame])) continue;
+        s->line = profile_site_of(known, p->lines, &p->line_count, &p->frames[s->frame]);
+        if (s->line == LOWTIDE_NONE) return -ENOMEM;
+    }
+    return 0;
+}
+
+int profile_lines(profile_t *p) {
+    map_t known = {0};
+    size_t most = ((size_t)p->frame_count + p->site_count + 1) * sizeof *p->lines;
+    int status = (p->lines = arena_alloc(&p->arena, most)) ? stacks_lines(p, &known) : -ENOMEM;
+    for (uint32_t i = 0; i < p->cell_count && !status; i++) {
+        profile_cell_t *c = &p->cells[i];
+        c->line = line_of(p, &known, &p->stacks[c->stack]);
+        if (c->line == LOWTIDE_NONE) status = -ENOMEM;
+        if (!status) profile_add_sums(&p->lines[c->line].sums, &c->sums);
+    }
+    for (uint32_t i = 0; i < p->sample_count && !status; i++) {
+        profile_sample_t *s = &p->samples[i];
+        s->line = line_of(p, &known, &p->stacks[s->stack]);
+        if (s->line == LOWTIDE_NONE) status = -ENOMEM;
+    }
+    map_free(&known);
+    return status ? status : lines_most(p);
+}
+
+const profile_frame_t *profile_from(const profile_t *p, const profile_site_t *site) {
+    if (site->most >= p->line_count) return NULL;
+    const profile_frame_t *from = &p->lines[site->most].frame;
+    bool same = from->line == site->frame.line && strcmp(from->file, site->frame.file) == 0 &&
+                strcmp(from->function, site->frame.function) == 0;
+    return same ? NULL : from;
+}
+
+/* ---- All processes together ---- */
+
+static int together_compare(const void *a, const void *b) {
+    const profile_point_t *x = *(const profile_point_t *const *)a;
+    const profile_point_t *y = *(const profile_point_t *const *)b;
+    if (x->t_us != y->t_us) return x->t_us < y->t_us ? -1 : 1;
+    return x < y ? -1 : x > y;
+}
+
+/* Between its points a process has what it had at the last one, and nothing behind its end. */
+int profile_together(profile_t *p) {
+    uint64_t now = 0, *has = mem_alloc(((size_t)p->process_count + 1) * sizeof *has);
+    const profile_point_t **order = mem_alloc(((size_t)p->point_count + 1) * sizeof *order);
+    if (!has || !order) {
+        mem_free(has);
+        mem_free(order);
+        return -ENOMEM;
+    }
+    for (uint32_t i = 0; i < p->process_count; i++) has[i] = 0;
+    for (uint32_t i = 0; i < p->point_count; i++) order[i] = &p->points[i];
+    qsort(order, p->point_count, sizeof *order, together_compare);
+    for (uint32_t i = 0; i < p->point_count; i++) {
+        const profile_point_t *point = order[i];
+        for (uint32_t k = 0; k < p->process_count && p->process_count > 1; k++) {
+            const profile_process_t *one = &p->processes[k];
+            if (!has[k] || !one->ended || one->end_us >= point->t_us) continue;
+            now -= has[k];
+            has[k] = 0;
+        }
+        now += point->rss_bytes - has[point->process];
+        has[point->process] = point->rss_bytes;
+        if (now > p->together_bytes) {
+            p->together_bytes = now;
+            p->together_us = point->t_us;
+        }
+    }
+    mem_free(has);
+    mem_free(order);
+    return 0;
+}
