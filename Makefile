@@ -63,6 +63,7 @@ bench: build
 	$(PYTHON) bench/run.py --lowtide .venv/bin/lowtide $(BENCH_ARGS)
 	$(PYTHON) bench/cache.py
 	$(PYTHON) bench/isolate.py
+	$(PYTHON) bench/limit.py
 
 # New inputs stay in build/corpus; the kept corpus, in the repository, is only read.
 fuzz: build/fuzz
@@ -72,6 +73,7 @@ fuzz: build/fuzz
 
 soak: build sid
 	$(PYTHON) -m pytest -m soak --timeout 7200
+	$(PYTHON) bench/limit.py --soak 3600
 
 clean:
 	rm -rf build

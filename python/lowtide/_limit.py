@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from lowtide import _core
 
+_FULL_MARK = 93  # percent, as in limit_watch.h
 _SLICE_BYTES = 8 << 20  # other threads run between two slices of a shrinking
 _RESERVE_SHARE, _RESERVE_MAX = 20, 64 << 20
 _STEPS = ("caches", "collect", "trim", "callbacks")
@@ -206,14 +207,19 @@ class Limit:
         self._pressures += 1
         pressure = _pressure(state)
         left = pressure.wanted_bytes
+        light = False
         for step in (self._shrink_caches, self._collect, self._trim, self._call):
             try:
                 left -= step(pressure, left)
             except Exception as error:
                 _report(error, step)
+            # What caches gave stays with the allocator, which serves the program from it: no page goes and comes again.
+            light = left <= 0 and not pressure.stalled and pressure.used_bytes < pressure.limit_bytes / 100 * _FULL_MARK
+            if light:
+                break
         took = time.perf_counter_ns() - began
         self._seconds += took / 1e9
-        _core.limit_acted(watch, state, took)
+        _core.limit_acted(watch, state, took, light)
 
     def _shrink_caches(self, pressure: Pressure, left: int) -> int:
         keep = sys.modules.get("lowtide._keep")

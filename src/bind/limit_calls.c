@@ -89,18 +89,18 @@ PyObject *core_limit_acted(PyObject *module, PyObject *args) {
     PyObject *capsule;
     limit_watch_t *w;
     const char *source;
-    int stalled;
+    int stalled, light;
     long long took;
     unsigned long long used, hard, wanted;
     (void)module;
-    if (!PyArg_ParseTuple(args, "O(siKKK)L:limit_acted", &capsule, &source, &stalled, &used, &hard,
-                          &wanted, &took))
+    if (!PyArg_ParseTuple(args, "O(siKKK)Lp:limit_acted", &capsule, &source, &stalled, &used, &hard,
+                          &wanted, &took, &light))
         return NULL;
     if (!(w = watch_of(capsule))) return NULL;
     limit_state_t before = {.used_bytes = used, .hard_bytes = hard};
     while (before.source < GAUGES - 1 && strcmp(gauge_name(before.source), source) != 0)
         before.source++;
-    return PyLong_FromUnsignedLongLong(limit_watch_acted(w, &before, took));
+    return PyLong_FromUnsignedLongLong(limit_watch_acted(w, &before, took, light));
 }
 
 PyObject *core_limit_read(PyObject *module, PyObject *args) {

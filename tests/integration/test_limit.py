@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,46 @@ l.close()
     assert run(code) == (1, True)
     done = subprocess.run([lowtide_exe, "report", tmp_path / "near.tide"], capture_output=True, text=True)
     assert (done.returncode, "kept" in done.stdout) == (0, True)
+
+
+@pytest.fixture
+def group() -> Iterator[Path]:
+    """A memory cgroup of the kernel's, of version 2 or 1, with a limit of 150 MiB."""
+    for mount, name in (
+        (Path("/sys/fs/cgroup"), "memory.max"),
+        (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"),
+    ):
+        place = mount / f"lowtide-test-{os.getpid()}"
+        try:
+            place.mkdir()
+        except OSError:
+            continue
+        try:
+            if (place / name).exists():
+                (place / name).write_text(str(150 << 20))
+                yield place
+                return
+        finally:
+            place.rmdir()
+    pytest.skip("this machine grants no memory cgroup: see the unit tests' files as a cgroup has them")
+
+
+def test_a_program_that_its_cgroup_would_kill_lives(run: Any, group: Path) -> None:
+    code = f"""
+open('{group}/cgroup.procs', 'w').write(str(os.getpid()))
+drop = lambda p: (seen.append(p.source), kept.clear())
+seen = []
+if os.fork() == 0:
+    hold(400)
+    os._exit(0)
+status = os.wait()[1]
+l = lowtide.limit('95%', on_pressure=drop)
+for _ in range(250):
+    hold(1)
+    time.sleep(0.003)
+print((status, seen[0] in ('rss', 'cgroup'), os.path.basename('{group}') in open('/proc/self/cgroup').read()))
+"""
+    assert run(code) == (9, True, True)
 
 
 def test_rlimit_data_is_a_limit_too(run: Any) -> None:

@@ -176,14 +176,14 @@ static void what_brings_nothing_is_tried_more_and_more_seldom(void **state) {
     limit_watch_wait(&w, LIMIT_PRESSURE, &s);
     int64_t idle = 0;
     for (int i = 0; i < 12; i++) {
-        assert_int_equal(limit_watch_acted(&w, &s, 0), 0);
+        assert_int_equal(limit_watch_acted(&w, &s, 0, false), 0);
         assert_true(w.idle_ns > idle || w.idle_ns == 60000000000ll);
         idle = w.idle_ns;
     }
     say_rss(f, 93 * MIB + 4096 * 100); /* more than 1 % has come since: at once */
     assert_int_equal(limit_watch_wait(&w, LIMIT_PRESSURE, &s), LIMIT_PRESSURE);
     say_rss(f, 85 * MIB);
-    assert_true(limit_watch_acted(&w, &s, 2000000000) > 8 * MIB);
+    assert_true(limit_watch_acted(&w, &s, 2000000000, false) > 8 * MIB);
     assert_int_equal(w.idle_ns, 0);
     assert_true(w.credit_ns <= -1000000000); /* two seconds of the one that was saved up */
     say_rss(f, 99 * MIB);
@@ -191,6 +191,43 @@ static void what_brings_nothing_is_tried_more_and_more_seldom(void **state) {
     limit_watch_wait(&w, LIMIT_PRESSURE,
                      &s); /* the rest of what is overdrawn, at half of all time */
     assert_true(w.credit_ns > 0 && w.credit_ns < 500000000);
+}
+
+static void a_light_action_is_followed_by_another_only_when_usage_has_grown(void **state) {
+    fake_t *f = *state;
+    gauge_places_t places;
+    limit_watch_t w;
+    limit_state_t s = {0};
+    gauge_find(&places, f->proc, f->cgroups);
+    limit_watch_open(&w, &places, 100 * MIB, 1);
+    say_rss(f, 91 * MIB);
+    limit_watch_wait(&w, LIMIT_PRESSURE, &s);
+    assert_true(limit_may_be_light(&s));
+    limit_watch_acted(&w, &s, 0, true);
+    assert_true(w.light);
+    w.retry_ns = 0; /* the time for another attempt has come, and nothing is to be attempted */
+    say_rss(f, 91 * MIB + 4096 * 200);
+    assert_int_equal(limit_watch_wait(&w, LIMIT_PRESSURE, &s), LIMIT_PRESSURE);
+    assert_int_equal(s.used_bytes, 91 * MIB + 4096 * 200);
+    say_rss(f, 94 * MIB);
+    limit_watch_read(&w, &s);
+    assert_false(limit_may_be_light(&s));
+}
+
+static void reading_again_takes_usage_anew_and_limits_as_they_were(void **state) {
+    fake_t *f = *state;
+    gauge_places_t places;
+    gauges_t g;
+    put(f->proc, "self/cgroup", "4:memory:/\n0::/\n");
+    put(f->cgroups, "memory/memory.usage_in_bytes", "7000\n");
+    put(f->cgroups, "memory/memory.limit_in_bytes", "10000\n");
+    gauge_find(&places, f->proc, f->cgroups);
+    gauge_read(&places, &g);
+    put(f->cgroups, "memory/memory.usage_in_bytes", "7500\n");
+    put(f->cgroups, "memory/memory.limit_in_bytes", "20000\n");
+    gauge_read_again(&places, &g);
+    assert_int_equal(g.of[GAUGE_CGROUP].used_bytes, 7500);
+    assert_int_equal(g.of[GAUGE_CGROUP].hard_bytes, 10000);
 }
 
 int main(void) {
@@ -203,6 +240,10 @@ int main(void) {
                                         tear_down),
         cmocka_unit_test_setup_teardown(pressure_comes_at_the_mark_and_aims_at_the_goal, set_up,
                                         tear_down),
+        cmocka_unit_test_setup_teardown(
+            a_light_action_is_followed_by_another_only_when_usage_has_grown, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(reading_again_takes_usage_anew_and_limits_as_they_were,
+                                        set_up, tear_down),
         cmocka_unit_test_setup_teardown(what_brings_nothing_is_tried_more_and_more_seldom, set_up,
                                         tear_down),
     };

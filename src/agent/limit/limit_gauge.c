@@ -103,19 +103,19 @@ void gauge_find(gauge_places_t *places, const char *proc, const char *cgroups) {
     add_groups(places, mount, path);
 }
 
-static void read_group(const gauge_places_t *places, const char *group, gauge_t *g) {
-    char text[TEXT];
-    const char *used = places->v1 ? "memory.usage_in_bytes" : "memory.current";
-    g->used_bytes = number_in(group, used);
+static uint64_t group_hard(const gauge_places_t *places, const char *group) {
     if (places->v1) {
-        g->hard_bytes = number_in(group, "memory.limit_in_bytes");
-        if (g->hard_bytes > INT64_MAX / 2)
-            g->hard_bytes = UINT64_MAX; /* "none", rounded to pages */
-    } else {
-        uint64_t high = number_in(group, "memory.high");
-        g->hard_bytes = number_in(group, "memory.max");
-        if (high < g->hard_bytes) g->hard_bytes = high;
+        uint64_t hard = number_in(group, "memory.limit_in_bytes");
+        return hard > INT64_MAX / 2 ? UINT64_MAX : hard; /* "none", rounded to pages */
     }
+    uint64_t high = number_in(group, "memory.high"), hard = number_in(group, "memory.max");
+    return high < hard ? high : hard;
+}
+
+static void read_group(const gauge_places_t *places, const char *group, uint64_t hard, gauge_t *g) {
+    char text[TEXT];
+    g->used_bytes = number_in(group, places->v1 ? "memory.usage_in_bytes" : "memory.current");
+    g->hard_bytes = hard;
     if (g->used_bytes == UINT64_MAX) g->hard_bytes = UINT64_MAX, g->used_bytes = 0;
     if (!is_worth_stat(g->used_bytes, g->hard_bytes)) return;
     /* Files that nobody maps are the first that the kernel takes back, before it kills. */
@@ -171,22 +171,33 @@ static bool is_fuller(const gauge_t *a, const gauge_t *b) {
            (double)b->used_bytes * (double)a->hard_bytes;
 }
 
-void gauge_read(const gauge_places_t *places, gauges_t *out) {
+static void read_process(const gauge_places_t *places, gauges_t *out) {
     uint64_t pages[7], page = (uint64_t)sysconf(_SC_PAGESIZE);
+    if (!read_statm(places, pages)) return;
+    out->of[GAUGE_RSS].used_bytes = pages[1] * page;
+    out->of[GAUGE_DATA].used_bytes = pages[5] * page;
+    out->of[GAUGE_SPACE].used_bytes = pages[0] * page;
+    out->of[GAUGE_DATA].hard_bytes = own_limit(RLIMIT_DATA);
+    out->of[GAUGE_SPACE].hard_bytes = own_limit(RLIMIT_AS);
+}
+
+void gauge_read_again(const gauge_places_t *places, gauges_t *out) {
+    gauge_t fullest = {.hard_bytes = UINT64_MAX}, g;
+    read_process(places, out);
+    for (int i = 0; i < places->group_count; i++) {
+        if (out->group_hard[i] == UINT64_MAX) continue;
+        read_group(places, places->groups[i], out->group_hard[i], &g);
+        if (is_fuller(&g, &fullest)) fullest = g;
+    }
+    out->of[GAUGE_CGROUP] = fullest;
+}
+
+void gauge_read(const gauge_places_t *places, gauges_t *out) {
     memset(out, 0, sizeof *out);
     for (int i = 0; i < GAUGES; i++) out->of[i].hard_bytes = UINT64_MAX;
-    if (read_statm(places, pages)) {
-        out->of[GAUGE_RSS].used_bytes = pages[1] * page;
-        out->of[GAUGE_DATA].used_bytes = pages[5] * page;
-        out->of[GAUGE_SPACE].used_bytes = pages[0] * page;
-        out->of[GAUGE_DATA].hard_bytes = own_limit(RLIMIT_DATA);
-        out->of[GAUGE_SPACE].hard_bytes = own_limit(RLIMIT_AS);
-    }
-    for (int i = 0; i < places->group_count; i++) {
-        gauge_t g;
-        read_group(places, places->groups[i], &g);
-        if (is_fuller(&g, &out->of[GAUGE_CGROUP])) out->of[GAUGE_CGROUP] = g;
-    }
+    for (int i = 0; i < places->group_count; i++)
+        out->group_hard[i] = group_hard(places, places->groups[i]);
+    gauge_read_again(places, out);
     read_stalls(places, out);
 }
 

@@ -37,6 +37,7 @@ typedef struct gauges {
         stalled_us; /* waited for memory so far (PSI: some, total): of the cgroup, else of the machine; 0 unknown */
     uint64_t
         throttled; /* memory.events: how often the group went over its high mark, or against its max */
+    uint64_t group_hard[GAUGE_GROUPS]; /* the limit of each group of the places */
 } gauges_t;
 
 /* `proc` and `cgroups` are "/proc" and "/sys/fs/cgroup". A machine without cgroups has no groups. */
@@ -44,6 +45,10 @@ void gauge_find(gauge_places_t *places, const char *proc, const char *cgroups);
 
 /* of[GAUGE_RSS].hard_bytes is left to the caller. What cannot be read is 0 of UINT64_MAX. */
 void gauge_read(const gauge_places_t *places, gauges_t *out);
+
+/* The same again soon after: usage anew, limits and counters as `g` has them. A fraction of the cost: one file, and one for each
+ * group that has a limit. */
+void gauge_read_again(const gauge_places_t *places, gauges_t *g);
 
 /* Resident bytes of this process, and only those. */
 uint64_t gauge_rss(const gauge_places_t *places);

@@ -6,8 +6,14 @@
 
 #define MS               1000000ll
 #define FILL_BYTES_PER_S (4ll << 30)
-enum { STALL_SHARE = 15, FREED_LITTLE = 100, CREDIT_MS_MAX = 1000 };
-enum { READ_MS_MIN = 5, READ_MS_MAX = 1000, IDLE_MS_MIN = 250, IDLE_MS_MAX = 60000 };
+enum { STALL_SHARE = 15, FREED_LITTLE = 100, GROWN_LITTLE = 200, CREDIT_MS_MAX = 1000 };
+enum {
+    READ_ALL_MS = 500,
+    READ_MS_MIN = 5,
+    READ_MS_MAX = 1000,
+    IDLE_MS_MIN = 250,
+    IDLE_MS_MAX = 60000
+};
 
 static int64_t now_ns(void) {
     struct timespec t;
@@ -57,9 +63,8 @@ bool limit_watch_sleep(limit_watch_t *w, int64_t ns) {
     return !stopped;
 }
 
-static void read_state(const limit_watch_t *w, gauges_t *g, limit_state_t *s) {
+static void judge(const limit_watch_t *w, gauges_t *g, limit_state_t *s) {
     double fullest = -1;
-    gauge_read(&w->places, g);
     g->of[GAUGE_RSS].hard_bytes = w->limit_bytes;
     memset(s, 0, sizeof *s);
     for (int i = 0; i < GAUGES; i++) {
@@ -73,6 +78,23 @@ static void read_state(const limit_watch_t *w, gauges_t *g, limit_state_t *s) {
         s->used_bytes = used;
         s->hard_bytes = hard;
     }
+}
+
+static void read_state(const limit_watch_t *w, gauges_t *g, limit_state_t *s) {
+    gauge_read(&w->places, g);
+    judge(w, g, s);
+}
+
+/* Limits and counters change seldom, and are most of what there is to read. */
+static void read_often(const limit_watch_t *w, gauges_t *g, int64_t *all_ns, limit_state_t *s) {
+    int64_t now = now_ns();
+    if (now - *all_ns >= READ_ALL_MS * MS) {
+        gauge_read(&w->places, g);
+        *all_ns = now;
+    } else {
+        gauge_read_again(&w->places, g);
+    }
+    judge(w, g, s);
 }
 
 void limit_watch_read(const limit_watch_t *w, limit_state_t *out) {
@@ -93,6 +115,10 @@ static bool is_stalled(limit_watch_t *w, const gauges_t *g) {
     return (waits || throttled) && g->of[GAUGE_RSS].used_bytes >= w->limit_bytes / 2;
 }
 
+bool limit_may_be_light(const limit_state_t *s) {
+    return !s->stalled && s->used_bytes < percent(s->hard_bytes, LIMIT_FULL_MARK);
+}
+
 static void save_up(limit_watch_t *w, int64_t now) {
     w->credit_ns += (int64_t)((double)(now - w->credit_at_ns) * w->max_time_share);
     if (w->credit_ns > CREDIT_MS_MAX * MS) w->credit_ns = CREDIT_MS_MAX * MS;
@@ -103,6 +129,11 @@ static bool may_act(limit_watch_t *w, const limit_state_t *s) {
     int64_t now = now_ns();
     save_up(w, now);
     if (w->credit_ns <= 0) return false;
+    if (w->light && limit_may_be_light(s)) {
+        if (s->used_bytes > w->settled_bytes + s->hard_bytes / GROWN_LITTLE) return true;
+        if (s->used_bytes < w->settled_bytes) w->settled_bytes = s->used_bytes;
+        return false;
+    }
     return now >= w->retry_ns || s->used_bytes > w->settled_bytes + s->hard_bytes / FREED_LITTLE;
 }
 
@@ -116,10 +147,10 @@ static int64_t next_look_ns(const limit_state_t *s, unsigned mark) {
 
 enum limit_level limit_watch_wait(limit_watch_t *w, enum limit_level level, limit_state_t *out) {
     unsigned mark = level == LIMIT_NEAR ? LIMIT_NEAR_MARK : LIMIT_MARK;
-    int64_t sleep_ns = 0;
+    int64_t sleep_ns = 0, all_ns = INT64_MIN / 2;
+    gauges_t g;
     while (limit_watch_sleep(w, sleep_ns)) {
-        gauges_t g;
-        read_state(w, &g, out);
+        read_often(w, &g, &all_ns, out);
         bool full = out->used_bytes >= percent(out->hard_bytes, mark);
         if (level == LIMIT_NEAR) {
             if (full) return LIMIT_NEAR;
@@ -127,14 +158,16 @@ enum limit_level limit_watch_wait(limit_watch_t *w, enum limit_level level, limi
             out->stalled = !full && is_stalled(w, &g);
             if (out->stalled && !out->wanted_bytes)
                 out->wanted_bytes = g.of[GAUGE_RSS].used_bytes / 20;
-            if ((full || out->stalled) && may_act(w, out)) return LIMIT_PRESSURE;
+            if ((full || out->stalled || w->light) && may_act(w, out) && (full || out->stalled))
+                return LIMIT_PRESSURE;
         }
         sleep_ns = next_look_ns(out, mark);
     }
     return LIMIT_STOPPED;
 }
 
-uint64_t limit_watch_acted(limit_watch_t *w, const limit_state_t *before, int64_t took_ns) {
+uint64_t limit_watch_acted(limit_watch_t *w, const limit_state_t *before, int64_t took_ns,
+                           bool light) {
     gauges_t g;
     limit_state_t after;
     read_state(w, &g, &after);
@@ -144,6 +177,8 @@ uint64_t limit_watch_acted(limit_watch_t *w, const limit_state_t *before, int64_
     save_up(w, now);
     w->credit_ns -= took_ns;
     w->settled_bytes = after.used_bytes;
+    w->light = light;
+    if (light) return freed;
     if (freed >= before->hard_bytes / FREED_LITTLE) {
         w->idle_ns = 0;
     } else {

@@ -8,6 +8,11 @@
  * A thread sleeps in limit_watch_wait without the GIL. It reads the gauges (some µs) the more often the nearer the mark
  * is: every second at rest, every 5 ms beside it, so that a program which fills 4 GiB/s does not get past unseen.
  *
+ * Light and full. Up to 93 % an action that caches alone could satisfy is a light one: what they gave stays with the allocator, which
+ * the program takes it from anew, and no page goes back to the system only to be fetched again. It may begin whenever usage has grown
+ * by another half percent of the limit. So a cache at the limit costs little more than one that bounds itself. From 93 % on, or
+ * where caches did not do, the whole ladder runs, and pages go back.
+ *
  * No death spiral. Time for actions is saved up: `max_time_share` of all time, at most one second's worth, with which a watch
  * begins. An action spends what it took; one begins only while something is left. So their share stays at `max_time_share` in
  * the long run, whatever the program does. And one that brought nothing (less than 1 % of the limit) is not tried
@@ -25,7 +30,7 @@
 #include <pthread.h>
 
 enum limit_level { LIMIT_STOPPED, LIMIT_PRESSURE, LIMIT_NEAR };
-enum { LIMIT_GOAL = 80, LIMIT_MARK = 90, LIMIT_NEAR_MARK = 95 }; /* percent */
+enum { LIMIT_GOAL = 80, LIMIT_MARK = 90, LIMIT_FULL_MARK = 93, LIMIT_NEAR_MARK = 95 }; /* percent */
 
 typedef struct limit_state {
     enum gauge_kind source; /* the gauge that is fullest */
@@ -45,7 +50,8 @@ typedef struct limit_watch {
     int64_t credit_ns,
         credit_at_ns; /* time that actions may take, as it stood then; below 0: overdrawn */
     int64_t retry_ns, idle_ns;
-    uint64_t settled_bytes; /* in use after the last action */
+    uint64_t settled_bytes; /* in use after the last action; after a light one, the lowest since */
+    bool light;             /* the last action was */
     int64_t stalls_read_ns;
     uint64_t stalled_us, throttled;
 } limit_watch_t;
@@ -58,8 +64,13 @@ void limit_watch_open(limit_watch_t *w, const gauge_places_t *places, uint64_t l
  * as it is asked for while it lasts. */
 enum limit_level limit_watch_wait(limit_watch_t *w, enum limit_level level, limit_state_t *out);
 
-/* After an action: how long it took. Reads the gauges and returns what was freed of the fullest one's usage. */
-uint64_t limit_watch_acted(limit_watch_t *w, const limit_state_t *before, int64_t took_ns);
+/* After an action: how long it took, and whether it was a light one. Reads the gauges and returns what was freed of the fullest
+ * one's usage. */
+uint64_t limit_watch_acted(limit_watch_t *w, const limit_state_t *before, int64_t took_ns,
+                           bool light);
+
+/* May caches alone do, if they can? */
+bool limit_may_be_light(const limit_state_t *s);
 
 /* How it stands now. Any thread. */
 void limit_watch_read(const limit_watch_t *w, limit_state_t *out);
