@@ -17,6 +17,7 @@
 #define _GNU_SOURCE
 #include "agent/alloc/alloc.h"
 #include "agent/capture.h"
+#include "agent/follow.h"
 
 #include <dlfcn.h>
 #include <errno.h>
@@ -220,12 +221,12 @@ static void keep_environment(const char *v, const char *libraries) {
 /* The program shall find its environment as it would without us. Nothing else runs yet. */
 static void clean_environment(const char *agent) {
     const char *libraries = getenv("LD_PRELOAD");
-    size_t n = strlen(agent);
+    char rest[sizeof preload];
     keep_environment(getenv(CTL_RUN_VARIABLE), libraries);
-    if (libraries && strncmp(libraries, agent, n) == 0) {
-        if (libraries[n] == ':')
-            setenv("LD_PRELOAD", libraries + n + 1, 1);
-        else if (!libraries[n])
+    if (libraries && follow_without(libraries, agent, rest, sizeof rest)) {
+        if (rest[0])
+            setenv("LD_PRELOAD", rest, 1);
+        else
             unsetenv("LD_PRELOAD");
     }
     unsetenv(CTL_RUN_VARIABLE);
@@ -235,10 +236,12 @@ __attribute__((constructor)) static void program_begin(void) {
     const char *v = getenv(CTL_RUN_VARIABLE), *agent;
     int (*begun)(void) = NULL;
     err_t e;
-    if (!v || !dlsym(RTLD_DEFAULT, "PySys_AddAuditHook")) return;
+    if (!v || !(agent = read_variable(v))) return;
+    if (profile.flags & CTL_PROFILE_CHILDREN) follow_begin(v, agent);
+    if (!dlsym(RTLD_DEFAULT, "PySys_AddAuditHook")) return;
     /* Brought in by the injector, beside the preloaded one. */
     *(void **)&begun = dlsym(RTLD_DEFAULT, "Py_IsInitialized");
-    if (!begun || begun() || !(agent = read_variable(v))) return;
+    if (!begun || begun()) return;
     clean_environment(agent);
     int status = rt_find(&runtime, &e);
     if (!status && !runtime.Py_IsInitialized() && runtime.PySys_AddAuditHook(on_audit, NULL) == 0)

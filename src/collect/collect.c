@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -179,6 +180,9 @@ int collect_add(collect_t *c, pid_t pid, pid_t parent, enum collect_how how, int
         if (!p->parent || p->parent > number) p->parent = ancestor_of(c, pid);
         if (p->parent > number) p->parent = 0;
         process_open(p);
+        /* One that ended at once has no words any more; they were its parent's. */
+        if (how == COLLECT_FORKED && p->parent && !p->command[0])
+            memcpy(p->command, c->processes.at[p->parent - 1]->command, sizeof p->command);
     } else {
         read_command(p);
     }
@@ -248,11 +252,44 @@ static void look(collect_t *c, uint32_t number, bool now) {
     if (p->point_us < t && !p->point_rss) p->point_us = t;
 }
 
+/* linux/pidfd.h, from Linux 6.15: how a process ended whom its parent has waited for. */
+typedef struct exit_info {
+    uint64_t mask, cgroup;
+    uint32_t ids[11];
+    int32_t exit_code;
+} exit_info_t;
+_Static_assert(sizeof(exit_info_t) == 64, "as the kernel has it");
+enum { EXIT_INFO = 1 << 3, STAT_EXIT_CODE = 52 };
+
+static int status_from_pidfd(const collect_process_t *p) {
+    exit_info_t info = {.mask = EXIT_INFO};
+    if (ioctl(p->pidfd, _IOWR(0xff, 11, exit_info_t), &info) != 0 || !(info.mask & EXIT_INFO))
+        return -1;
+    return info.exit_code;
+}
+
+/* While its parent has not waited for it. */
+static int status_of_zombie(const collect_process_t *p) {
+    char stat[1024];
+    slurp(p->pid, "stat", stat, sizeof stat);
+    const char *at = strrchr(stat, ')');
+    if (!at || at[1] != ' ' || at[2] != 'Z') return -1;
+    for (int field = 2; at && field < STAT_EXIT_CODE; field++) at = strchr(at + 1, ' ');
+    return at ? atoi(at) : -1;
+}
+
+/* The wait status of one that has ended and may be nobody's child by now; -1: not known. */
+static int status_of(const collect_process_t *p) {
+    int status = status_of_zombie(p);
+    return status >= 0 ? status : status_from_pidfd(p);
+}
+
 static void look_for_ends(collect_t *c) {
     for (size_t i = 0; i < c->processes.count; i++) {
         collect_process_t *p = c->processes.at[i];
         struct pollfd fd = {.fd = p->pidfd, .events = POLLIN};
-        if (!p->ended && p->pidfd >= 0 && poll(&fd, 1, 0) > 0) process_ends(c, (uint32_t)i, -1);
+        if (!p->ended && p->pidfd >= 0 && poll(&fd, 1, 0) > 0)
+            process_ends(c, (uint32_t)i, status_of(p));
     }
 }
 

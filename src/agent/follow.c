@@ -1,0 +1,286 @@
+#define _GNU_SOURCE
+#include "agent/follow.h"
+
+#include "control/control.h"
+
+#include <dlfcn.h>
+#include <elf.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <spawn.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+enum { WORDS_MOST = 8192, SEGMENTS_MOST = 64, NAME_MOST = 256 };
+
+static const char preload_name[] = "LD_PRELOAD=", run_name[] = CTL_RUN_VARIABLE "=";
+/* "NAME=value" each; run[0] is 0 until all is there. */
+static char run[8192], preload[4096];
+
+typedef int execve_t(const char *, char *const[], char *const[]);
+typedef int fexecve_t(int, char *const[], char *const[]);
+typedef int execveat_t(int, const char *, char *const[], char *const[], int);
+typedef int spawn_t(pid_t *, const char *, const posix_spawn_file_actions_t *,
+                    const posix_spawnattr_t *, char *const[], char *const[]);
+
+static struct {
+    execve_t *execve, *execvpe;
+    fexecve_t *fexecve;
+    execveat_t *execveat;
+    spawn_t *spawn, *spawnp;
+} real;
+
+static void find(void *to, const char *name) {
+    *(void **)to = dlsym(RTLD_NEXT, name);
+}
+
+/* Now, since a child between vfork and exec must not ask the loader. Our functions may be called before: by a library's constructor. */
+__attribute__((constructor)) static void find_real(void) {
+    find(&real.execve, "execve");
+    find(&real.execvpe, "execvpe");
+    find(&real.fexecve, "fexecve");
+    find(&real.execveat, "execveat");
+    find(&real.spawn, "posix_spawn");
+    find(&real.spawnp, "posix_spawnp");
+}
+
+void follow_begin(const char *value, const char *agent) {
+    if (strlen(value) >= sizeof run - sizeof run_name ||
+        strlen(agent) >= sizeof preload - sizeof preload_name)
+        return;
+    snprintf(preload, sizeof preload, "%s%s", preload_name, agent);
+    snprintf(run, sizeof run, "%s%s", run_name, value);
+}
+
+static const char *agent_path(void) {
+    return preload + sizeof preload_name - 1;
+}
+
+/* ── Lists of libraries ── */
+
+/* Where it stands in the list, or NULL. */
+static const char *find_in(const char *libraries, const char *agent) {
+    size_t n = strlen(agent);
+    for (const char *at = libraries; *at; at += strcspn(at, ": "), at += *at != 0)
+        if (strncmp(at, agent, n) == 0 && (!at[n] || at[n] == ':' || at[n] == ' ')) return at;
+    return NULL;
+}
+
+bool follow_without(const char *libraries, const char *agent, char *out, size_t room) {
+    const char *at = find_in(libraries, agent), *behind = at ? at + strlen(agent) : NULL;
+    if (!at || strlen(libraries) >= room) return false;
+    if (*behind)
+        behind++;
+    else if (at > libraries)
+        at--;
+    memcpy(out, libraries, (size_t)(at - libraries));
+    strcpy(out + (at - libraries), behind);
+    return true;
+}
+
+/* ── Can it be loaded there? ── */
+
+static bool interpreter_is_ours(int fd, const Elf64_Phdr *segment) {
+    char name[NAME_MOST];
+    ssize_t n = pread(fd, name, sizeof name - 1, (off_t)segment->p_offset);
+    if (n <= 0) return false;
+    name[n] = '\0';
+    return strstr(name, "ld-linux-x86-64") != NULL;
+}
+
+static bool program_takes_it(int fd) {
+    Elf64_Ehdr head;
+    Elf64_Phdr segments[SEGMENTS_MOST];
+    if (pread(fd, &head, sizeof head, 0) != (ssize_t)sizeof head ||
+        memcmp(head.e_ident, ELFMAG, SELFMAG) != 0)
+        return true; /* a script: who reads it is looked at when it comes to that */
+    if (head.e_ident[EI_CLASS] != ELFCLASS64 || head.e_machine != EM_X86_64) return false;
+    size_t n = head.e_phnum < SEGMENTS_MOST ? head.e_phnum : SEGMENTS_MOST;
+    if (head.e_phentsize != sizeof segments[0] ||
+        pread(fd, segments, n * sizeof segments[0], (off_t)head.e_phoff) !=
+            (ssize_t)(n * sizeof segments[0]))
+        return true;
+    for (size_t i = 0; i < n; i++)
+        if (segments[i].p_type == PT_INTERP) return interpreter_is_ours(fd, &segments[i]);
+    return true;
+}
+
+/* path: NULL or a bare name when it is not known. */
+static bool followable(const char *path) {
+    int fd = open(agent_path(), O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return false;
+    close(fd);
+    if (!path || !strchr(path, '/')) return true;
+    fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0) return true; /* to be executed, not read */
+    bool takes = program_takes_it(fd);
+    close(fd);
+    return takes;
+}
+
+/* ── The environment ── */
+
+typedef struct plan {
+    bool change, strip;
+    size_t words, text_bytes;     /* what plan_carry_out needs room for */
+    size_t count;                 /* words as they are */
+    ptrdiff_t run_at, preload_at; /* -1: not there */
+} plan_t;
+
+static plan_t plan_make(const char *path, char *const env[]) {
+    plan_t p = {.run_at = -1, .preload_at = -1};
+    if (!run[0] || !env) return p;
+    for (; env[p.count]; p.count++) {
+        if (p.count >= WORDS_MOST) return p;
+        if (strncmp(env[p.count], run_name, sizeof run_name - 1) == 0)
+            p.run_at = (ptrdiff_t)p.count;
+        if (strncmp(env[p.count], preload_name, sizeof preload_name - 1) == 0)
+            p.preload_at = (ptrdiff_t)p.count;
+    }
+    bool there =
+        p.preload_at >= 0 && find_in(env[p.preload_at] + sizeof preload_name - 1, agent_path());
+    bool ours = p.run_at >= 0 && strcmp(env[p.run_at], run) == 0;
+    int code = errno;
+    p.strip = !followable(path);
+    errno = code;
+    p.change = p.strip ? there || p.run_at >= 0 : !(there && ours);
+    p.words = p.count + 3;
+    p.text_bytes = sizeof preload + (p.preload_at >= 0 ? strlen(env[p.preload_at]) + 1 : 0);
+    return p;
+}
+
+/* LD_PRELOAD without the agent; NULL when nothing else is in it. */
+static char *without_agent(char *word, char *text, size_t room) {
+    const size_t n = sizeof preload_name - 1;
+    memcpy(text, preload_name, n);
+    if (!follow_without(word + n, agent_path(), text + n, room - n)) return word;
+    return text[n] ? text : NULL;
+}
+
+static char *with_agent(const char *word, char *text) {
+    const char *libraries = word ? word + sizeof preload_name - 1 : "";
+    if (!*libraries) return preload;
+    if (find_in(libraries, agent_path())) return (char *)word;
+    char *end = stpcpy(text, preload);
+    *end++ = ':';
+    strcpy(end, libraries);
+    return text;
+}
+
+static char *const *plan_carry_out(const plan_t *p, char *const env[], char **words, char *text) {
+    if (!p->change) return env;
+    size_t n = 0;
+    for (ptrdiff_t i = 0; i < (ptrdiff_t)p->count; i++)
+        if (i != p->run_at && i != p->preload_at) words[n++] = env[i];
+    char *before = p->preload_at >= 0 ? env[p->preload_at] : NULL, *libraries = NULL;
+    if (!p->strip)
+        libraries = with_agent(before, text);
+    else if (before)
+        libraries = without_agent(before, text, p->text_bytes);
+    if (libraries) words[n++] = libraries;
+    if (!p->strip) words[n++] = run;
+    words[n] = NULL;
+    return words;
+}
+
+/* In a function's body: `given` is what to hand on instead of env. */
+#define FOLLOW(path, env)                                                                          \
+    const plan_t plan = plan_make(path, env);                                                      \
+    char *words[plan.change ? plan.words : 1], text[plan.change ? plan.text_bytes : 1];            \
+    char *const *given = plan_carry_out(&plan, env, words, text)
+
+/* ── libc's functions ── */
+
+#define PUBLIC __attribute__((visibility("default")))
+extern char **environ;
+
+PUBLIC int execve(const char *path, char *const argv[], char *const env[]) {
+    FOLLOW(path, env);
+    if (real.execve) return real.execve(path, argv, given);
+    return (int)syscall(SYS_execve, path, argv, given);
+}
+
+PUBLIC int execv(const char *path, char *const argv[]) {
+    return execve(path, argv, environ);
+}
+
+PUBLIC int execvpe(const char *file, char *const argv[], char *const env[]) {
+    FOLLOW(file, env);
+    if (real.execvpe) return real.execvpe(file, argv, given);
+    errno = ENOSYS;
+    return -1;
+}
+
+PUBLIC int execvp(const char *file, char *const argv[]) {
+    return execvpe(file, argv, environ);
+}
+
+PUBLIC int fexecve(int fd, char *const argv[], char *const env[]) {
+    char path[32];
+    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    FOLLOW(path, env);
+    if (real.fexecve) return real.fexecve(fd, argv, given);
+    return (int)syscall(SYS_execveat, fd, "", argv, given, AT_EMPTY_PATH);
+}
+
+PUBLIC int execveat(int at, const char *path, char *const argv[], char *const env[], int flags) {
+    FOLLOW(at == AT_FDCWD || path[0] == '/' ? path : NULL, env);
+    if (real.execveat) return real.execveat(at, path, argv, given, flags);
+    return (int)syscall(SYS_execveat, at, path, argv, given, flags);
+}
+
+PUBLIC int posix_spawn(pid_t *pid, const char *path, const posix_spawn_file_actions_t *actions,
+                       const posix_spawnattr_t *attributes, char *const argv[], char *const env[]) {
+    FOLLOW(path, env);
+    return real.spawn ? real.spawn(pid, path, actions, attributes, argv, given) : ENOSYS;
+}
+
+PUBLIC int posix_spawnp(pid_t *pid, const char *file, const posix_spawn_file_actions_t *actions,
+                        const posix_spawnattr_t *attributes, char *const argv[],
+                        char *const env[]) {
+    FOLLOW(file, env);
+    return real.spawnp ? real.spawnp(pid, file, actions, attributes, argv, given) : ENOSYS;
+}
+
+/* ── With the arguments one by one ── */
+
+static size_t count_words(const char *first, va_list rest) {
+    size_t n = 0;
+    for (const char *word = first; word; word = va_arg(rest, char *)) n++;
+    return n;
+}
+
+/* Declares `argv` from the arguments of a function, and leaves `list` behind their end. */
+#define TAKE_WORDS(first)                                                                          \
+    va_list list;                                                                                  \
+    va_start(list, first);                                                                         \
+    const size_t count = count_words(first, list);                                                 \
+    va_end(list);                                                                                  \
+    char *argv[count + 1];                                                                         \
+    va_start(list, first);                                                                         \
+    argv[0] = (char *)(first);                                                                     \
+    for (size_t i = 1; i <= count; i++) argv[i] = va_arg(list, char *)
+
+PUBLIC int execl(const char *path, const char *first, ...) {
+    TAKE_WORDS(first);
+    va_end(list);
+    return execv(path, argv);
+}
+
+PUBLIC int execlp(const char *file, const char *first, ...) {
+    TAKE_WORDS(first);
+    va_end(list);
+    return execvp(file, argv);
+}
+
+PUBLIC int execle(const char *path, const char *first, ...) {
+    TAKE_WORDS(first);
+    char *const *env = va_arg(list, char *const *);
+    va_end(list);
+    return execve(path, argv, env);
+}
