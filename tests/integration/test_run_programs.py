@@ -139,11 +139,7 @@ def test_a_module_and_a_command_are_run(lowtide: Lowtide, tmp_path: Path) -> Non
     assert "TYPES" in done.stdout
 
 
-def test_the_environment_and_descriptors_are_as_without(
-    local_python: Python, lowtide: Lowtide, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for variable in ("COLUMNS", "LINES"):
-        monkeypatch.delenv(variable, raising=False)
+def test_the_environment_and_descriptors_are_as_without(local_python: Python, lowtide: Lowtide, tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(
         "import os, subprocess, sys, atexit\n"
         "print(sorted(os.environ.items()))\n"
@@ -157,6 +153,7 @@ def test_the_environment_and_descriptors_are_as_without(
         capture_output=True,
         text=True,
         cwd=tmp_path,
+        env=dict(os.environ),  # readline, here in the tests, changes what C sees beside it
     )
     args = ["run", "--no-report", "--no-children", "--python", local_python.executable, tmp_path / "app.py"]
     done = lowtide(*args, input="in", cwd=tmp_path)
