@@ -3,6 +3,7 @@
 
 #include "base/map.h"
 #include "base/strbuf.h"
+#include "view/sql_profile.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -15,6 +16,7 @@ enum plan { PLAN_SCAN, PLAN_ID, PLAN_ADDRESS, PLAN_PARENT, PLAN_TYPE, PLAN_TARGE
 typedef struct source {
     const model_t *model;
     map_t addresses; /* of Python objects; filled at the first look-up */
+    sql_profile_t profile;
 } source_t;
 
 typedef struct table {
@@ -264,8 +266,21 @@ static int plan_apply(cursor_t *c, sqlite3_value *value) {
 
 /* ---- SQLite's side ---- */
 
+const sql_table_t *sql_table_at(int i) {
+    if (i < sql_tables_count) return &sql_tables[i];
+    return i - sql_tables_count < sql_profile_tables_count
+               ? &sql_profile_tables[i - sql_tables_count]
+               : NULL;
+}
+
+/* Rows that are counted through and stand for no node. */
+static bool is_plain(const sql_table_t *t) {
+    return t->rows == SQL_ROWS_TYPES || t->rows == SQL_ROWS_META || sql_is_of_profile(t->rows);
+}
+
 static uint32_t plain_rows(const cursor_t *c) {
     uint32_t count = 0;
+    if (sql_is_of_profile(c->is->rows)) return sql_profile_rows(&c->source->profile, c->is->rows);
     if (c->is->rows == SQL_ROWS_TYPES) {
         model_types(c->source->model, &count);
         return count;
@@ -279,7 +294,7 @@ static int table_next(sqlite3_vtab_cursor *base) {
     cursor_t *c = (cursor_t *)base;
     c->rowid++;
     if (c->is->rows == SQL_ROWS_REFERENCES) return next_reference(c);
-    if (c->is->rows == SQL_ROWS_TYPES || c->is->rows == SQL_ROWS_META) {
+    if (is_plain(c->is)) {
         c->row.id = c->next++;
         c->done = c->row.id >= c->end;
         return SQLITE_OK;
@@ -296,7 +311,12 @@ static int table_filter(sqlite3_vtab_cursor *base, int plan, const char *name, i
                         sqlite3_value **argv) {
     (void)name;
     cursor_t *c = (cursor_t *)base;
-    bool plain = c->is->rows == SQL_ROWS_TYPES || c->is->rows == SQL_ROWS_META;
+    bool plain = is_plain(c->is);
+    err_t e;
+    if (sql_is_of_profile(c->is->rows) &&
+        sql_profile_load(&c->source->profile, c->source->model, c->is->rows, &e)) {
+        return fail(c, SQLITE_ERROR, e.text);
+    }
     c->plan = plan & 0xff;
     c->columns = (unsigned)plan >> 8;
     c->chunk_next = 0;
@@ -307,7 +327,13 @@ static int table_filter(sqlite3_vtab_cursor *base, int plan, const char *name, i
     c->row = (sql_row_t){.model = c->source->model};
     c->rowid = -1;
     c->done = false;
-    int status = argc ? plan_apply(c, argv[0]) : SQLITE_OK;
+    if (argc && plain) {
+        int64_t n = sqlite3_value_int64(argv[0]);
+        bool is_row = sqlite3_value_type(argv[0]) != SQLITE_NULL && n >= 0 && n < c->end;
+        c->next = is_row ? (uint32_t)n : c->end;
+        c->end = is_row ? c->next + 1 : c->end;
+    }
+    int status = argc && !plain ? plan_apply(c, argv[0]) : SQLITE_OK;
     return status ? status : table_next(base);
 }
 
@@ -322,6 +348,10 @@ static int table_rowid(sqlite3_vtab_cursor *base, sqlite3_int64 *out) {
 
 static int table_column(sqlite3_vtab_cursor *base, sqlite3_context *ctx, int column) {
     cursor_t *c = (cursor_t *)base;
+    if (sql_is_of_profile(c->is->rows)) {
+        sql_profile_value(&c->source->profile, c->is, c->row.id, column, ctx);
+        return SQLITE_OK;
+    }
     char *message = NULL;
     int status = sql_column_value(c->is, &c->row, column, ctx, &message);
     if (message) fail(c, status, message);
@@ -400,8 +430,8 @@ static int table_connect(sqlite3 *db, void *aux, int argc, const char *const *ar
                          sqlite3_vtab **out, char **message) {
     (void)argc;
     const sql_table_t *is = NULL;
-    for (int i = 0; i < sql_tables_count; i++)
-        if (strcmp(sql_tables[i].name, argv[0]) == 0) is = &sql_tables[i];
+    for (int i = 0; sql_table_at(i); i++)
+        if (strcmp(sql_table_at(i)->name, argv[0]) == 0) is = sql_table_at(i);
     strbuf_t schema = {0};
     strbuf_puts(&schema, "CREATE TABLE x(");
     for (int i = 0; i < SQL_COLUMNS_MAX && is->columns[i].name; i++)
@@ -442,6 +472,7 @@ static const sqlite3_module module = {
 static void source_free(void *p) {
     source_t *s = p;
     map_free(&s->addresses);
+    sql_profile_free(&s->profile);
     sqlite3_free(s);
 }
 
@@ -449,16 +480,16 @@ int sql_tables_create(sqlite3 *db, const model_t *m, err_t *e) {
     source_t *s = sqlite3_malloc64(sizeof *s);
     if (!s) return err_set(e, -ENOMEM, "no memory for the tables; free some and try again");
     *s = (source_t){.model = m};
-    for (int i = 0; i < sql_tables_count; i++) {
+    for (int i = 0; sql_table_at(i); i++) {
         /* The first table's end is the source's: SQLite calls it also when registering fails. */
         int status =
-            sqlite3_create_module_v2(db, sql_tables[i].name, &module, s, i ? NULL : source_free);
+            sqlite3_create_module_v2(db, sql_table_at(i)->name, &module, s, i ? NULL : source_free);
         if (status) return err_set(e, -ENOMEM, "cannot make the tables: %s", sqlite3_errmsg(db));
     }
     /* SQLite connects a table at its first use, which an authorizer that only lets read would refuse. */
-    for (int i = 0; i < sql_tables_count; i++) {
+    for (int i = 0; sql_table_at(i); i++) {
         char query[64];
-        snprintf(query, sizeof query, "SELECT 0 FROM %s LIMIT 0", sql_tables[i].name);
+        snprintf(query, sizeof query, "SELECT 0 FROM %s LIMIT 0", sql_table_at(i)->name);
         if (sqlite3_exec(db, query, NULL, NULL, NULL) != SQLITE_OK)
             return err_set(e, -ENOMEM, "cannot make the tables: %s", sqlite3_errmsg(db));
     }

@@ -12,7 +12,7 @@
 
 #include <sqlite3.h>
 
-enum { SQL_COLUMNS_MAX = 20 };
+enum { SQL_COLUMNS_MAX = 24 };
 
 /* What an equality on a column may be used for. */
 enum sql_key {
@@ -41,7 +41,20 @@ enum sql_rows {
     SQL_ROWS_FRAMES,
     SQL_ROWS_REFERENCES, /* a row each owning reference */
     SQL_ROWS_TYPES,
-    SQL_ROWS_META
+    SQL_ROWS_META,
+    /* of an allocation profile (sql_profile.h) */
+    SQL_ROWS_SITES,
+    SQL_ROWS_CELLS,
+    SQL_ROWS_STACKS,
+    SQL_ROWS_SAMPLES,
+    SQL_ROWS_POINTS,
+    SQL_ROWS_EVENTS,
+    SQL_ROWS_PROCESSES,
+    /* tables of the recording, as they are */
+    SQL_ROWS_LEDGER,
+    SQL_ROWS_PINS,
+    SQL_ROWS_RESOURCES,
+    SQL_ROWS_END
 };
 
 typedef struct sql_table {
@@ -52,6 +65,8 @@ typedef struct sql_table {
 
 extern const sql_table_t sql_tables[];
 extern const int sql_tables_count;
+/* The i-th of all tables, NULL when there are no more. */
+const sql_table_t *sql_table_at(int i);
 
 /* A cursor's row, as the columns see it. */
 typedef struct sql_row {

@@ -315,8 +315,8 @@ static void schema_json(FILE *file) {
     json_open(&j, NULL, '{');
     json_uint(&j, "schema", 1);
     json_open(&j, "tables", '[');
-    for (int i = 0; i < sql_tables_count; i++) {
-        const sql_table_t *t = &sql_tables[i];
+    for (int i = 0; sql_table_at(i); i++) {
+        const sql_table_t *t = sql_table_at(i);
         json_open(&j, NULL, '{');
         json_text(&j, "name", t->name);
         json_text(&j, "meaning", t->meaning);
@@ -342,8 +342,8 @@ void sql_schema(int format, const screen_t *s) {
         return;
     }
     if (format == SQL_CSV) fputs("table,column,type,meaning\n", s->file);
-    for (int i = 0; i < sql_tables_count; i++) {
-        const sql_table_t *t = &sql_tables[i];
+    for (int i = 0; sql_table_at(i); i++) {
+        const sql_table_t *t = sql_table_at(i);
         if (format == SQL_TEXT) {
             if (i) fputc('\n', s->file);
             view_heading(s, t->name, t->meaning);

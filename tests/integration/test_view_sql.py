@@ -31,7 +31,7 @@ def test_every_table_and_column_is_in_the_documentation(lowtide, shop):
     tables = json.loads(lowtide("sql", shop, "--json").stdout)["tables"]
     page = (DOCS / "sql.md").read_text()
     sections = re.split(r"^## ", page, flags=re.M)
-    assert len(tables) == 9
+    assert len(tables) == 19
     for table in tables:
         section = next(s for s in sections if table["name"] in re.split(r"[,:]\s*", s.split("\n")[0]))
         for column in table["columns"]:
@@ -39,7 +39,9 @@ def test_every_table_and_column_is_in_the_documentation(lowtide, shop):
 
 
 def test_every_column_of_every_table_can_be_asked_for(lowtide, shop, ask):
-    for table in json.loads(lowtide("sql", shop, "--json").stdout)["tables"]:
+    tables = json.loads(lowtide("sql", shop, "--json").stdout)["tables"]
+    assert not any(ask(f"select count(*) from {table['name']}")[0][0] for table in tables[9:])
+    for table in tables[:9]:
         for column in table["columns"]:
             assert len(ask(f"select {column['name']} from {table['name']} limit 3")) >= 1
 
