@@ -8,7 +8,6 @@
 
 #include <dlfcn.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -17,7 +16,7 @@
 #include <unistd.h>
 
 enum { PROFILE_GIL_MS = 30000, QUIET_MS = 5000 };
-enum { SEND_WAIT_MS = 1000, PROGRESS_EVERY_MS = 250, HIGH_FD = 600 };
+enum { SEND_WAIT_MS = 1000, PROGRESS_EVERY_MS = 250 };
 
 /* One talk with a command line. */
 typedef struct talk {
@@ -36,8 +35,6 @@ typedef struct talk {
 } talk_t;
 
 static rt_t runtime;
-/* The socket, for the children that the program forks meanwhile. */
-static int served = -1;
 
 static int64_t now_ms(void) {
     struct timespec t;
@@ -89,18 +86,12 @@ static int hold(void *arg, err_t *e) {
     return err_set(e, -ECANCELED, "canceled");
 }
 
-/* Out of the way, for a program that will count on its numbers once it runs on. */
 static int fetch(void *arg, int *fd, err_t *e) {
     talk_t *t = arg;
     ctl_msg_t m;
-    int low, status = ctl_recv(t->sock, &m, &low, 0, e);
+    int status = ctl_recv(t->sock, &m, fd, 0, e);
     if (status) return t->ended = status;
     t->fetched = true;
-    *fd = fcntl(low, F_DUPFD_CLOEXEC, HIGH_FD);
-    if (*fd < 0)
-        *fd = low; /* the limit of descriptors is lower */
-    else
-        close(low);
     return 0;
 }
 
@@ -271,11 +262,9 @@ static void serve(talk_t *t) {
     }
 }
 
-/* A child that the program forks while we are here would keep our socket for its whole life. */
-static void forget_socket(void) {
-    int fd = __atomic_exchange_n(&served, -1, __ATOMIC_SEQ_CST);
-    if (fd >= 0) close(fd);
-    alloc_fork_child(NULL, NULL); /* what the child does is not its parent's */
+/* What a child of the program does is not its parent's. Our socket it does not have: that is in this thread's own table. */
+static void on_fork(void) {
+    alloc_fork_child(NULL, NULL);
 }
 
 int agent_start(int fd) {
@@ -284,11 +273,9 @@ int agent_start(int fd) {
     ctl_msg_t hello = {.type = CTL_HELLO,
                        .hello = {.pid = (uint32_t)getpid(), .what = CTL_ATTACHED}};
     /* Unloading the library takes the handler away. */
-    if (!registered) registered = pthread_atfork(NULL, NULL, forget_socket) == 0;
-    __atomic_store_n(&served, fd, __ATOMIC_SEQ_CST);
+    if (!registered) registered = pthread_atfork(NULL, NULL, on_fork) == 0;
     tell(&t, &hello);
     serve(&t);
-    __atomic_store_n(&served, -1, __ATOMIC_SEQ_CST);
     err_t e;
     if (profile_stop(&t, &e)) {
         stay_loaded();

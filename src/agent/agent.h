@@ -4,6 +4,10 @@
  * control/control.h on the thread that calls agent_start, and returns when it is told BYE or the other side is gone. It then
  * holds nothing: no memory, no descriptor, no thread, no hook; the library may be unloaded.
  *
+ * It opens files in /proc as it likes, with the GIL or without, and receives descriptors: the injector calls it on a thread with
+ * a table of file descriptors of its own, where that takes no number that the program may count on. Code that runs on the
+ * program's own threads (a hook, program.c, what lowtide.snapshot() calls) has no such table, and must not use a number from it.
+ *
  * Preloaded by `lowtide run`, its constructor makes the first Python process of the program capture its heap when the program
  * ends (program.h).
  */

@@ -279,7 +279,6 @@ static int fork_unwanted(const capture_t *c, err_t *e) {
 
 static int capture_held(work_t *work, ctl_result_t *out, pid_t *child) {
     const capture_t *c = work->c;
-    /* Opens files: not while the program may be about to open one and count on its number. */
     facts_gather(&work->facts, c->pid);
     int status = c->fetch ? c->fetch(c->arg, &work->fd, &work->error) : 0;
     if (status) return fail(out, status, &work->error);

@@ -30,8 +30,7 @@
 typedef struct capture {
     rt_t *rt; /* from rt_find; proven here if it is not yet */
     int fd;   /* the recording goes here; closed in any case, before the program runs on */
-    /* Instead: fetches it while the program stands still. One that had just closed its standard output and opens another
-     * would otherwise get the wrong number, and find our descriptor closed in the end. NULL: fd is there. */
+    /* Instead: fetches it while the program stands still. NULL: fd is there. */
     int (*fetch)(void *arg, int *fd, err_t *e);
     int peer;            /* control socket for a child whose parent died, or -1 */
     uint32_t flags;      /* ctl_capture_flag */

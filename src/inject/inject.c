@@ -17,6 +17,7 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -85,6 +86,8 @@ typedef struct borrow {
     const char *why; /* what the last thread that could not be borrowed did */
     bool stuck;      /* a thread does not stop; only our end lets it go */
     bool done;
+    bool own_socket; /* the guest makes the socketpair */
+    uint64_t region; /* where the guest's code and context are */
     int sock;
     int status;
     err_t *e;
@@ -96,7 +99,7 @@ static void spell_path(const inject_target_t *t, char *out) {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     unsigned nonce = (unsigned)now.tv_nsec ^ (unsigned)getpid() << 12;
-    char *p = stpcpy(out, t->has_proc ? "/proc/self/fd" : "self/fd");
+    char *p = stpcpy(out, t->has_proc ? "/proc/thread-self/fd" : "thread-self/fd");
     for (int i = 0; i < 24; i++) p = stpcpy(p, nonce >> i & 1 ? "/." : "/");
     strcpy(p, "/");
 }
@@ -123,6 +126,7 @@ static inject_context_t context_for(const borrow_t *b, uint64_t region) {
         .entry_name = INJECT_AGENT_START,
         .guest_fd = -1,
         .our_fd = -1,
+        .own_socket = b->own_socket,
     };
     const struct {
         void *slot;
@@ -180,11 +184,30 @@ static int run_stub(borrow_t *b, uint64_t region, inject_context_t *c, int64_t d
     return status;
 }
 
+static int socket_lost(const borrow_t *b) {
+    return err_set(b->e, -EAGAIN,
+                   "process %d (%s) closes all file descriptors, lowtide's too; try again",
+                   (int)b->target->pid, b->target->name);
+}
+
 static int step_failed(const borrow_t *b, const inject_context_t *c) {
     const inject_target_t *t = b->target;
     const char *what = c->failed_step == INJECT_STEP_THREAD ? "start a thread" : "make a socket";
     return err_sys(b->e, -c->failed_errno, "cannot %s in process %d (%s)", what, (int)t->pid,
                    t->name);
+}
+
+/* Takes the other end of the socket out of a table of file descriptors: of the process, or of one thread. */
+static int fetch_socket(borrow_t *b, int pidfd, const inject_context_t *c) {
+    struct stat st;
+    int sock = (int)syscall(SYS_pidfd_getfd, pidfd, c->our_fd, 0);
+    if (sock < 0) return errno == EBADF ? -EAGAIN : -errno; /* closed by the program, as it may */
+    if (fstat(sock, &st) || !S_ISSOCK(st.st_mode) || st.st_ino != c->socket_inodes[1]) {
+        close(sock);
+        return -EAGAIN;
+    }
+    b->sock = sock;
+    return 0;
 }
 
 /* The thread is held at a safe place. Whatever comes of it, it is let go as it was. */
@@ -209,8 +232,8 @@ static int borrow_held(borrow_t *b) {
                        (int)target->pid, target->name, HELD_MS_MAX / 1000);
     }
     if (status == 0 && c.failed_step == 0) {
-        b->sock = (int)syscall(SYS_pidfd_getfd, b->pidfd, c.our_fd, 0);
-        if (b->sock < 0) status = -errno;
+        b->region = region;
+        if (!b->own_socket) status = fetch_socket(b, b->pidfd, &c);
     } else if (region && (status == 0 || (status != -ESRCH && status != -EFAULT))) {
         long ignored;
         thread_call(t, SYS_munmap, (uint64_t[6]){region, INJECT_REGION_BYTES}, &ignored,
@@ -219,6 +242,7 @@ static int borrow_held(borrow_t *b) {
     thread_release(t);
     if (status == 0 && c.failed_step) return step_failed(b, &c);
     if (status == -ESRCH) return target_gone(target->pid, b->e);
+    if (status == -EAGAIN) return socket_lost(b);
     if (status)
         return err_sys(b->e, status, "cannot get into process %d (%s)", (int)target->pid,
                        target->name);
@@ -323,6 +347,46 @@ static int borrow_thread(borrow_t *b) {
 }
 
 /* ── Talking with the guest ── */
+
+/* PIDFD_THREAD, Linux 6.9: a thread's own table of file descriptors can be reached. */
+static int pidfd_of_thread(pid_t tid) {
+    return (int)syscall(SYS_pidfd_open, tid, O_EXCL);
+}
+
+static bool can_reach_threads(void) {
+    int fd = pidfd_of_thread(gettid());
+    if (fd >= 0) close(fd);
+    return fd >= 0;
+}
+
+/* Waits until the guest has made its socket, and takes our end. */
+static int meet_guest(borrow_t *b) {
+    const inject_target_t *t = b->target;
+    inject_context_t c = {0};
+    for (int turn = 0; c.ready == 0; turn++) {
+        int status = elf_read(t->mem_fd, b->region + INJECT_CODE_BYTES, &c, sizeof c);
+        if (status) return target_gone(t->pid, b->e);
+        if (c.ready) break;
+        if (interrupted()) return err_set(b->e, -EINTR, "interrupted");
+        if (thread_clock_ms() >= b->deadline_ms)
+            return err_set(b->e, -ETIMEDOUT,
+                           "process %d (%s) has not run lowtide's thread in time; wait longer with "
+                           "--timeout",
+                           (int)t->pid, t->name);
+        pause_ms(turn < 20 ? 1 : 10);
+    }
+    if (c.ready < 0)
+        return err_sys(b->e, c.ready, "cannot make a socket in process %d (%s)", (int)t->pid,
+                       t->name);
+    pid_t tid = proc_thread_by_inner(t->pid, (pid_t)c.ready);
+    int pidfd = tid ? pidfd_of_thread(tid) : -1;
+    if (pidfd < 0) return target_gone(t->pid, b->e);
+    int status = fetch_socket(b, pidfd, &c);
+    close(pidfd);
+    if (status == -ESRCH || status == -EAGAIN) return target_gone(t->pid, b->e);
+    return status ? err_sys(b->e, status, "cannot get into process %d (%s)", (int)t->pid, t->name)
+                  : 0;
+}
 
 typedef struct heard {
     inject_word_t word;
@@ -429,15 +493,17 @@ int inject_close(inject_t *in, err_t *e) {
     return status;
 }
 
-static int open_target(inject_t *in, inject_target_t *t, const char *library, int *socket_fd,
+static int open_target(inject_t *in, inject_target_t *t, const inject_options_t *o, int *socket_fd,
                        err_t *e) {
     int64_t deadline_ms = thread_clock_ms() + in->timeout_ms;
     int memfd = -1;
     borrow_t b = {
         .target = t, .pidfd = -1, .deadline_ms = deadline_ms, .sock = -1, .e = e, .why = "ended"};
-    int status = library_load(library, &memfd, e);
+    b.own_socket = !o->shared_files && can_reach_threads();
+    int status = library_load(o->library_path, &memfd, e);
     if (status == 0) status = pidfd_of(t->pid, &b.pidfd, e);
     if (status == 0) status = borrow_thread(&b);
+    if (status == 0 && b.own_socket) status = meet_guest(&b);
     in->sock = b.sock;
     if (status == 0) status = greet(in, t, memfd, deadline_ms, e);
     if (status == 0 && (*socket_fd = fcntl(in->sock, F_DUPFD_CLOEXEC, 3)) < 0)
@@ -473,7 +539,7 @@ int inject_open(pid_t pid, const inject_options_t *options, inject_t **out, int 
         status = target_open(pid, &target, e);
         if (status == 0) {
             memcpy(in->name, target.name, sizeof in->name);
-            status = open_target(in, &target, options->library_path, socket_fd, e);
+            status = open_target(in, &target, options, socket_fd, e);
             target_close(&target);
         }
         again = status == -EAGAIN || status == -EALREADY;

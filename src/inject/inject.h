@@ -8,10 +8,11 @@
  *   checks, without touching it
  *   stops one thread at a safe place ─────▶ (all other threads run on)
  *   has it map a page of code ────────────▶ mmap
- *   lets it run that code ────────────────▶ socketpair, pthread_create: the guest thread
- *   fetches one end (pidfd_getfd)
+ *   lets it run that code ────────────────▶ pthread_create: the guest thread
  *   puts every register back, lets go ────▶ the thread goes on; an interrupted call is restarted
- *   sends the library as a memfd ═════════▶ guest: dlopen("/proc/self/fd/N")
+ *                                           guest: a table of file descriptors of its own, a socketpair in it
+ *   fetches one end (pidfd_getfd)
+ *   sends the library as a memfd ═════════▶ guest: dlopen("/proc/thread-self/fd/N")
  *                                           guest: agent_start(fd), for as long as it likes
  *   shuts the socket down ════════════════▶ guest: agent_start returns; dlclose; unmaps its code; ends
  *
@@ -22,8 +23,12 @@
  *
  * The guest takes the loader's lock and malloc's, each for a moment, and nothing else: no GIL (the agent does that,
  * with a time limit), so no thread of the target can wait for it and be waited for. A target that forks while the
- * agent is in it leaves the library and an idle socket in that child until it calls exec or ends, and Python 3.12 and
+ * agent is in it leaves the library in that child until it calls exec or ends, and Python 3.12 and
  * later may warn of a fork beside another thread (DeprecationWarning).
+ *
+ * What the guest thread and the agent on it open has numbers in a table of their own (inject_stub.h): a program may close(0) and
+ * count on open() giving 0, or close all that it does not know. Only before Linux 6.9 the socketpair's two ends are in
+ * the program's table for about a millisecond, with high numbers; a program that closes them is visited again.
  *
  * What stays behind is what any thread that came and went leaves: glibc may keep one thread stack (1 MiB, address
  * space only) and one malloc arena for the next thread. Doing it again uses the same ones.
@@ -37,7 +42,7 @@
 #include <sys/types.h>
 
 /* What the library exports. It is called on a thread of its own in the target, made for it, named "lowtide", with all
- * signals blocked (but libc's own two), 1 MiB of stack and without the GIL, and serves there until the agent is done: a
+ * signals blocked (but libc's own two), 1 MiB of stack, a table of file descriptors of its own and without the GIL, and serves there until the agent is done: a
  * goodbye by the control protocol, or end of file on `fd` (recv gives 0). Then it returns, having ended what it started (threads,
  * hooks, children); `fd` is closed and the library taken out by the caller. The result is not used. */
 typedef int inject_agent_start_fn(int fd);
@@ -48,6 +53,7 @@ typedef struct inject inject_t;
 typedef struct inject_options {
     const char *library_path; /* as this process sees it; the file is read whole */
     int timeout_ms;           /* for all of inject_open, and again for inject_close; 0 = 10 s */
+    bool shared_files;        /* as before Linux 6.9, for tests */
 } inject_options_t;
 
 /* Brings the library into the process. `socket_fd` gets one end of a SOCK_SEQPACKET socketpair (close-on-exec; the
@@ -56,7 +62,7 @@ typedef struct inject_options {
  * (not permitted: says what to do), -EBUSY (stopped, traced by another, seccomp), -ENOTSUP (not a Python 3.11–3.15 with a
  * GIL, static, musl, 32-bit, old kernel), -ETIMEDOUT (no safe moment; or the loader's lock was not to be had: the
  * guest then leaves as soon as it gets it), -ELIBBAD (the target's loader refused the library; its own words), -EAGAIN
- * (for two seconds it did nothing but start or call exec), -EALREADY (for all the time another lowtide held it), -EINTR (SIGINT, SIGTERM or SIGHUP came; they are held back while a thread is borrowed). */
+ * (for two seconds it did nothing but start, call exec or close our socket), -EALREADY (for all the time another lowtide held it), -EINTR (SIGINT, SIGTERM or SIGHUP came; they are held back while a thread is borrowed). */
 int inject_open(pid_t pid, const inject_options_t *options, inject_t **out, int *socket_fd,
                 err_t *e);
 

@@ -2,6 +2,7 @@
 #include "inject/inject_stub.h"
 
 #include <dlfcn.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
@@ -11,12 +12,18 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <time.h>
 
 /* Nothing here may need a relocation, a constant elsewhere, or a function of this program: no strings, no switch, no
  * big initializers. The build turns off what compilers add of their own (see CMakeLists.txt), and
  * tests/unit/test_inject_stub.c runs a copy of the section at another address. */
+#ifndef CLOSE_RANGE_UNSHARE
+#define CLOSE_RANGE_UNSHARE (1U << 1)
+#endif
+#define LOOK_AT_FDS 65536
+
 #define STUB __attribute__((section("lowtide_stub"), noinline, used))
 #define PART static inline __attribute__((always_inline))
 
@@ -52,15 +59,36 @@ PART void borrowed_failed(inject_context_t *c, int step, long code) {
     c->failed_errno = (int)-code;
 }
 
-PART void borrowed_make_guest(inject_context_t *c) {
+/* Which socket it is; 0 = none. */
+PART uint64_t sys_socket_inode(int fd) {
+    struct stat st;
+    if (call3(SYS_fstat, fd, (long)&st, 0) < 0 || !S_ISSOCK(st.st_mode)) return 0;
+    return st.st_ino;
+}
+
+PART long make_sockets(inject_context_t *c) {
     int ends[2];
     long r = call6(SYS_socketpair, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, (long)ends, 0, 0);
+    if (r < 0) return r;
+    c->guest_fd = sys_move_up(c, ends[0]);
+    c->our_fd = sys_move_up(c, ends[1]);
+    c->socket_inodes[0] = sys_socket_inode(c->guest_fd);
+    c->socket_inodes[1] = sys_socket_inode(c->our_fd);
+    return 0;
+}
+
+/* Out of the program's table, where the numbers may mean something else by now. */
+PART void close_sockets(const inject_context_t *c) {
+    if (sys_socket_inode(c->guest_fd) == c->socket_inodes[0]) sys_close(c->guest_fd);
+    if (sys_socket_inode(c->our_fd) == c->socket_inodes[1]) sys_close(c->our_fd);
+}
+
+PART void borrowed_make_guest(inject_context_t *c) {
+    long r = c->own_socket ? 0 : make_sockets(c);
     if (r < 0) {
         borrowed_failed(c, INJECT_STEP_SOCKETPAIR, r);
         return;
     }
-    c->guest_fd = sys_move_up(c, ends[0]);
-    c->our_fd = sys_move_up(c, ends[1]);
     unsigned long thread;
     c->attr_init(c->thread_attr);
     c->attr_setdetachstate(c->thread_attr, PTHREAD_CREATE_DETACHED);
@@ -78,6 +106,61 @@ STUB __attribute__((visibility("hidden"))) void inject_stub_borrowed(inject_cont
     int errno_before = *errno_place;
     borrowed_make_guest(c);
     *errno_place = errno_before;
+}
+
+PART void sys_sleep_ms(void) {
+    struct timespec pause;
+    pause.tv_sec = 0;
+    pause.tv_nsec = 1000000;
+    call3(SYS_nanosleep, (long)&pause, 0, 0);
+}
+
+/* ── The closer ── */
+
+/* Has the program's table, no stack but its own, and of libc nothing: system calls alone. */
+STUB __attribute__((visibility("hidden"), noreturn)) void inject_stub_close(inject_context_t *c) {
+    const volatile int32_t *let_go = &c->let_go;
+    while (!*let_go) sys_sleep_ms();
+    close_sockets(c);
+    for (;;) call3(SYS_exit, 0, 0, 0);
+}
+
+PART long guest_start_closer(inject_context_t *c) {
+    register long child_tid __asm__("r10") = (long)&c->closer;
+    register inject_context_t *context __asm__("r12") = c;
+    long stack = (long)(c->region + INJECT_CODE_BYTES + INJECT_CONTEXT_BYTES + INJECT_CLOSER_BYTES);
+    long flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM |
+                 CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID;
+    long result;
+    __asm__ volatile("syscall\n"
+                     "test %%rax, %%rax\n"
+                     "jnz 1f\n"
+                     "xor %%ebp, %%ebp\n"
+                     "mov %%r12, %%rdi\n"
+                     "call inject_stub_close\n"
+                     "1:\n"
+                     : "=a"(result)
+                     : "a"(SYS_clone), "D"(flags), "S"(stack), "d"(&c->closer), "r"(child_tid),
+                       "r"(context)
+                     : "rcx", "r11", "memory", "cc");
+    return result < 0 ? result : 0;
+}
+
+/* ── The guest ── */
+
+/* A table of file descriptors of its own with nothing in it but `keep`; -1 = nothing at all. */
+PART long guest_own_files(int keep) {
+    long all = keep < 0 ? 0xffffffffL : (long)keep - 1;
+    long r = keep == 0 ? call3(SYS_unshare, CLONE_FILES, 0, 0)
+                       : call3(SYS_close_range, 0, all, CLOSE_RANGE_UNSHARE);
+    if (r == 0 && keep < 0) return 0;
+    if (r == 0) r = call3(SYS_close_range, (long)keep + 1, 0xffffffffL, 0);
+    if (r == 0) return 0;
+    /* Before Linux 5.9 there is no close_range. */
+    r = call3(SYS_unshare, CLONE_FILES, 0, 0);
+    for (int fd = 0; r == 0 && fd < LOOK_AT_FDS; fd++)
+        if (fd != keep) sys_close(fd);
+    return r;
 }
 
 PART bool guest_say(const inject_context_t *c, uint64_t magic, int code, const char *text) {
@@ -111,8 +194,6 @@ typedef struct gift {
 
 /* Waits for the library's file descriptor, and for a directory where the target has no /proc. */
 PART void guest_receive(const inject_context_t *c, gift_t *gift) {
-    gift->memfd = -1;
-    gift->proc_dir = -1;
     struct pollfd p;
     p.fd = c->guest_fd;
     p.events = POLLIN;
@@ -180,25 +261,41 @@ PART void guest_unblock_libc(void) {
           0);
 }
 
-STUB __attribute__((visibility("hidden"))) void inject_stub_serve(inject_context_t *c) {
+/* Gets a table of its own and its socket into it. */
+PART long guest_settle(inject_context_t *c) {
+    long r = c->own_socket ? 0 : guest_start_closer(c);
+    if (r < 0) close_sockets(c);
+    if (r == 0) r = guest_own_files(c->own_socket ? -1 : c->guest_fd);
+    if (r == 0 && c->own_socket) r = make_sockets(c);
+    if (r == 0 && sys_socket_inode(c->guest_fd) != c->socket_inodes[0]) r = -EBADF;
+    return r;
+}
+
+PART void guest_serve(inject_context_t *c) {
     gift_t gift;
-    guest_unblock_libc();
-    call3(SYS_madvise, (long)c->region, (long)c->region_bytes, MADV_DONTFORK);
-    call3(SYS_prctl, PR_SET_NAME, (long)c->thread_name, 0);
+    gift.memfd = -1;
+    gift.proc_dir = -1;
     guest_say(c, INJECT_HELLO_MAGIC, 0, 0);
     guest_receive(c, &gift);
-    sys_close(c->our_fd); /* fetched by now, or nobody will */
+    *(volatile int32_t *)&c->let_go = 1;
+    if (c->own_socket) sys_close(c->our_fd); /* fetched by now, or nobody will */
     if (gift.memfd >= 0) guest_host_library(c, &gift);
     sys_close(gift.memfd);
     sys_close(gift.proc_dir);
     sys_close(c->guest_fd);
+}
+
+STUB __attribute__((visibility("hidden"))) void inject_stub_serve(inject_context_t *c) {
+    call3(SYS_madvise, (long)c->region, (long)c->region_bytes, MADV_DONTFORK);
+    call3(SYS_prctl, PR_SET_NAME, (long)c->thread_name, 0);
+    long settled = guest_settle(c); /* with all signals blocked, for the closer */
+    guest_unblock_libc();
+    *(volatile int32_t *)&c->ready = (int32_t)(settled < 0 ? settled : call3(SYS_gettid, 0, 0, 0));
+    if (settled == 0) guest_serve(c);
+    *(volatile int32_t *)&c->let_go = 1;
     const volatile int64_t *left = c->left;
-    while (left[0] == 0 && left[1] == 0) {
-        struct timespec pause;
-        pause.tv_sec = 0;
-        pause.tv_nsec = 1000000;
-        call3(SYS_nanosleep, (long)&pause, 0, 0);
-    }
+    const volatile int32_t *closer = &c->closer;
+    while ((left[0] == 0 && left[1] == 0) || *closer) sys_sleep_ms();
 }
 
 #define STRING_OF(x) #x

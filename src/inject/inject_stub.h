@@ -1,23 +1,31 @@
 /* The code that runs in the target: copied there byte by byte, so it knows no address but those in its context.
  *
  *   region, made by mmap in the target
- *   ┌───────────────┬────────────────────┬──────────────────────────────┐
- *   │ code (r-x)    │ context (rw-)      │ stack of the borrowed thread │
- *   └───────────────┴────────────────────┴──────────────────────────────┘
+ *   ┌───────────────┬────────────────────┬──────────────────┬──────────────────────────────┐
+ *   │ code (r-x)    │ context (rw-)      │ closer's stack   │ stack of the borrowed thread │
+ *   └───────────────┴────────────────────┴──────────────────┴──────────────────────────────┘
  *
- * The borrowed thread enters at inject_stub_enter with rbx = context and rsp = end of the region. It makes a socketpair and
- * the guest thread, then leaves by a system call instruction of libc whose kernel half writes `left`
+ * The borrowed thread enters at inject_stub_enter with rbx = context and rsp = end of the region. It makes the guest
+ * thread, then leaves by a system call instruction of libc whose kernel half writes `left`
  * and whose return goes to the signal frame on its own stack: once `left` is set, nothing of it is in the region.
- * The guest enters at inject_stub_guest, does the rest, waits for `left`, and unmaps the region by a tail jump. */
+ * The guest enters at inject_stub_guest, does the rest, waits for `left`, and unmaps the region by a tail jump.
+ *
+ * The guest has a table of file descriptors of its own, empty but for its socket: whatever it or the agent opens, no
+ * number of the program's is taken between a close and an open that counts on it, nothing that the program closes
+ * is ours, and what it forks inherits nothing. Since Linux 6.9 lowtide fetches the other end of the socket out of that
+ * table (PIDFD_THREAD). Before, the borrowed thread makes the socketpair among the program's descriptors, with high
+ * numbers, and when both ends have been taken out of there, a bare thread (the closer) that was split off before the
+ * guest got its own table closes them. */
 #ifndef LOWTIDE_INJECT_STUB_H
 #define LOWTIDE_INJECT_STUB_H
 
 #include <stddef.h>
 #include <stdint.h>
 
-#define INJECT_CODE_BYTES    4096
+#define INJECT_CODE_BYTES    8192
 #define INJECT_CONTEXT_BYTES 4096
-#define INJECT_STACK_BYTES   (64 * 1024)
+#define INJECT_CLOSER_BYTES  (8 * 1024)
+#define INJECT_STACK_BYTES   (INJECT_CLOSER_BYTES + 56 * 1024)
 #define INJECT_REGION_BYTES  (INJECT_CODE_BYTES + INJECT_CONTEXT_BYTES + INJECT_STACK_BYTES)
 #define INJECT_GUEST_STACK   (1024 * 1024)
 
@@ -51,6 +59,13 @@ typedef struct inject_context {
     int32_t guest_fd, our_fd; /* the two ends of the socketpair */
     int64_t left[2]; /* a timespec: not zero once the borrowed thread has left the region */
     uint64_t thread_attr[16];
+    int32_t
+        own_socket; /* written before the start: the guest makes the socketpair, in its own table */
+    int32_t ready;  /* its thread id once it has; or a negative errno */
+    int32_t closer,
+        let_go; /* the closer's thread id while it is there, and the word that it waits for */
+    uint64_t socket_inodes
+        [2]; /* of guest_fd and our_fd: the program may close any number and open another file by it */
 } inject_context_t;
 
 _Static_assert(sizeof(inject_context_t) <= INJECT_CONTEXT_BYTES, "the context fits its page");

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -14,8 +15,18 @@ REAPER = EXECUTABLE.parent / "inject_reaper"  # runs a command and kills it at i
 
 
 def inject(
-    pid: int, count: int = 1, timeout_ms: int = 30000, *, driver: Path = DRIVER, agent: Path = AGENT
+    pid: int,
+    count: int = 1,
+    timeout_ms: int = 30000,
+    *,
+    driver: Path = DRIVER,
+    agent: Path = AGENT,
+    shared_files: bool = False,
 ) -> subprocess.CompletedProcess[str]:
-    """Brings the agent into the process and takes it out, count times. A failure is one line in stderr."""
+    """Brings the agent into the process and takes it out, count times. A failure is one line in stderr.
+
+    shared_files: as on a Linux before 6.9.
+    """
     command = [driver, str(pid), agent, str(count), str(timeout_ms)]
-    return subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=600)
+    environment = {**os.environ, "SHARED_FILES": "1"} if shared_files else None
+    return subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=600, env=environment)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -150,6 +151,77 @@ stop.set()
 [t.join() for t in threads]
 print(errors or "fine")
 """
+
+
+# Each counts on the numbers of its file descriptors, in a loop beside main.
+COUNTING_ON_NUMBERS = {
+    "that closes a number and counts on getting it again": """
+import os, sys, threading
+wrong, turns, done = 0, 0, False
+def replug():
+    global wrong, turns
+    while not done:
+        saved = os.dup(1)
+        os.close(1)
+        new = os.open("/dev/null", os.O_WRONLY)
+        wrong += new != 1
+        os.dup2(saved, 1)
+        os.close(saved)
+        if new != 1: os.close(new)
+        turns += 1
+""",
+    "that closes all that it does not know": """
+import os, sys, threading
+wrong, turns, done = 0, 0, False
+def replug():
+    global wrong, turns
+    while not done:
+        os.closerange(3, 1 << 20)
+        wrong += os.dup(0) != 3
+        turns += 1
+""",
+}
+REPLUG_FRAME = """
+print("ready", flush=True)
+t = threading.Thread(target=replug); t.start()
+sys.stdin.read()
+done = True
+t.join()
+print("wrong numbers", wrong, "turns", turns > 0)
+"""
+LINUX = tuple(int(n) for n in os.uname().release.split("-")[0].split(".")[:2])
+
+
+@pytest.mark.skipif(LINUX < (6, 9), reason="only since Linux 6.9 nothing of ours is ever in the program's table")
+@pytest.mark.parametrize("what", COUNTING_ON_NUMBERS)
+def test_no_number_is_taken_from_a_target(target_python: Python, spawn: Spawn, what: str) -> None:
+    target = spawn(target_python, COUNTING_ON_NUMBERS[what] + REPLUG_FRAME)
+    done = inject(target.pid, 100)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert target.finish() == (0, "wrong numbers 0 turns True\n")
+
+
+def test_a_target_that_closes_our_socket_is_visited_again_and_not_harmed(local_python: Python, spawn: Spawn) -> None:
+    """As before Linux 6.9, when the socket was among the program's descriptors for a moment."""
+    code = COUNTING_ON_NUMBERS["that closes all that it does not know"].replace(
+        "turns += 1", "turns += 1; threading.Event().wait(0.002)"
+    )
+    target = spawn(local_python, code + REPLUG_FRAME)
+    outcomes = {inject(target.pid, shared_files=True).returncode for _ in range(20)}
+    assert 0 in outcomes
+    status, said = target.finish()
+    assert (status, said.split()[-2:]) == (0, ["turns", "True"])
+
+
+@pytest.mark.parametrize("what", ["in a Python loop", "starting threads"])
+def test_where_threads_cannot_be_reached_it_is_as_well(target_python: Python, spawn: Spawn, what: str) -> None:
+    setup, body = BUSY[what]
+    target = spawn(target_python, FRAME.format(setup=setup, body=body))
+    before = sorted(fd.name for fd in Path(f"/proc/{target.pid}/fd").iterdir())
+    done = inject(target.pid, 20, shared_files=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert sorted(fd.name for fd in Path(f"/proc/{target.pid}/fd").iterdir()) == before
+    assert target.finish() == (0, "fine\n")
 
 
 def test_a_target_with_thirty_threads_goes_on(target_python: Python, spawn: Spawn) -> None:

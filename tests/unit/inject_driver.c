@@ -1,5 +1,5 @@
 /* inject_driver PID LIBRARY [COUNT [TIMEOUT_MS [STAY_MS]]]: brings the library in, exchanges a packet with it, takes it out,
- * COUNT times. Prints what went wrong as one line; status 0 only when all went well. */
+ * COUNT times; where $SHARED_FILES is set, as before Linux 6.9. Prints what went wrong as one line; status 0 only when all went well. */
 #include "inject/inject.h"
 
 #include <stdio.h>
@@ -28,7 +28,8 @@ int main(int argc, char **argv) {
     if (argc < 3) return 2;
     int count = argc > 3 ? atoi(argv[3]) : 1;
     inject_options_t options = {.library_path = argv[2],
-                                .timeout_ms = argc > 4 ? atoi(argv[4]) : 0};
+                                .timeout_ms = argc > 4 ? atoi(argv[4]) : 0,
+                                .shared_files = getenv("SHARED_FILES") != NULL};
     err_t e = {""};
     for (int i = 0; i < count; i++) {
         int status = once(atoi(argv[1]), &options, argc > 5 ? atoi(argv[5]) : 0, &e);
