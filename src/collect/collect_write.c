@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "collect/collect_write.h"
 
+#include "collect/collect_source.h"
 #include "format/rec_table.h"
 
 #include <inttypes.h>
@@ -48,11 +49,14 @@ static void write_processes(const collect_t *c, rec_writer_t *w, bool all) {
     if (begun) rec_table_end(w);
 }
 
-static void write_frames(const collect_t *c, rec_writer_t *w, size_t from) {
-    static const rec_table_column_t columns[] = {
-        {"kind", REC_VARINT}, {"function", REC_TEXT},     {"file", REC_TEXT},
-        {"line", REC_VARINT}, {"first_line", REC_VARINT}, {"offset", REC_VARINT}};
+static void write_frames(const collect_t *c, rec_writer_t *w, size_t from, bool all) {
+    static const rec_table_column_t columns[] = {{"kind", REC_VARINT},       {"function", REC_TEXT},
+                                                 {"file", REC_TEXT},         {"line", REC_VARINT},
+                                                 {"first_line", REC_VARINT}, {"offset", REC_VARINT},
+                                                 {"source", REC_TEXT}};
+    collect_sources_t sources = {0};
     if (from >= c->sites.frames.count) return;
+    if (all) sources_read(&c->sites, &sources); /* not each second, for the live file */
     BEGIN(w, "frames", columns);
     for (size_t i = from; i < c->sites.frames.count; i++) {
         const collect_frame_t *f = c->sites.frames.at + i;
@@ -62,8 +66,10 @@ static void write_frames(const collect_t *c, rec_writer_t *w, size_t from) {
         rec_table_number(w, f->line);
         rec_table_number(w, f->first_line);
         rec_table_number(w, f->offset);
+        put_text(w, sources_at(&sources, i));
     }
     rec_table_end(w);
+    sources_free(&sources);
 }
 
 static void write_stacks(const collect_t *c, rec_writer_t *w, size_t from) {
@@ -215,7 +221,7 @@ static void write_meta(const collect_t *c, rec_writer_t *w, bool heap) {
 
 static void write_tables(const collect_t *c, rec_writer_t *w, bool all) {
     write_processes(c, w, all);
-    write_frames(c, w, all ? 0 : c->live_frames);
+    write_frames(c, w, all ? 0 : c->live_frames, all);
     write_stacks(c, w, all ? 0 : c->live_stacks);
     write_allocations(c, w, all);
     write_timeline(c, w, all ? 0 : c->live_points);

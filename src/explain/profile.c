@@ -130,7 +130,8 @@ static int profile_frames(profile_t *p) {
                                          .offset = number(p, TABLE_FRAMES, "offset", i),
                                          .function = text(p, TABLE_FRAMES, "function", i),
                                          .file = text(p, TABLE_FRAMES, "file", i),
-                                         .build_id = text(p, TABLE_FRAMES, "build_id", i)};
+                                         .build_id = text(p, TABLE_FRAMES, "build_id", i),
+                                         .source = text(p, TABLE_FRAMES, "source", i)};
     }
     return 0;
 }

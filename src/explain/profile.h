@@ -43,6 +43,7 @@ typedef struct profile_frame {
     uint32_t kind, line, first_line;
     uint64_t offset; /* native: of the instruction, in the file */
     const char *function, *file, *build_id;
+    const char *source; /* of the line; "" where not known */
 } profile_frame_t;
 
 typedef struct profile_sums {

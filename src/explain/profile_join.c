@@ -180,6 +180,7 @@ static int join_set_site(findings_t *f, const profile_frame_t *frame, model_find
     x->site_file = findings_text(f, "%s", frame->file);
     x->site_line = frame->line;
     x->site_function = findings_text(f, "%s", frame->function);
+    x->site_source = frame->source && *frame->source ? findings_text(f, "%s", frame->source) : NULL;
     return x->site_file && x->site_function ? 0 : findings_no_memory(f);
 }
 

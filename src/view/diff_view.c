@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "view/diff_view.h"
 
+#include "view/diff_lines.h"
 #include "view/json.h"
 #include "view/report_view.h"
 #include "view/units.h"
@@ -37,16 +38,24 @@ static void line_end(const screen_t *s) {
 static void recordings_text(const diff_view_t *d, const screen_t *s) {
     char size[UNITS_BYTES], count[UNITS_BYTES];
     screen_style(s, STYLE_DIM);
+    bool lines = d->lines->count > 0;
+    int rest = s->width - BYTES_CELLS - COUNT_CELLS - GAP - (lines ? 2 * BYTES_CELLS : 0);
+    if (lines) fprintf(s->file, "%*s%*s", BYTES_CELLS, "live", BYTES_CELLS, "peak");
     fprintf(s->file, "%*s%*s  recording", BYTES_CELLS, "heap", COUNT_CELLS, "objects");
     screen_style(s, STYLE_PLAIN);
     line_end(s);
-    int rest = s->width - BYTES_CELLS - COUNT_CELLS - GAP;
     for (uint32_t i = 0; i < recordings(d); i++) {
         const model_totals_t *t = model_totals(d->models[i]);
         const char *iso = lowtide_meta(model_recording(d->models[i]), "captured");
         char time[UNITS_BYTES];
         const char *when = iso ? units_time(time, iso) : NULL;
-        fprintf(s->file, "%*s", BYTES_CELLS, units_size(size, t->shallow_bytes));
+        const profile_sums_t *sums = lines ? d->lines->all.sums[i] : NULL;
+        if (lines)
+            fprintf(s->file, "%*s", BYTES_CELLS, units_size(size, sums->bytes[PROFILE_LIVE]));
+        if (lines)
+            fprintf(s->file, "%*s", BYTES_CELLS, units_size(size, sums->bytes[PROFILE_PEAK]));
+        fprintf(s->file, "%*s", BYTES_CELLS,
+                t->objects ? units_size(size, t->shallow_bytes) : screen_symbol(s, "–", "-"));
         fprintf(s->file, "%*s", COUNT_CELLS, units_count(count, t->objects));
         screen_gap(s, GAP);
         int used = screen_text(s, d->names[i], strlen(d->names[i]), rest);
@@ -159,7 +168,7 @@ void diff_text(const diff_view_t *d, const screen_t *s) {
     int64_t grown = (int64_t)(last->shallow_bytes - first->shallow_bytes);
     if (diff->findings.count) {
         view_findings_text(&diff->findings, s);
-    } else {
+    } else if (!diff_lines_first(d->lines, s)) {
         char size[UNITS_BYTES], count[UNITS_BYTES], line[200];
         snprintf(line, sizeof line, "No finding. The heap: %s, %s objects.",
                  units_growth(size, grown),
@@ -168,6 +177,7 @@ void diff_text(const diff_view_t *d, const screen_t *s) {
     }
     line_end(s);
     recordings_text(d, s);
+    diff_lines_text(d->lines, d->top, s);
     growth_list(d, s, "GROWTH BY PATH", diff->paths, diff->path_count, "path and type");
     growth_list(d, s, "GROWTH BY TYPE", diff->types, diff->type_count, "type");
 }
@@ -235,6 +245,7 @@ void diff_json(const diff_view_t *d, FILE *file) {
     recordings_json(d, &j);
     growths_json(d, &j, "types", d->diff->types, d->diff->type_count);
     growths_json(d, &j, "paths", d->diff->paths, d->diff->path_count);
+    diff_lines_json(d->lines, d->top, &j);
     view_findings_json(&d->diff->findings, &j);
     json_close(&j);
 }

@@ -4,12 +4,14 @@
 #define LOWTIDE_VIEW_DIFF_VIEW_H
 
 #include "explain/model.h"
+#include "explain/profile_diff.h"
 #include "view/screen.h"
 
 typedef struct diff_view {
     const model_t *const *models;
     const char *const *names; /* of the files */
     const model_diff_t *diff;
+    const profile_diff_t *lines; /* of no lines where a recording has no profile */
     uint32_t top;
 } diff_view_t;
 

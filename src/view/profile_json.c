@@ -88,6 +88,10 @@ static void held_json(const report_t *r, json_t *j, uint32_t site) {
     if (known) profile_held_free(&held);
 }
 
+static void source_json(const profile_frame_t *f, json_t *j) {
+    json_text(j, "source", f->source && *f->source ? f->source : NULL);
+}
+
 static void from_json(const profile_frame_t *from, json_t *j) {
     if (!from) {
         json_null(j, "from");
@@ -97,6 +101,7 @@ static void from_json(const profile_frame_t *from, json_t *j) {
     json_text(j, "file", from->file);
     json_uint(j, "line", from->line);
     json_text(j, "function", from->function);
+    source_json(from, j);
     json_close(j);
 }
 
@@ -118,6 +123,7 @@ void profile_json(const report_t *r, json_t *j) {
         json_text(j, "file", site->frame.file);
         json_uint(j, "line", site->frame.line);
         json_text(j, "function", site->frame.function);
+        source_json(&site->frame, j);
         json_uint(j, "live_bytes", site->sums.bytes[PROFILE_LIVE]);
         json_uint(j, "live_blocks", site->sums.blocks[PROFILE_LIVE]);
         json_uint(j, "peak_bytes", site->sums.bytes[PROFILE_PEAK]);

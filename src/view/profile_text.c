@@ -6,6 +6,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 enum {
@@ -219,9 +220,11 @@ static void processes_text(const report_t *r, const screen_t *s) {
 
 /* ---- Sites ---- */
 
-/* The line of source, without what it is indented by; false where the file is not there. */
-static bool source_line(const char *path, uint32_t line, char *out, size_t room) {
-    if (path[0] != '/' || !line) return false;
+/* The line of source, without what it is indented by, from the file as it is now: for recordings
+ * that do not have it. false where it is not there. */
+static bool source_read(const char *path, uint32_t line, char *out, size_t room) {
+    struct stat st;
+    if (path[0] != '/' || !line || stat(path, &st) || !S_ISREG(st.st_mode)) return false;
     FILE *f = fopen(path, "re");
     char *text = NULL;
     size_t size = 0;
@@ -237,6 +240,12 @@ static bool source_line(const char *path, uint32_t line, char *out, size_t room)
     }
     free(text);
     return n > 0 && out[0];
+}
+
+static bool source_line(const profile_frame_t *f, char *out, size_t room) {
+    if (!f->source || !*f->source) return source_read(f->file, f->line, out, room);
+    snprintf(out, room, "%s", f->source);
+    return true;
 }
 
 /* A path as people say it: of libraries what stands behind the directory that all are in, of files
@@ -264,23 +273,22 @@ const char *view_place(char *out, size_t room, const char *file, uint32_t line) 
     return out;
 }
 
-void view_made_text(const screen_t *s, const char *lead, const char *file, uint32_t line,
-                    const char *function, int indent) {
+void view_made_text(const screen_t *s, const char *lead, const profile_frame_t *f, int indent) {
     char text[LINE_BYTES];
     int rest = s->width - indent;
     screen_gap(s, indent);
     screen_style(s, STYLE_DIM);
     int used = screen_text(s, lead, strlen(lead), rest);
     screen_style(s, STYLE_PLAIN);
-    view_place(text, sizeof text, file, line);
+    view_place(text, sizeof text, f->file, f->line);
     used += screen_text(s, text, strlen(text), rest - used);
-    if (*function && rest - used - GAP > 3) {
+    if (*f->function && rest - used - GAP > 3) {
         screen_gap(s, GAP);
         screen_style(s, STYLE_ACCENT);
-        used += GAP + screen_text(s, function, strlen(function), rest - used - GAP);
+        used += GAP + screen_text(s, f->function, strlen(f->function), rest - used - GAP);
         screen_style(s, STYLE_PLAIN);
     }
-    if (!source_line(file, line, text, sizeof text)) {
+    if (!source_line(f, text, sizeof text)) {
         line_end(s);
         return;
     }
@@ -352,8 +360,8 @@ static void site_text(const report_t *r, const screen_t *s, uint32_t index, int 
         dim(s, "while modules were imported", rest);
         line_end(s);
     } else if (from) {
-        view_made_text(s, "from ", from->file, from->line, from->function, indent);
-    } else if (source_line(site->frame.file, site->frame.line, line, sizeof line)) {
+        view_made_text(s, "from ", from, indent);
+    } else if (source_line(&site->frame, line, sizeof line)) {
         screen_gap(s, indent);
         dim(s, line, rest);
         line_end(s);

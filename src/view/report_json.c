@@ -146,6 +146,7 @@ void view_findings_json(const model_findings_t *f, json_t *j) {
             json_text(j, "file", one->site_file);
             json_uint(j, "line", one->site_line);
             json_text(j, "function", one->site_function);
+            json_text(j, "source", one->site_source);
             json_close(j);
         } else {
             json_null(j, "site");

@@ -84,9 +84,13 @@ void view_findings_text(const model_findings_t *f, const screen_t *s) {
         screen_text(s, tail, (size_t)n, cells - used);
         screen_style(s, STYLE_PLAIN);
         line_end(s);
-        if (one->site_file)
-            view_made_text(s, "made by ", one->site_file, one->site_line,
-                           one->site_function ? one->site_function : "", indent);
+        if (one->site_file) {
+            profile_frame_t made = {.file = one->site_file,
+                                    .line = one->site_line,
+                                    .function = one->site_function ? one->site_function : "",
+                                    .source = one->site_source};
+            view_made_text(s, "made by ", &made, indent);
+        }
     }
 }
 

@@ -64,8 +64,7 @@ int report_html(const report_t *r, FILE *file, err_t *e);
 /* "app.py:13": paths of libraries and of files below the current directory without what is in front. */
 const char *view_place(char *out, size_t room, const char *file, uint32_t line);
 /* A line: where something was made, and its source where the file is there. */
-void view_made_text(const screen_t *s, const char *lead, const char *file, uint32_t line,
-                    const char *function, int indent);
+void view_made_text(const screen_t *s, const char *lead, const profile_frame_t *f, int indent);
 
 /* Shared with diff and why. */
 void view_findings_text(const model_findings_t *f, const screen_t *s);

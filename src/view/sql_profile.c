@@ -50,7 +50,8 @@ enum {
     STACK_FILE,
     STACK_LINE,
     STACK_OFFSET,
-    STACK_BUILD
+    STACK_BUILD,
+    STACK_SOURCE
 };
 enum {
     SAMPLE_PROCESS,
@@ -120,6 +121,7 @@ const sql_table_t sql_profile_tables[] = {
          {"line", "INTEGER", "in that file; NULL where not known", 0, 0},
          {"offset", "INTEGER", "of a native frame, in its library", 0, 0},
          {"build_id", "TEXT", "of that library", 0, 0},
+         {"source", "TEXT", "the text of the line, where the recording has it", 0, 0},
      }},
     {"samples",
      "sampled blocks that were alive when the heap was captured",
@@ -320,6 +322,7 @@ static void stack_value(const profile_t *p, uint32_t row, int column, sqlite3_co
     if (column == STACK_FILE) put_text(ctx, f->file);
     if (column == STACK_LINE && f->line) put_number(ctx, f->line);
     if (column == STACK_OFFSET && f->kind == PROFILE_NATIVE) put_number(ctx, f->offset);
+    if (column == STACK_SOURCE && *f->source) put_text(ctx, f->source);
     if (column == STACK_BUILD && *f->build_id) put_text(ctx, f->build_id);
 }
 

@@ -1,6 +1,7 @@
 /* A recording with a fixed allocation profile, for the tests of what is shown of it.
  *
- *     profile_recording OUT SOURCE [MODE [INTERVAL]]       SOURCE: the file that the frames name
+ *     profile_recording OUT SOURCE [MODE [INTERVAL [SHIFT [MORE]]]]    SOURCE: the file that the frames name;
+ *                       SHIFT: its functions stand so many lines lower; MORE: MiB more that load keeps
  *
  * Two processes, of which the second was killed; app.main calls load (line 3: alive), parse (line 6: only at the peak; by
  * it json.decoder, much made) and spin (line 9: much made, nothing kept), and a library has a little. MODE 1 sampled, 2 exact (default 1, 524288).
@@ -17,6 +18,8 @@
     rec_table_begin(w, name, columns, sizeof(columns) / sizeof((columns)[0]))
 
 enum { MIB = 1 << 20 };
+
+static uint64_t shift, more;
 
 static void text(rec_writer_t *w, const char *value) {
     rec_table_text(w, value, strlen(value));
@@ -52,25 +55,29 @@ static void processes(rec_writer_t *w, uint64_t mode, uint64_t interval) {
 }
 
 static void frame(rec_writer_t *w, uint64_t kind, const char *function, const char *file,
-                  uint64_t line) {
+                  uint64_t line, const char *of_line) {
     rec_table_number(w, kind);
     text(w, function);
     text(w, file);
-    rec_table_number(w, line);
+    rec_table_number(w, line ? line + shift : 0);
+    text(w, of_line);
 }
 
 static void stacks(rec_writer_t *w, const char *source) {
-    static const rec_table_column_t frames[] = {
-        {"kind", REC_VARINT}, {"function", REC_TEXT}, {"file", REC_TEXT}, {"line", REC_VARINT}};
+    static const rec_table_column_t frames[] = {{"kind", REC_VARINT},
+                                                {"function", REC_TEXT},
+                                                {"file", REC_TEXT},
+                                                {"line", REC_VARINT},
+                                                {"source", REC_TEXT}};
     static const rec_table_column_t columns[] = {{"parent", REC_VARINT}, {"frame", REC_VARINT}};
     BEGIN(w, "frames", frames);
-    frame(w, 1, "<module>", source, 11);
-    frame(w, 1, "load", source, 3);
-    frame(w, 1, "parse", source, 6);
-    frame(w, 1, "spin", source, 9);
-    frame(w, 2, "PyBytes_FromStringAndSize", "/usr/lib/libpython3.13.so", 0);
-    frame(w, 1, "JSONDecoder.decode", "/usr/lib/python3.13/json/decoder.py", 337);
-    frame(w, 1, "namedtuple", "/usr/lib/python3.13/collections/__init__.py", 400);
+    frame(w, 1, "<module>", source, 11, "");
+    frame(w, 1, "load", source, 3, "return [bytes(64) for _ in range(1000)]");
+    frame(w, 1, "parse", source, 6, "return json.loads(text * 200)");
+    frame(w, 1, "spin", source, 9, "");
+    frame(w, 2, "PyBytes_FromStringAndSize", "/usr/lib/libpython3.13.so", 0, "");
+    frame(w, 1, "JSONDecoder.decode", "/usr/lib/python3.13/json/decoder.py", 337, "");
+    frame(w, 1, "namedtuple", "/usr/lib/python3.13/collections/__init__.py", 400, "");
     rec_table_end(w);
     BEGIN(w, "stacks", columns);
     NUMBERS(w, 0, 0); /* 0: <module> */
@@ -97,8 +104,8 @@ static void allocations(rec_writer_t *w, uint64_t mode) {
     uint64_t mega = mode == 1 ? 25 * MIB : 0;
     BEGIN(w, "allocations", columns);
     NUMBERS(w, 0, 1, 3, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0); /* replaced below */
-    NUMBERS(w, 0, 1, 3, 64 * MIB, 1000, 64 * MIB, 1000, 64 * MIB, 1000, 64 * MIB, 1000, mega, mega,
-            mega);
+    NUMBERS(w, 0, 1, 3, (64 + more) * MIB, 1000, 64 * MIB, 1000, 64 * MIB, 1000, 64 * MIB, 1000,
+            mega, mega, mega);
     NUMBERS(w, 0, 1, 1, 8 * MIB, 10, 8 * MIB, 10, 8 * MIB, 10, 8 * MIB, 10, 0, 0, 0);
     NUMBERS(w, 0, 4, 1, 0, 0, 200 * MIB, 200, 200 * MIB, 200, 200 * MIB, 200, 0, mega, mega);
     NUMBERS(w, 0, 3, 3, 0, 0, UINT64_C(4096) * MIB, 1000000, MIB, 100, MIB, 100, 0, mega, 0);
@@ -139,11 +146,13 @@ int main(int argc, char **argv) {
     err_t e;
     rec_writer_t *w;
     if (argc < 3) {
-        fputs("usage: profile_recording OUT SOURCE [MODE [INTERVAL]]\n", stderr);
+        fputs("usage: profile_recording OUT SOURCE [MODE [INTERVAL [SHIFT [MORE]]]]\n", stderr);
         return 2;
     }
     uint64_t mode = argc > 3 ? strtoull(argv[3], NULL, 10) : 1;
     uint64_t interval = argc > 4 ? strtoull(argv[4], NULL, 10) : mode == 1 ? 524288 : 0;
+    shift = argc > 5 ? strtoull(argv[5], NULL, 10) : 0;
+    more = argc > 6 ? strtoull(argv[6], NULL, 10) : 0;
     int fd = open(argv[1], O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
     if (fd < 0 || rec_open(&w, fd, 0, UINT64_C(1790000000123456789), &e)) return 1;
     rec_meta(w, "pid", "4711");

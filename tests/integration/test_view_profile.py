@@ -70,8 +70,18 @@ def test_what_a_process_had_when_it_ended_is_not_alive_at_the_end(lowtide, profi
 def test_a_line_of_a_library_is_told_with_the_programs_own_line_that_it_came_by(lowtide, profile):
     sites = {site["function"]: site for site in report(lowtide, profile)["allocations"]["sites"]}
     app = str(profile.parent / "app.py")
-    assert sites["JSONDecoder.decode"]["from"] == {"file": app, "line": 6, "function": "parse"}
-    assert sites["namedtuple"]["from"] == {"file": app, "line": 11, "function": "<module>"}
+    assert sites["JSONDecoder.decode"]["from"] == {
+        "file": app,
+        "line": 6,
+        "function": "parse",
+        "source": "return json.loads(text * 200)",
+    }
+    assert sites["namedtuple"]["from"] == {
+        "file": app,
+        "line": 11,
+        "function": "<module>",
+        "source": None,
+    }
     assert sites["parse"]["from"] is None
     shown = lowtide("report", profile, env=UTF8, cwd=profile.parent).stdout
     (below,) = re.findall(r"  json/decoder.py:337  JSONDecoder.decode\n +(.*)", shown.split("CHURN")[1])
@@ -118,7 +128,12 @@ def test_the_report_tells_processes_the_peak_and_the_timeline(lowtide, profile):
 def test_what_was_alive_only_at_the_peak_is_a_finding_with_its_line(lowtide, profile):
     (finding,) = report(lowtide, profile)["findings"]
     assert finding["kind"] == "temporary-peak"
-    assert finding["site"] == {"file": str(profile.parent / "app.py"), "line": 6, "function": "parse"}
+    assert finding["site"] == {
+        "file": str(profile.parent / "app.py"),
+        "line": 6,
+        "function": "parse",
+        "source": "return json.loads(text * 200)",
+    }
     assert finding["bytes"] == 200 * MIB
     assert "generator" in finding["fix"]
 
