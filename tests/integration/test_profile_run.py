@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -57,6 +59,27 @@ def test_the_lines_that_made_it_the_peak_and_the_timeline_stand_beside_the_heap(
     assert max(int(point["rss_bytes"]) for point in points) > 80_000_000
     (process,) = recording.table_rows("processes")
     assert (process["how"], process["status"], process["mode"]) == (1, 1, 2 if options else 1)
+
+
+@pytest.mark.parametrize("mode", ["sampled", "exact"])
+def test_memory_of_every_kind_stands_in_the_report(mode: str, lowtide: Lowtide, tmp_path: Path) -> None:
+    pytest.importorskip("numpy")
+    code = """
+import mmap
+import numpy
+def of_libc(): return numpy.arange(5_000_000)
+def mapped():
+    pages = mmap.mmap(-1, 30_000_000)
+    pages.write(bytes(30_000_000))
+    return pages
+def of_objects(): return bytes(20_000_000)
+kept = of_libc(), mapped(), of_objects()
+"""
+    run(lowtide, tmp_path, code, *(["--exact"] if mode == "exact" else []), "--python", sys.executable)
+    report = json.loads(lowtide("report", "--json", tmp_path / "t.tide").stdout)
+    for function, expected in (("of_libc", 40e6), ("mapped", 30e6), ("of_objects", 20e6)):
+        sites = [site for site in report["allocations"]["sites"] if site["function"] == function]
+        assert abs(sum(site["live_bytes"] for site in sites) - expected) < 2e6, sites
 
 
 @pytest.mark.parametrize(
