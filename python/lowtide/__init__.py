@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lowtide._inside import Snapshot, retained, snapshot, why
-from lowtide._ledger import Freed, Layer, Ledger, Line, free, rss
+from lowtide._ledger import Freed, Layer, Ledger, Line, Pin, free, rss
 from lowtide._profile import mark, start, stop
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ __all__ = [
     "Limit",
     "LimitStats",
     "Line",
+    "Pin",
     "Pool",
     "Pressure",
     "RemoteError",

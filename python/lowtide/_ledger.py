@@ -25,6 +25,23 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
+class Pin:
+    """What keeps arenas of Python's allocator that are less than a quarter full, by type.
+
+    Each arena counts for the type that has most bytes in it, containers before what they hold. A recording of the heap tells more: the path to what holds them.
+    """
+
+    type: str
+    objects: int
+    """Of this type in such arenas; or ``(no object)`` for tables and other blocks that are none."""
+    arenas: int
+    bytes: int
+    """Resident, of these arenas."""
+    returnable_bytes: int
+    """Of it, what :func:`free` gives back although the arenas stay."""
+
+
+@dataclass(frozen=True, slots=True)
 class Ledger:
     """Where every resident byte of this process is. ``print`` shows it as a table."""
 
@@ -36,6 +53,8 @@ class Ledger:
     """In huge pages: within the sum."""
     lines: list[Line]
     """The last one is what is unexplained."""
+    pins: list[Pin]
+    """Most bytes first."""
 
     def __str__(self) -> str:
         rows = [
@@ -51,8 +70,8 @@ def rss() -> Ledger:
 
     Raises RuntimeError where this Python is none that lowtide knows, or /proc cannot be read.
     """
-    resident, swapped, huge, lines = _core.ledger()
-    return Ledger(resident, swapped, huge, [Line(*line) for line in lines])
+    resident, swapped, huge, lines, pins = _core.ledger()
+    return Ledger(resident, swapped, huge, [Line(*line) for line in lines], [Pin(*pin) for pin in pins])
 
 
 @dataclass(frozen=True, slots=True)

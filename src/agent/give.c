@@ -20,6 +20,16 @@ static int say_line(const give_t *g, const char *name, uint64_t bytes, uint64_t 
     return ctl_send(g->sock, &m, -1, LINE_WAIT_MS, e);
 }
 
+static int say_pin(const give_t *g, const pins_line_t *p, err_t *e) {
+    ctl_msg_t m = {.type = CTL_PIN,
+                   .pin = {.objects = p->objects,
+                           .bytes = p->bytes,
+                           .returnable_bytes = p->returnable_bytes,
+                           .arenas = p->arenas}};
+    snprintf(m.pin.type, sizeof m.pin.type, "%s", p->type);
+    return ctl_send(g->sock, &m, -1, LINE_WAIT_MS, e);
+}
+
 /* Takes the GIL, and proves the layout where that has not been done. */
 static int hold(const give_t *g, uint32_t timeout_ms, ctl_result_t *result, err_t *e) {
     int64_t began_us = free_now_us();
@@ -70,10 +80,13 @@ static int serve_rss(const give_t *g, const ctl_free_t *ask, ctl_result_t *resul
         const ledger_line_t *line = &l->lines[i];
         status = say_line(g, line->name, line->bytes, line->returnable_bytes, line->note, e);
     }
+    for (uint32_t i = 0; !status && i < l->pools.pin_count; i++)
+        status = say_pin(g, &l->pools.pins[i], e);
     result->bytes = l->rss_bytes;
     result->objects =
         l->swap_bytes; /* RESULT's other figures are of a capture; these two are not */
     result->references = l->huge_bytes;
+    ledger_free(l);
     mem_unmap(l, sizeof *l);
     return status;
 }

@@ -48,10 +48,23 @@ static PyObject *build(const ledger_t *l) {
         if (!one || PyList_Append(lines, one)) Py_CLEAR(lines);
         Py_XDECREF(one);
     }
-    if (!lines) return NULL;
-    return Py_BuildValue("KKKN", (unsigned long long)l->rss_bytes,
+    PyObject *pins = lines ? PyList_New(0) : NULL;
+    for (uint32_t i = 0; pins && i < l->pools.pin_count; i++) {
+        const pins_line_t *p = &l->pools.pins[i];
+        PyObject *one =
+            Py_BuildValue("NKIKK", PyUnicode_DecodeFSDefault(p->type),
+                          (unsigned long long)p->objects, (unsigned)p->arenas,
+                          (unsigned long long)p->bytes, (unsigned long long)p->returnable_bytes);
+        if (!one || PyList_Append(pins, one)) Py_CLEAR(pins);
+        Py_XDECREF(one);
+    }
+    if (!pins) {
+        Py_XDECREF(lines);
+        return NULL;
+    }
+    return Py_BuildValue("KKKNN", (unsigned long long)l->rss_bytes,
                          (unsigned long long)l->swap_bytes, (unsigned long long)l->huge_bytes,
-                         lines);
+                         lines, pins);
 }
 
 PyObject *core_ledger(PyObject *module, PyObject *unused) {
@@ -73,6 +86,7 @@ PyObject *core_ledger(PyObject *module, PyObject *unused) {
         PyErr_SetString(PyExc_RuntimeError, e.text);
     else
         result = build(l);
+    ledger_free(l);
     mem_unmap(l, sizeof *l);
     return result;
 }

@@ -39,6 +39,8 @@ static int converse(int sock, pid_t pid, const ctl_msg_t *question, answer_t *an
         }
         if (!status && m.type == CTL_LINE && answer->count < ASK_LINES_MAX)
             answer->lines[answer->count++] = m.line;
+        if (!status && m.type == CTL_PIN && answer->pin_count < ASK_PINS_MAX)
+            answer->pins[answer->pin_count++] = m.pin;
         silent_ms = status == -ETIMEDOUT ? silent_ms + LISTEN_MS : 0;
         if (status == -EINTR || (status == -ETIMEDOUT && !canceled)) status = 0;
         if (!status && silent_ms > question->free.timeout_ms + (int64_t)WORK_MS)

@@ -7,11 +7,13 @@
 
 #include <sys/types.h>
 
-enum { ASK_LINES_MAX = 128 };
+enum { ASK_LINES_MAX = 128, ASK_PINS_MAX = 16 };
 
 typedef struct answer {
     ctl_line_t lines[ASK_LINES_MAX];
     unsigned count;
+    ctl_pin_t pins[ASK_PINS_MAX];
+    unsigned pin_count;
     ctl_result_t result;
 } answer_t;
 

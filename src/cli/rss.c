@@ -12,6 +12,8 @@
 #include <string.h>
 #include <unistd.h>
 
+enum { PIN_SAID_MIN = 1 << 20 };
+
 static void print_json(pid_t pid, const answer_t *a) {
     json_t j;
     json_init(&j, stdout);
@@ -36,7 +38,32 @@ static void print_json(pid_t pid, const answer_t *a) {
         json_close(&j);
     }
     json_close(&j);
+    json_open(&j, "pins", '[');
+    for (unsigned i = 0; i < a->pin_count; i++) {
+        json_open(&j, NULL, '{');
+        json_text(&j, "type", a->pins[i].type);
+        json_uint(&j, "objects", a->pins[i].objects);
+        json_uint(&j, "arenas", a->pins[i].arenas);
+        json_uint(&j, "bytes", a->pins[i].bytes);
+        json_uint(&j, "returnable_bytes", a->pins[i].returnable_bytes);
+        json_close(&j);
+    }
     json_close(&j);
+    json_close(&j);
+}
+
+static void print_pins(const screen_t *s, const answer_t *a) {
+    char size[UNITS_BYTES], back[UNITS_BYTES], count[UNITS_BYTES];
+    for (unsigned i = 0; i < a->pin_count; i++) {
+        const ctl_pin_t *p = &a->pins[i];
+        if (p->bytes < PIN_SAID_MIN) continue;
+        if (!i) fputs("\nNearly empty arenas, and what keeps each:\n", stdout);
+        printf("%12s %12s  %u %s: %s ", units_size(size, p->bytes),
+               p->returnable_bytes ? units_size(back, p->returnable_bytes) : "", p->arenas,
+               p->arenas == 1 ? "arena" : "arenas", units_count(count, p->objects));
+        screen_text(s, p->type, strlen(p->type), INT_MAX);
+        fputc('\n', stdout);
+    }
 }
 
 static void print_text(pid_t pid, const answer_t *a) {
@@ -63,6 +90,7 @@ static void print_text(pid_t pid, const answer_t *a) {
         printf("%12s %12s  swapped out\n", units_size(size, a->result.objects), "");
     if (a->result.references)
         printf("%12s %12s  of it in huge pages\n", units_size(size, a->result.references), "");
+    print_pins(&s, a);
     if (returnable >= 1 << 20)
         printf("\n`lowtide free %d` gives %s back.\n", (int)pid, units_size(back, returnable));
 }

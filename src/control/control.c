@@ -59,6 +59,10 @@ static const field_t line_fields[] = {F(FIELD_64, ctl_line_t, bytes),
                                       F(FIELD_TEXT, ctl_line_t, name),
                                       F(FIELD_TEXT, ctl_line_t, note),
                                       {0}};
+static const field_t pin_fields[] = {
+    F(FIELD_64, ctl_pin_t, objects),          F(FIELD_64, ctl_pin_t, bytes),
+    F(FIELD_64, ctl_pin_t, returnable_bytes), F(FIELD_32, ctl_pin_t, arenas),
+    F(FIELD_TEXT, ctl_pin_t, type),           {0}};
 static const field_t no_fields[] = {{0}};
 
 static const field_t *const bodies[] = {
@@ -68,6 +72,7 @@ static const field_t *const bodies[] = {
     [CTL_PROFILE] = profile_fields,   [CTL_REGION] = region_fields,
     [CTL_STOP] = no_fields,           [CTL_FREE] = free_fields,
     [CTL_RSS] = free_fields,          [CTL_LINE] = line_fields,
+    [CTL_PIN] = pin_fields,
 };
 enum { TYPES = sizeof bodies / sizeof bodies[0] };
 _Static_assert(sizeof(ctl_result_t) + CTL_HEADER_BYTES <= CTL_PACKET_MAX, "a packet fits");

@@ -59,7 +59,8 @@ enum ctl_type {
     CTL_STOP,      /* command line: end the allocation profile; no body */
     CTL_FREE,      /* command line: give memory back */
     CTL_RSS, /* command line: tell where the resident memory is; answered by LINEs and RESULT, as FREE is */
-    CTL_LINE /* agent: one line of the ledger, or what one step of FREE gave back */
+    CTL_LINE, /* agent: one line of the ledger, or what one step of FREE gave back */
+    CTL_PIN   /* agent: behind the lines of RSS, what keeps arenas that are nearly empty */
 };
 
 enum ctl_free_flag { CTL_DRY_RUN = 1 /* only tell what would be given back */ };
@@ -118,6 +119,12 @@ typedef struct ctl_line {
     char name[128], note[320];
 } ctl_line_t;
 
+typedef struct ctl_pin {
+    uint64_t objects, bytes, returnable_bytes; /* bytes: resident, of the arenas that they keep */
+    uint32_t arenas;
+    char type[64];
+} ctl_pin_t;
+
 typedef struct ctl_progress {
     uint32_t phase; /* ctl_phase; how much is written the command line sees by its own descriptor */
 } ctl_progress_t;
@@ -143,6 +150,7 @@ typedef struct ctl_msg {
         ctl_region_t region;
         ctl_free_t free;
         ctl_line_t line;
+        ctl_pin_t pin;
     };
 } ctl_msg_t;
 

@@ -74,6 +74,39 @@ static void ledger_json(const report_t *r, json_t *j) {
     json_close(j);
 }
 
+static void pin_site_json(const report_t *r, const model_pin_t *p, json_t *j) {
+    profile_share_t share;
+    if (p->holder == LOWTIDE_NONE || !r->profile ||
+        !profile_makers(r->profile, r->model, p->holder, 1, &share)) {
+        json_null(j, "site");
+        return;
+    }
+    const profile_frame_t *frame = &r->profile->lines[share.line].frame;
+    json_open(j, "site", '{');
+    json_text(j, "file", frame->file);
+    json_uint(j, "line", frame->line);
+    json_text(j, "function", frame->function);
+    json_close(j);
+}
+
+static void pins_json(const report_t *r, json_t *j) {
+    json_open(j, "pins", '[');
+    for (uint32_t i = 0; i < r->pins.count; i++) {
+        const model_pin_t *p = &r->pins.pins[i];
+        json_open(j, NULL, '{');
+        json_text(j, "layer", "Python objects (pymalloc)");
+        json_text(j, "type", p->type);
+        json_uint(j, "objects", p->objects);
+        json_text(j, "path", p->path);
+        pin_site_json(r, p, j);
+        json_uint(j, "arenas", p->arenas);
+        json_uint(j, "bytes", p->bytes);
+        json_uint(j, "returnable_bytes", p->returnable_bytes);
+        json_close(j);
+    }
+    json_close(j);
+}
+
 static void heap_json(const report_t *r, json_t *j) {
     const model_totals_t *t = model_totals(r->model);
     json_open(j, "heap", '{');
@@ -168,6 +201,7 @@ void report_json_object(const report_t *r, json_t *j, const char *key) {
     memory_json(r, j);
     capture_json(r, j);
     ledger_json(r, j);
+    pins_json(r, j);
     heap_json(r, j);
     profile_json(r, j);
     json_open(j, "resources", '[');

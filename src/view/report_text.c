@@ -191,6 +191,24 @@ static void ledger_lines(const report_t *r, const screen_t *s, uint64_t whole) {
     if (returnable * 100 >= whole) memory_line(s, returnable, whole, "  returnable now");
 }
 
+/* "        37.0 MiB  in 37 nearly empty arenas, kept by 412 Order in app.cache" */
+static void pins_lines(const report_t *r, const screen_t *s, uint64_t whole) {
+    enum { PINS_SAID = 5, SHARE_CELLS = 7 };
+    char size[UNITS_BYTES], arenas[UNITS_BYTES], count[UNITS_BYTES], line[768];
+    for (uint32_t i = 0; i < r->pins.count && i < PINS_SAID; i++) {
+        const model_pin_t *p = &r->pins.pins[i];
+        if (p->bytes * 100 < whole) break;
+        int n = snprintf(line, sizeof line, "%s nearly empty %s, kept by %s %.200s%s%.300s",
+                         units_count(arenas, p->arenas), p->arenas == 1 ? "arena" : "arenas",
+                         units_count(count, p->objects), p->type, p->path ? ", held by " : "",
+                         p->path ? p->path : "");
+        figure(s, units_size(size, p->bytes), BYTES_CELLS);
+        screen_gap(s, SHARE_CELLS + GAP);
+        screen_text(s, line, (size_t)n, s->width - BYTES_CELLS - SHARE_CELLS - GAP);
+        line_end(s);
+    }
+}
+
 static void memory_text(const report_t *r, const screen_t *s) {
     const model_totals_t *t = model_totals(r->model);
     char rss[UNITS_BYTES], peak[UNITS_BYTES], count[UNITS_BYTES], note[160];
@@ -217,6 +235,7 @@ static void memory_text(const report_t *r, const screen_t *s) {
     screen_style(s, STYLE_PLAIN);
     line_end(s);
     ledger_lines(r, s, whole);
+    pins_lines(r, s, whole);
 }
 
 static void more_line(const screen_t *s, int indent, uint64_t more, const char *what) {

@@ -57,6 +57,7 @@ int report_build(const model_t *m, const report_options_t *options, report_t *ou
     uint64_t least = model_totals(m)->shallow_bytes / 1000;
     if (!status) status = model_dominators(m, options->top, least, &out->dominators, e);
     if (!status) status = model_cycles(m, options->top, &out->cycles, e);
+    if (!status) status = model_pins(m, options->top, &out->pins, e);
     if (!status && options->grouped) status = model_group_by(m, options->by, &out->groups, e);
     if (status) report_free(out);
     return status;
@@ -67,6 +68,7 @@ void report_free(report_t *r) {
     model_findings_free(&r->findings);
     model_dominators_free(&r->dominators);
     model_cycles_free(&r->cycles);
+    model_pins_free(&r->pins);
     model_groups_free(&r->groups);
     *r = (report_t){0};
 }

@@ -10,6 +10,7 @@
 #define LOWTIDE_VIEW_REPORT_VIEW_H
 
 #include "explain/model.h"
+#include "explain/model_pins.h"
 #include "explain/profile.h"
 #include "view/json.h"
 #include "view/screen.h"
@@ -47,6 +48,7 @@ typedef struct report {
     uint32_t ledger_count;
     model_dominators_t dominators;
     model_cycles_t cycles;
+    model_pins_t pins;
     model_findings_t findings;
     model_groups_t groups;
 } report_t;

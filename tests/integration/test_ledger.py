@@ -31,7 +31,12 @@ def test_the_lines_of_a_live_process_add_up_to_smaps(target_python: Python, spaw
     assert lines["empty pools"]["returnable_bytes"] > 15 << 20
     assert all(line["returnable_bytes"] <= line["bytes"] for line in told["ledger"])
     assert "tuple" in lines["empty pools"]["note"]
-    assert "lowtide free" in lowtide("rss", target.pid).stdout
+    pin = told["pins"][0]
+    assert pin["type"] == "tuple" and pin["arenas"] > 20, told["pins"]
+    assert sum(pin["bytes"] for pin in told["pins"]) <= told["memory"]["rss_bytes"]
+    assert sum(pin["returnable_bytes"] for pin in told["pins"]) > 15 << 20
+    text = lowtide("rss", target.pid).stdout
+    assert "lowtide free" in text and f"{pin['arenas']} arenas: " in text, text
     target.finish()
 
 

@@ -132,6 +132,15 @@ static bool trim_arena(trim_t *t, uint32_t index) {
     return true;
 }
 
+void pool_trim_predict(const pym_t *p, res_t *r, uint32_t arena, pool_trim_t *sum) {
+    trim_t t;
+    t.p = p;
+    t.r = r;
+    t.apply = false;
+    t.out = sum;
+    trim_arena(&t, arena);
+}
+
 void pool_trim(const pym_t *p, res_t *r, bool apply, int64_t deadline_us, pool_trim_t *out) {
     trim_t t;
     t.p = p;

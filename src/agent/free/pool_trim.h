@@ -28,6 +28,8 @@ typedef struct pool_trim {
     bool stopped;          /* time was up, or the system refused (locked memory) */
 } pool_trim_t;
 
+/* Adds what would go back of one arena. */
+void pool_trim_predict(const pym_t *p, res_t *r, uint32_t arena, pool_trim_t *sum);
 /* r is used where it is not applied. deadline_us by CLOCK_MONOTONIC, 0: none. An arena is done whole or not at all. */
 void pool_trim(const pym_t *p, res_t *r, bool apply, int64_t deadline_us, pool_trim_t *out);
 

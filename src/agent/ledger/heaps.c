@@ -101,7 +101,9 @@ static uintptr_t first_chunk(window_t *w, const map_entry_t *v, const heap_head_
 static void add_free(heap_sum_t *sum, res_t *r, uintptr_t p, size_t size, bool top, bool main) {
     uintptr_t begin, end = p + size;
     sum->free_chunks++;
-    sum->free_bytes += size < RES_PAGE ? size : res_bytes(r, p, end);
+    uint64_t bytes = size < RES_PAGE ? size : res_bytes(r, p, end);
+    sum->free_bytes += bytes;
+    if (top) sum->top_bytes += bytes;
     if (top && main) /* the break goes down, by whole pages behind a smallest chunk */
         begin = p + CHUNK_MIN + 1;
     else if (!top)

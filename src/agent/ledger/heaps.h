@@ -30,6 +30,7 @@ typedef struct heap_bounds {
 typedef struct heap_sum {
     uint64_t free_bytes;       /* resident, of free chunks and the top */
     uint64_t returnable_bytes; /* of these, what free_libc gives back */
+    uint64_t top_bytes;        /* of the free ones, resident, at the end of heaps */
     uint64_t free_chunks;
     bool broken; /* not walked to its end */
 } heap_sum_t;

@@ -20,7 +20,8 @@ enum {
     NAMED =
         256, /* libraries and files that are told apart before the smaller ones are put together */
     LIBRARIES_SAID = 12,
-    FILES_SAID = 6
+    FILES_SAID = 6,
+    PINS_SAID = 3
 };
 
 /* Where mimalloc asks for its memory to be, and nobody else's is. */
@@ -69,8 +70,8 @@ typedef struct work {
     maps_t maps;
     res_t resident;
     uint64_t bytes[LINES];
-    uint64_t arena_bytes; /* resident, of all arenas, now */
-    heap_sum_t heaps;
+    uint64_t arena_bytes;        /* resident, of all arenas, now */
+    heap_sum_t heaps, main_heap; /* of threads' arenas but for the last two fields; of the break */
     uint32_t arena_heaps, stacks, large;
     bool heap_walked;
     uint64_t heap_free; /* of the program break, not dealt out yet */
@@ -129,10 +130,22 @@ static uint64_t mapped_blocks(work_t *w, uintptr_t begin, uintptr_t end) {
     return bytes;
 }
 
+static void note_heap(work_t *w, const map_entry_t *v, bool main, const heap_sum_t *sum) {
+    ledger_heap_t one = {.address = v->begin,
+                         .main = main,
+                         .bytes = v->end - v->begin,
+                         .resident_bytes = res_bytes(&w->resident, v->begin, v->end),
+                         .free_bytes = sum->free_bytes,
+                         .top_bytes = sum->top_bytes,
+                         .returnable_bytes = sum->returnable_bytes};
+    (void)ledger_heaps_push(&w->l->heaps, one); /* one less to tell apart, where memory is out */
+}
+
 static void take_heap(work_t *w, const map_entry_t *part, uint64_t *left) {
     heap_sum_t one = {0};
     heaps_walk(part, false, &w->resident, &one);
     uint64_t resident = res_bytes(&w->resident, part->begin, part->end);
+    note_heap(w, part, false, &one);
     if (one.free_bytes > resident) one.free_bytes = resident;
     uint64_t taken = take(w, LINE_MALLOC_FREE, left, one.free_bytes);
     w->heaps.returnable_bytes += one.returnable_bytes < taken ? one.returnable_bytes : taken;
@@ -270,8 +283,11 @@ static void take_break(work_t *w, size_t i, uint64_t *left) {
         size_t n = w->maps.entries.count;
         for (; i + 1 < n && v[1].begin == all.end && strcmp(v[1].name, "[heap]") == 0; i++, v++)
             all.end = v[1].end;
-        heaps_walk(&all, true, &w->resident, &w->heaps);
-        w->heap_free = w->heaps.free_bytes;
+        heaps_walk(&all, true, &w->resident, &w->main_heap);
+        note_heap(w, &all, true, &w->main_heap);
+        w->heaps.free_chunks += w->main_heap.free_chunks;
+        w->heaps.broken |= w->main_heap.broken;
+        w->heap_free = w->main_heap.free_bytes;
         w->heap_walked = true;
     }
     w->heap_free -= take(w, LINE_MALLOC_FREE, left, w->heap_free);
@@ -324,6 +340,15 @@ static ledger_line_t *say_line(work_t *w, int line, uint64_t returnable) {
     return say(w->l, line_names[line], w->bytes[line], returnable);
 }
 
+/* "1200 tuple in 400 arenas, 3 dict in 2" */
+static void say_pins(const pools_t *p, char *out, size_t room) {
+    size_t at = (size_t)snprintf(out, room, "%s", p->pin_count ? "" : "blocks that are no objects");
+    for (uint32_t i = 0; i < p->pin_count && i < PINS_SAID && at < room; i++)
+        at += (size_t)snprintf(out + at, room - at, "%s%" PRIu64 " %s in %" PRIu32 "%s",
+                               i ? ", " : "", p->pins[i].objects, p->pins[i].type,
+                               p->pins[i].arenas, i ? "" : " arenas");
+}
+
 /* What the arenas have now is dealt out as the books were when the GIL was held. */
 static void say_pools(work_t *w) {
     const pools_t *p = &w->l->pools;
@@ -349,11 +374,12 @@ static void say_pools(work_t *w) {
     }
     if (empty) {
         line = say_line(w, LINE_POOLS, p->pool_returnable_bytes);
+        char pins[240];
+        say_pins(p, pins, sizeof pins);
         if (p->pinned)
             snprintf(line->note, sizeof line->note,
                      "%" PRIu32 " of %" PRIu32 " arenas are less than a quarter full, kept by %s",
-                     p->pinned, p->arena_count,
-                     p->pins[0] ? p->pins : "blocks that are no objects");
+                     p->pinned, p->arena_count, pins);
     }
 }
 
@@ -371,7 +397,8 @@ static void say_malloc(work_t *w) {
                      w->heaps.broken ? "; some changed while they were read" : "");
     }
     if (w->bytes[LINE_MALLOC_FREE]) {
-        line = say_line(w, LINE_MALLOC_FREE, w->heaps.returnable_bytes);
+        line = say_line(w, LINE_MALLOC_FREE,
+                        w->heaps.returnable_bytes + w->main_heap.returnable_bytes);
         snprintf(line->note, sizeof line->note,
                  "%" PRIu64 " free chunks; what is not returnable shares pages with blocks in use",
                  w->heaps.free_chunks);
@@ -464,6 +491,10 @@ int ledger_read_system(ledger_t *l, uint32_t of, err_t *e) {
         maps_free(&w->maps);
     }
     mem_unmap(w, sizeof *w);
-    pools_free(&l->pools);
     return status;
+}
+
+void ledger_free(ledger_t *l) {
+    pools_free(&l->pools);
+    ledger_heaps_free(&l->heaps);
 }

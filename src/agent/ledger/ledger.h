@@ -3,6 +3,7 @@
  *     ledger_prepare       no GIL        takes the loader's lock: never in a forked child
  *     ledger_read_python   GIL held      pymalloc's books, frames           some ms a GB
  *     ledger_read_system   no GIL        smaps, libc's heaps, thread stacks; adds up
+ *     ledger_free          no GIL
  *
  * The last two may as well run in a child that was forked while the GIL was held: it reads its own copy of the books, and its
  * parent's smaps. Each mapping's resident bytes are handed to lines one after the other, and what no line asks for goes to
@@ -26,6 +27,14 @@ typedef struct ledger_line {
     char note[LEDGER_NOTE_BYTES]; /* "" or one line */
 } ledger_line_t;
 
+/* One heap of glibc's. */
+typedef struct ledger_heap {
+    uintptr_t address;
+    bool main; /* the program break; else of a thread's arena */
+    uint64_t bytes, resident_bytes, free_bytes, top_bytes, returnable_bytes;
+} ledger_heap_t;
+VEC_DEFINE(ledger_heaps, ledger_heap_t);
+
 typedef struct ledger {
     ledger_line_t lines
         [LEDGER_LINES]; /* those of 0 bytes are left out; "unexplained" is last, and always there */
@@ -33,6 +42,7 @@ typedef struct ledger {
     uint64_t rss_bytes; /* the sum of the lines */
     uint64_t swap_bytes, huge_bytes;
     pools_t pools;
+    ledger_heaps_t heaps;
     const rt_t *rt;
     bool glibc;
     char malloc_name[24],
@@ -43,7 +53,9 @@ int ledger_prepare(ledger_t *l, rt_t *rt, err_t *e);
 
 /* The runtime proven. What cannot be read is a note, not an error. */
 int ledger_read_python(ledger_t *l, rt_t *rt, err_t *e);
-/* of: 0 for this process, or the parent's PID in a forked child. Frees what the calls before took, in any case. */
+/* of: 0 for this process, or the parent's PID in a forked child. */
 int ledger_read_system(ledger_t *l, uint32_t of, err_t *e);
+/* What the calls took; in any case, and before ledger_t is used again. */
+void ledger_free(ledger_t *l);
 
 #endif

@@ -14,12 +14,13 @@ enum { THREADS_MAX = 100000, CHUNKS_MAX = 10000 };
 typedef struct work {
     pins_t pins;
     res_t resident;
+    bool huge; /* arenas are huge pages, which go whole or not at all */
 } work_t;
 
-static void add_arena(pools_t *p, const pym_t *books, uint32_t index, work_t *w) {
+static int add_arena(pools_t *p, const pym_t *books, uint32_t index, work_t *w) {
     pym_map_t map;
     const char *why;
-    if (!pym_map(books, index, &map, &why)) return;
+    if (!pym_map(books, index, &map, &why)) return 0;
     uint64_t live = 0, used = 0;
     uintptr_t begin = books->arenas[index].address, end = begin + books->arena_bytes;
     for (uint32_t i = 0; i < map.carved; i++) {
@@ -31,15 +32,26 @@ static void add_arena(pools_t *p, const pym_t *books, uint32_t index, work_t *w)
         live += (uint64_t)pool->count * pym_block_bytes(pool);
         used += res_bytes(&w->resident, (uintptr_t)pool, (uintptr_t)pool + PYM_POOL_BYTES);
     }
+    uint64_t resident = res_bytes(&w->resident, begin, end);
+    pool_trim_t trim = {0};
+    if (!w->huge) pool_trim_predict(books, &w->resident, index, &trim);
     p->live_bytes += live;
     p->used_pool_bytes += used;
-    p->empty_pool_bytes += res_bytes(&w->resident, begin, end) - used;
+    p->empty_pool_bytes += resident - used;
+    p->block_returnable_bytes += trim.block_bytes;
+    p->pool_returnable_bytes += trim.pool_bytes;
     p->pool_count += map.carved;
     p->arena_count++;
+    pools_arena_t one = {.address = begin,
+                         .bytes = books->arena_bytes,
+                         .resident_bytes = resident,
+                         .live_bytes = live,
+                         .returnable_bytes = trim.block_bytes + trim.pool_bytes};
     if (live * 4 < books->arena_bytes) {
         p->pinned++;
-        pins_add(&w->pins, &map, index + 1);
+        pins_add(&w->pins, &map, resident, one.returnable_bytes);
     }
+    return pools_arenas_push(&p->books, one);
 }
 
 static int by_begin(const void *a, const void *b) {
@@ -89,11 +101,11 @@ static int add_frames(pools_t *p, const rt_t *rt) {
 int pools_read(pools_t *p, rt_t *rt, err_t *e) {
     memset(p, 0, sizeof *p);
     pym_t books;
-    pool_trim_t trim = {0};
     err_t why;
     work_t *w = mem_map(sizeof *w);
     if (!w) return err_set(e, -ENOMEM, "out of memory");
     w->pins.rt = rt;
+    w->huge = rt_arenas_huge(rt);
     res_open(&w->resident);
     int status = add_frames(p, rt);
     bool found = pym_find(&books, rt, &why) == 0;
@@ -102,12 +114,9 @@ int pools_read(pools_t *p, rt_t *rt, err_t *e) {
         uintptr_t at = books.arenas[i].address;
         if (!at) continue;
         status = pools_ranges_push(&p->arenas, (pools_range_t){at, at + books.arena_bytes});
-        add_arena(p, &books, i, w);
+        if (!status) status = add_arena(p, &books, i, w);
     }
-    if (found && !rt_arenas_huge(rt)) pool_trim(&books, &w->resident, false, 0, &trim);
-    p->block_returnable_bytes = trim.block_bytes;
-    p->pool_returnable_bytes = trim.pool_bytes;
-    pins_say(&w->pins, p->pins, sizeof p->pins);
+    p->pin_count = pins_lines(&w->pins, p->pins);
     sort_ranges(&p->arenas);
     sort_ranges(&p->frames);
     res_close(&w->resident);
@@ -119,4 +128,5 @@ int pools_read(pools_t *p, rt_t *rt, err_t *e) {
 void pools_free(pools_t *p) {
     pools_ranges_free(&p->arenas);
     pools_ranges_free(&p->frames);
+    pools_arenas_free(&p->books);
 }

@@ -6,7 +6,7 @@
 #ifndef LOWTIDE_AGENT_LEDGER_POOLS_H
 #define LOWTIDE_AGENT_LEDGER_POOLS_H
 
-#include "agent/ledger/pymalloc.h"
+#include "agent/ledger/pins.h"
 #include "base/vec.h"
 
 typedef struct pools_range {
@@ -14,8 +14,16 @@ typedef struct pools_range {
 } pools_range_t;
 VEC_DEFINE(pools_ranges, pools_range_t);
 
+/* One arena: what it holds, and what of it could go. */
+typedef struct pools_arena {
+    uintptr_t address;
+    uint64_t bytes, resident_bytes, live_bytes, returnable_bytes;
+} pools_arena_t;
+VEC_DEFINE(pools_arenas, pools_arena_t);
+
 typedef struct pools {
     pools_ranges_t arenas; /* by address */
+    pools_arenas_t books;  /* the same arenas, in pymalloc's order */
     pools_ranges_t frames; /* the memory of Python frames: mapped by the interpreter for itself */
     uint32_t arena_count, pinned;
     uint64_t pool_count, empty_pools;
@@ -23,8 +31,9 @@ typedef struct pools {
     uint64_t used_pool_bytes;  /* resident, of pools in use */
     uint64_t empty_pool_bytes; /* resident, of empty pools and of what was never carved */
     uint64_t block_returnable_bytes, pool_returnable_bytes;
-    char pins[240]; /* "" or which objects keep the pinned arenas */
-    char why[240];  /* "" or why there are no pools */
+    pins_line_t pins[PINS_LINES]; /* what keeps the pinned arenas, most bytes first */
+    uint32_t pin_count;
+    char why[240]; /* "" or why there are no pools */
 } pools_t;
 
 int pools_read(pools_t *p, rt_t *rt, err_t *e);

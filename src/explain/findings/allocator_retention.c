@@ -1,21 +1,28 @@
 /* allocator-retention: memory that nothing uses, and that Python's allocator or malloc keeps. From the ledger: the bytes are those
- * that lay free in whole pages when the recording was made, so giving them back returns just those. */
+ * that lay free in whole pages when the recording was made, so giving them back returns just those. The fix says what each change
+ * would have returned: where the free memory lies decides which one helps. */
 #include "explain/findings/findings.h"
+#include "explain/model_pins.h"
 
 #include <errno.h>
 #include <string.h>
 
-enum { RETENTION_MIN_BYTES = 32 << 20, RETENTION_SHARE = 10 };
+enum {
+    RETENTION_MIN_BYTES = 32 << 20,
+    RETENTION_SHARE = 10,
+    RETENTION_WORTH = 5, /* a change is named from this part of the whole on */
+    RETENTION_PINS = 2,
+    RETENTION_ARENAS = 3
+};
 
 typedef struct layers {
     uint64_t rss, pools, heap;
-    const char *pools_note;
+    uint64_t tops, threads, thread_heaps; /* of the heap: at heaps' ends; in threads' arenas */
 } layers_t;
 
 static void read_layers(const lowtide_table *t, layers_t *l) {
     uint32_t name = lowtide_table_column(t, "name"), bytes = lowtide_table_column(t, "bytes");
     uint32_t back = lowtide_table_column(t, "returnable_bytes");
-    uint32_t note = lowtide_table_column(t, "note");
     for (uint32_t i = 0; i < lowtide_table_rows(t); i++) {
         const char *line = lowtide_table_text(t, name, i);
         uint64_t returnable = lowtide_table_number(t, back, i);
@@ -24,14 +31,26 @@ static void read_layers(const lowtide_table *t, layers_t *l) {
             l->heap += returnable;
         else
             l->pools += returnable;
-        if (strcmp(line, "empty pools") == 0) l->pools_note = lowtide_table_text(t, note, i);
+    }
+}
+
+static void read_heaps(const lowtide_table *t, layers_t *l) {
+    uint32_t main = lowtide_table_column(t, "main"), top = lowtide_table_column(t, "top_bytes");
+    uint32_t back = lowtide_table_column(t, "returnable_bytes");
+    for (uint32_t i = 0; i < lowtide_table_rows(t); i++) {
+        uint64_t returnable = lowtide_table_number(t, back, i);
+        uint64_t at_end = lowtide_table_number(t, top, i);
+        l->tops += at_end < returnable ? at_end : returnable;
+        if (lowtide_table_number(t, main, i)) continue;
+        l->threads += returnable;
+        l->thread_heaps++;
     }
 }
 
 static int add(findings_t *f, uint64_t bytes, const char *title, const char *fix) {
     char size[32];
     model_finding_t *x = findings_add(f, "allocator-retention");
-    if (!x) return findings_no_memory(f);
+    if (!x || !fix) return findings_no_memory(f);
     x->bytes = bytes;
     x->confidence = "high";
     x->title = findings_text(f, "%s: %s", title, findings_bytes(bytes, size));
@@ -39,35 +58,95 @@ static int add(findings_t *f, uint64_t bytes, const char *title, const char *fix
     return x->title && x->fix ? 0 : findings_no_memory(f);
 }
 
+/* "; 37 arenas (37.0 MiB) stay for 412 Order, held by app.cache" */
+static char *say_pins(findings_t *f, const model_pins_t *pins) {
+    char *text = findings_text(f, "%s", "");
+    char size[32], count[32], arenas[32];
+    for (uint32_t i = 0; text && i < pins->count && i < RETENTION_PINS; i++) {
+        const model_pin_t *p = &pins->pins[i];
+        if (p->bytes < RETENTION_MIN_BYTES / 8) break;
+        text = findings_text(f, "%s%s%s %s (%s) stay for %s %s%s%s", text, i ? "; " : ". ",
+                             findings_count(p->arenas, arenas), p->arenas == 1 ? "arena" : "arenas",
+                             findings_bytes(p->bytes, size), findings_count(p->objects, count),
+                             p->type, p->path ? ", held by " : "", p->path ? p->path : "");
+    }
+    return text;
+}
+
 static int report_pools(findings_t *f, const layers_t *l) {
-    char *fix = findings_text(f,
-                              "call lowtide.free() once the peak is over, or run `lowtide free "
-                              "PID`: it trims pools, moves no "
-                              "object, and gives these bytes back; or make the peak in a child "
-                              "process (lowtide.isolate), whose "
-                              "memory goes whole%s%s",
-                              l->pools_note[0] ? ". " : "", l->pools_note);
-    if (!fix) return findings_no_memory(f);
-    return add(f, l->pools, "Python's allocator keeps memory that no object uses", fix);
+    model_pins_t pins;
+    char size[32];
+    int status = model_pins(f->m, RETENTION_PINS, &pins, f->e);
+    if (status) return status;
+    char *kept = say_pins(f, &pins);
+    char *fix = !kept ? NULL
+                      : findings_text(f,
+                                      "call lowtide.free() once the peak is over, or run `lowtide "
+                                      "free PID`: %s, without moving an object; or make the peak "
+                                      "in a child process (lowtide.isolate), whose memory goes "
+                                      "whole%s",
+                                      findings_bytes(l->pools, size), kept);
+    status = add(f, l->pools, "Python's allocator keeps memory that no object uses", fix);
+    if (!status && pins.count && pins.pins[0].path) {
+        model_finding_t *x = &f->out->findings[f->out->count - 1];
+        x->path = findings_text(f, "%s", pins.pins[0].path);
+        x->expression = pins.pins[0].expression;
+        x->type = findings_text(f, "%s", pins.pins[0].type);
+        x->objects = pins.pins[0].objects;
+        if (!x->path || !x->type) status = findings_no_memory(f);
+    }
+    model_pins_free(&pins);
+    return status;
+}
+
+static int report_heap(findings_t *f, const layers_t *l) {
+    char size[32];
+    char *fix =
+        findings_text(f, "call lowtide.free() once the peak is over, or run `lowtide free PID`: %s",
+                      findings_bytes(l->heap, size));
+    if (fix && l->tops >= l->heap / RETENTION_WORTH)
+        fix = findings_text(
+            f,
+            "%s; or start the program with MALLOC_TRIM_THRESHOLD_=131072 in its environment: %s, "
+            "which lies at the end of heaps",
+            fix, findings_bytes(l->tops, size));
+    if (fix && l->thread_heaps >= RETENTION_ARENAS && l->threads >= l->heap / RETENTION_WORTH)
+        fix = findings_text(
+            f, "%s; or with MALLOC_ARENA_MAX=2: up to %s, which lies in %llu heaps of threads", fix,
+            findings_bytes(l->threads, size), (unsigned long long)l->thread_heaps);
+    if (fix && l->tops < l->heap / RETENTION_WORTH)
+        fix = findings_text(
+            f,
+            "%s. It lies between blocks in use, where no setting of malloc's helps; an "
+            "allocator that gives back by itself does (LD_PRELOAD=libjemalloc.so.2)",
+            fix);
+    return add(f, l->heap, "malloc keeps memory that was freed", fix);
+}
+
+static int read_tables(findings_t *f, layers_t *l) {
+    lowtide_table *t;
+    lowtide_error error;
+    int status = lowtide_table_load(f->m->rec, "ledger", &t, &error);
+    if (!status) {
+        read_layers(t, l);
+        lowtide_table_free(t);
+        status = lowtide_table_load(f->m->rec, "heaps", &t, &error);
+    }
+    if (!status) {
+        read_heaps(t, l);
+        lowtide_table_free(t);
+    }
+    return status;
 }
 
 int finding_allocator_retention(findings_t *f) {
-    lowtide_table *t;
-    lowtide_error error;
-    layers_t l = {.pools_note = ""};
-    int status = lowtide_table_load(f->m->rec, "ledger", &t, &error);
+    layers_t l = {0};
+    int status = read_tables(f, &l);
     if (status == -ENOMEM) return findings_no_memory(f);
-    if (status) return 0; /* a damaged ledger tells nothing */
-    read_layers(t, &l);
+    status = 0; /* a damaged table tells nothing */
     uint64_t floor = l.rss / RETENTION_SHARE;
     if (floor < RETENTION_MIN_BYTES) floor = RETENTION_MIN_BYTES;
     if (l.pools >= floor) status = report_pools(f, &l);
-    if (!status && l.heap >= floor)
-        status = add(
-            f, l.heap, "malloc keeps memory that was freed",
-            "call lowtide.free() once the peak is over, or run `lowtide free PID`; or start the "
-            "program with MALLOC_TRIM_THRESHOLD_=131072 in its environment and, where many "
-            "threads allocate, MALLOC_ARENA_MAX=2: set from inside they have no effect");
-    lowtide_table_free(t);
+    if (!status && l.heap >= floor) status = report_heap(f, &l);
     return status;
 }

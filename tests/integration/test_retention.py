@@ -1,0 +1,134 @@
+"""allocator-retention and pins: each change that the finding names is made, and what it returns is measured."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from conftest import Lowtide, Python, Spawn, Target
+
+# Does a line at a time of what it is told.
+OBEY = "\nimport sys\nprint('ready', flush=True)\nfor line in sys.stdin: exec(line); print('done', flush=True)\n"
+ORDERS = """
+class Order:
+    __slots__ = ("number", "name")
+    def __init__(self, number): self.number, self.name = number, f"order {number}"
+class Shop: pass
+made = [Order(i) for i in range(500_000)]
+shop = Shop()
+shop.cache = {order.number: order for order in made[::1000]}
+del made
+"""
+THREADS = """
+import threading
+started, done = threading.Barrier(17), threading.Event()
+def work():
+    made = [bytes(900 + i % 900) for i in range(6000)]
+    del made; started.wait(); done.wait()
+for _ in range(16): threading.Thread(target=work, daemon=True).start()
+started.wait()
+"""
+# A large block that was freed raises malloc's own threshold.
+AT_THE_END = "big = bytes(30 << 20); del big; made = [bytes(2000 + i % 1000) for i in range(20_000)]; del made\n"
+SCATTERED = "made = [bytes(600 + i % 4400) for i in range(60_000)]; kept = made[::50]; del made\n"
+
+
+def report(lowtide: Lowtide, target: Target, file: Path) -> Any:
+    for args in (("dump", target.pid, "-o", file),):
+        done = lowtide(*args)
+        assert (done.status, done.stderr) == (0, ""), done
+    done = lowtide("report", file, "--json")
+    assert (done.status, done.stderr) == (0, "")
+    return json.loads(done.stdout)
+
+
+def retention(told: Any, word: str) -> Any:
+    found = [f for f in told["findings"] if f["kind"] == "allocator-retention" and word in f["title"]]
+    assert len(found) == 1, told["findings"]
+    return found[0]
+
+
+def rss(target: Target) -> int:
+    return int(Path(f"/proc/{target.pid}/statm").read_text().split()[1]) * 4096
+
+
+def obey(target: Target, line: str) -> None:
+    target.say(line)
+    target.wait_for("done")
+
+
+def test_what_pins_arenas_is_named_with_its_path_and_is_what_keeps_them(
+    target_python: Python, spawn: Spawn, lowtide: Lowtide, tmp_path: Path
+) -> None:
+    target = spawn(target_python, ORDERS + OBEY)
+    told = report(lowtide, target, tmp_path / "a.tide")
+    pin = told["pins"][0]
+    assert (pin["type"], pin["path"]) == ("__main__.Order", "shop.cache"), told["pins"]
+    assert 480 < pin["objects"] <= 500 and pin["arenas"] > 20 and pin["returnable_bytes"] > 16 << 20, pin
+    assert pin["bytes"] > pin["arenas"] * (1 << 20) * 0.9, pin
+    text = lowtide("report", tmp_path / "a.tide").stdout
+    assert f"nearly empty arenas, kept by {pin['objects']} __main__.Order, held by shop.cache" in " ".join(
+        text.split()
+    ), text
+    found = retention(told, "Python's allocator")
+    assert "Order, held by shop.cache" in " ".join(found["fix"].split()) and found["path"] == "shop.cache", found
+
+    before = rss(target)
+    gave = json.loads(lowtide("free", target.pid, "--json").stdout)["returned_bytes"]
+    assert abs(gave - found["bytes"]) < 3 << 20, (gave, found)
+    assert abs(before - rss(target) - found["bytes"]) < 4 << 20, (before, rss(target), found)
+    stays = pin["bytes"] - pin["returnable_bytes"]
+    before = rss(target)
+    obey(target, "import gc; shop.cache.clear(); gc.collect()")
+    assert before - rss(target) > stays * 0.6, (before, rss(target), pin)
+    assert target.finish()[0] == 0
+
+
+def test_what_malloc_keeps_at_the_end_of_its_heap_a_trim_and_a_threshold_return(
+    this_python: Python, spawn: Spawn, lowtide: Lowtide, tmp_path: Path
+) -> None:
+    target = spawn(this_python, AT_THE_END + OBEY)
+    found = retention(report(lowtide, target, tmp_path / "a.tide"), "malloc")
+    assert "MALLOC_TRIM_THRESHOLD_=131072" in found["fix"] and "ARENA" not in found["fix"], found
+    before = rss(target)
+    assert lowtide("free", target.pid).status == 0
+    assert abs(before - rss(target) - found["bytes"]) < 4 << 20, (before, rss(target), found)
+    threshold = spawn(this_python, AT_THE_END + OBEY, env={"MALLOC_TRIM_THRESHOLD_": "131072"})
+    assert before - rss(threshold) > found["bytes"] * 0.8, (before, rss(threshold), found)
+
+
+def test_what_malloc_keeps_in_threads_arenas_a_trim_and_fewer_arenas_return(
+    this_python: Python, spawn: Spawn, lowtide: Lowtide, tmp_path: Path
+) -> None:
+    target = spawn(this_python, THREADS + OBEY)
+    found = retention(report(lowtide, target, tmp_path / "a.tide"), "malloc")
+    assert "MALLOC_ARENA_MAX=2" in found["fix"], found
+    before = rss(target)
+    assert lowtide("free", target.pid).status == 0
+    assert abs(before - rss(target) - found["bytes"]) < 4 << 20, (before, rss(target), found)
+    arenas = spawn(this_python, THREADS + OBEY, env={"MALLOC_ARENA_MAX": "2"})
+    assert before - rss(arenas) > found["bytes"] * 0.2, (before, rss(arenas), found)
+
+
+def test_what_malloc_keeps_between_blocks_in_use_only_a_trim_returns(
+    this_python: Python, spawn: Spawn, lowtide: Lowtide, tmp_path: Path
+) -> None:
+    target = spawn(this_python, SCATTERED + OBEY)
+    told = report(lowtide, target, tmp_path / "a.tide")
+    found = retention(told, "malloc")
+    assert "MALLOC_TRIM_THRESHOLD_" not in found["fix"] and "no setting of malloc's helps" in found["fix"], found
+    before = rss(target)
+    threshold = spawn(this_python, SCATTERED + OBEY, env={"MALLOC_TRIM_THRESHOLD_": "131072"})
+    assert before - rss(threshold) < found["bytes"] * 0.2, (before, rss(threshold), found)
+    assert lowtide("free", target.pid).status == 0
+    assert abs(before - rss(target) - found["bytes"]) < 4 << 20, (before, rss(target), found)
+
+
+def test_a_program_that_keeps_nothing_in_vain_has_no_such_finding(
+    target_python: Python, spawn: Spawn, lowtide: Lowtide, tmp_path: Path
+) -> None:
+    target = spawn(target_python, "kept = [(i, str(i)) for i in range(300_000)]\n" + OBEY)
+    told = report(lowtide, target, tmp_path / "a.tide")
+    assert not [f for f in told["findings"] if f["kind"] == "allocator-retention"], told["findings"]
+    assert sum(pin["bytes"] for pin in told["pins"]) < told["memory"]["rss_bytes"] * 0.2
