@@ -5,8 +5,8 @@
  * keeps most of the group. Objects that only the program's structure holds, or several holders at once, are told by type. Each arena
  * counts for the group that has most bytes in it, so that bytes and arenas add up.
  */
-#ifndef LOWTIDE_EXPLAIN_PINS_H
-#define LOWTIDE_EXPLAIN_PINS_H
+#ifndef LOWTIDE_EXPLAIN_MODEL_PINS_H
+#define LOWTIDE_EXPLAIN_MODEL_PINS_H
 
 #include "explain/model.h"
 
