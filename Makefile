@@ -64,6 +64,7 @@ bench: build
 	$(PYTHON) bench/cache.py
 	$(PYTHON) bench/isolate.py
 	$(PYTHON) bench/limit.py
+	$(PYTHON) bench/stream.py
 
 # New inputs stay in build/corpus; the kept corpus, in the repository, is only read.
 fuzz: build/fuzz

@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -291,8 +292,10 @@ def test_a_truncated_file_is_one_line(tmp_path: Path, suffix: str) -> None:
 
 
 def test_a_function_that_cannot_be_sent_is_one_line(tmp_path: Path) -> None:
+    lock = threading.Lock()
+    stream = lowtide.stream(lines_file(tmp_path / "in.txt", 9), "1GiB", workers=2).map(lambda line: (line, lock))
     with pytest.raises(lowtide.StreamError, match="cannot send .*lambda.* to a worker: .*workers=0"):
-        list(lowtide.stream(lines_file(tmp_path / "in.txt", 9), "1GiB", workers=2).map(lambda line: line))
+        list(stream)
 
 
 @pytest.mark.parametrize(

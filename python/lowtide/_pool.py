@@ -31,6 +31,7 @@ class _State:
         self.max_growth: int | None = None
         self.max_tasks: int | None = None
         self.max_age: float | None = None
+        self.modules: list[str] = []  # that children shall have, beside those of the functions called
         self.tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
         self.idle = threading.Semaphore(0)
         self.lock = threading.Lock()
@@ -158,7 +159,7 @@ class _State:
             message = _pool_child.pack_call(function, args, kwargs, self.start_method)
             for last in (False, False, True):
                 if child is None:
-                    child = self.child([getattr(function, "__module__", None) or "builtins"])
+                    child = self.child([*self.modules, getattr(function, "__module__", None) or "builtins"])
                 try:
                     done, value = child.call(message, what, self.timeout)
                     break

@@ -10,26 +10,19 @@ import pickle
 import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import IO, Any, Literal
 
 from lowtide._keep import deep_size
-from lowtide._stream_engine import (
-    Engine,
-    Progress,
-    Result,
-    as_executor,
-    aside_line,
-    is_local,
-    lanes_of,
-    make_pool,
-)
+from lowtide._pool_child import refuse_while_importing
+from lowtide._stream_codec import compress, write_rows
+from lowtide._stream_engine import Engine, Progress, Result, aside_line
 from lowtide._stream_memory import StreamError, parse_bytes
+from lowtide._stream_plan import Plan
 from lowtide._stream_sink import FileSink, Sink, TableSink, publish
 from lowtide._stream_source import FORMATS, Items, Options, Source, delimiter_of, format_of, source_of, write_beside
 from lowtide._stream_state import Checkpoint, State, check_same, identity
-from lowtide._stream_work import Plan, compress, write_rows
+from lowtide._stream_workers import Workers, given_workers, own_workers, reads_our_files
 
 __all__ = ["Progress", "Stream", "StreamError", "Summary", "stream"]
 
@@ -170,6 +163,7 @@ class _Job:
     def __init__(
         self, stream: Stream, what: str, out: Any = None, format: str | None = None, initial: Any = None
     ) -> None:
+        refuse_while_importing()  # in a worker, a program that is not guarded would do it all again
         self.settings = settings = stream._settings
         self.source = source_of(stream._source, settings["options"])
         self.ops = stream._ops
@@ -207,27 +201,12 @@ class _Job:
     def _engine(self) -> Engine:
         settings = self.settings
         given, workers = settings["executor"], settings["workers"]
-        ceiling = settings["memory"]
-        make: Callable[[], Executor] | None = None
-        local = True
+        make: Callable[[], Workers] | None = None
         if given is not None:
-            executor = as_executor(given)
-            local = is_local(executor)
-            workers = lanes_of(executor, workers)
-            make = lambda: executor  # noqa: E731
+            make = functools.partial(given_workers, given, workers)
         elif workers:
-            make = functools.partial(make_pool, workers)
-        return Engine(
-            self.source,
-            self.plan,
-            ceiling,
-            workers,
-            make,
-            own=given is None,
-            local=local,
-            stop_at_bad=self.errors == "raise",
-            progress=settings["progress"],
-        )
+            make = functools.partial(own_workers, workers, self.plan)
+        return Engine(self.source, self.plan, settings["memory"], make, self.errors == "raise", settings["progress"])
 
     def _open_checkpoint(self, functions: tuple[Any, ...] = ()) -> Checkpoint:
         path = self.settings["checkpoint"]
@@ -496,7 +475,12 @@ def stream(
         "errors": os.fspath(errors),
         "progress": told,
         "options": Options(
-            format, delimiter, header, tuple(columns) if columns else None, bool(workers) or executor is not None
+            format,
+            delimiter,
+            header,
+            tuple(columns) if columns else None,
+            travels=bool(workers) or executor is not None,
+            spans=reads_our_files(executor),
         ),
     }
     return Stream(source, settings)

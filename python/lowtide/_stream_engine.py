@@ -1,26 +1,26 @@
-"""Drives a stream: reads chunks, has them done here or by an executor, and commits what comes back in the source's order."""
+"""Drives a stream: reads chunks, has them done here or by workers, and commits what comes back in the source's order."""
 
 from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
 import json
-import multiprocessing
-import os
 import pickle
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import BrokenExecutor, Executor, Future
+from concurrent.futures import BrokenExecutor, Future
 from dataclasses import dataclass
-from typing import Any
 
-from lowtide._stream_memory import Sizer, StreamError, peak_bytes, text_bytes, tree_bytes, trim
+from lowtide._pool_errors import IsolatedMemoryError, WorkerDied
+from lowtide._stream_memory import Sizer, StreamError, data_bytes, peak_bytes, rss_bytes, text_bytes, tree_bytes, trim
+from lowtide._stream_plan import ChunkFailed, Done, Plan
 from lowtide._stream_source import Chunk, Source
 from lowtide._stream_state import State
-from lowtide._stream_work import ChunkFailed, Done, Plan, child_begin, halves, run_chunk
+from lowtide._stream_work import PlanLost, Wall, halves, run_chunk
+from lowtide._stream_workers import Workers, told
 
-_LOOK_EVERY_S = 0.1
+_LOOK_EVERY_S = 0.15
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,6 @@ class Progress:
 
 
 @dataclass
-class _Task:
-    chunk: Chunk
-    future: Future[Done]
-    generation: int
-
-
-@dataclass
 class Result:
     """A chunk that is done, whole or in parts, with what was set aside from it."""
 
@@ -54,57 +47,20 @@ class Result:
     bad: list[tuple[int, str]]  # record's number in its file, and the error
 
 
-class Workers:
-    """The executor that chunks go to, made anew when one of its processes was killed and it breaks by that."""
-
-    def __init__(self, make: Callable[[], Executor], own: bool) -> None:
-        self._make, self._own = make, own
-        self.executor = make()
-        self.generation = 0
-
-    def submit(self, *args: Any) -> Future[Done]:
-        return self.executor.submit(run_chunk, *args)
-
-    def renew(self, generation: int) -> bool:
-        """Whether there is a working executor again; False where it is the caller's own and broke."""
-        if generation != self.generation:
-            return True
-        if not self._own:
-            return False
-        self.executor.shutdown(wait=False, cancel_futures=True)
-        self.executor = self._make()
-        self.generation += 1
-        return True
-
-    def close(self, now: bool) -> None:
-        if not self._own:
-            return
-        if now:
-            # A function that never ends would hold up the interpreter's end, which waits for workers.
-            for process in list((getattr(self.executor, "_processes", None) or {}).values()):
-                process.kill()
-        self.executor.shutdown(wait=not now, cancel_futures=True)
-
-
 class Engine:
     def __init__(
         self,
         source: Source,
         plan: Plan,
         ceiling: int,
-        workers: int,
-        executor: Callable[[], Executor] | None,
-        own: bool,
-        local: bool,
+        make: Callable[[], Workers] | None,
         stop_at_bad: bool,
         progress: Callable[[Progress], object] | None,
     ) -> None:
         self.source, self.plan, self.ceiling = source, plan, ceiling
-        self.local = local  # the workers' memory counts against the ceiling
-        self.lanes = workers if executor else 0
-        self.sizer = Sizer(ceiling, self.lanes)
-        self.make, self.own = executor, own
+        self.make = make  # the workers; None: it is done here
         self.workers: Workers | None = None
+        self.sizer = Sizer(ceiling)
         self.stop_at_bad, self.progress = stop_at_bad, progress
         self.peak = self.memory = 0
         self.begun = time.monotonic()
@@ -116,16 +72,16 @@ class Engine:
         """Chunks in the source's order, from where `state` stands. Close the iterator to let the workers go."""
         self.state = state
         self.look(force=True)
-        self.sizer.begin(self.memory)
+        self.sizer.begin(self.memory, 0)
+        self._data_limit = data_bytes() + int(self.sizer.room * 0.97)
         chunks = self.source.chunks(state.token, lambda: (self.sizer.target, self.sizer.record_max()))
         done = False
         try:
             if self.make is None:
-                yield from self._here(chunks)
+                yield from self._numbered(self._here(chunks))
             else:
-                self._check_pickle()
-                self.workers = Workers(self.make, self.own)
-                yield from self._elsewhere(chunks)
+                self._start_workers()
+                yield from self._numbered(self._elsewhere(chunks))
             done = True
         finally:
             chunks.close()  # type: ignore[attr-defined]
@@ -133,20 +89,44 @@ class Engine:
                 self.workers.close(now=not done)
             self.look(force=True)
 
-    def _here(self, chunks: Iterator[Chunk]) -> Iterator[Result]:
-        for chunk in chunks:
-            result = self._try(chunk, lambda c: run_chunk(self.plan, c.payload, c.header, self._room()))
+    def _start_workers(self) -> None:
+        assert self.make
+        self.workers = workers = self.make()
+        if workers.own:
+            workers.pack(self.plan)
+        try:
+            workers.begin()
+        except Exception as error:
+            raise StreamError(f"cannot start workers: {told(error)}") from None
+        self.look(force=True)
+        self.sizer.begin(self.memory if workers.local else 0, workers.lanes)
+        workers.grow_max(self.sizer.worker_room())
+
+    def _numbered(self, results: Iterator[Result]) -> Iterator[Result]:
+        """Each with the numbers of its records, which only now are known."""
+        file, number = self.state.token.get("file", 0), self.state.token.get("record", 1)
+        for result in results:
+            chunk = result.chunk
+            if chunk.file != file:
+                file, number = chunk.file, 1
+            result.bad = [(number + index, error) for index, error in result.bad]
+            number += sum(part.records_in for part in result.parts)
+            chunk.token["record"] = number
             yield result
+
+    def _here(self, chunks: Iterator[Chunk]) -> Iterator[Result]:
+        def do(chunk: Chunk) -> Done:
+            rss = rss_bytes()
+            room = int(self.ceiling * 0.97) - tree_bytes()
+            wall = Wall(rss + max(1 << 20, room), self._data_limit)
+            return run_chunk(self.plan, chunk.payload, chunk.header, 0, wall)
+
+        for chunk in chunks:
+            yield self._try(chunk, do)
             self.look()
 
-    def _room(self) -> int:
-        """By how much the process that does a chunk may grow; a number that is surely too low still lets it try."""
-        if self.make is not None:
-            return self.sizer.worker_room() if self.local else 0
-        return max(1 << 20, int(self.ceiling * 0.97) - tree_bytes())
-
     def _elsewhere(self, chunks: Iterator[Chunk]) -> Iterator[Result]:
-        waiting: deque[_Task] = deque()
+        waiting: deque[tuple[Chunk, Future[Done]]] = deque()
         ended = False
         while True:
             while not ended and self._may_submit(waiting):
@@ -154,71 +134,60 @@ class Engine:
                 if chunk is None:
                     ended = True
                     break
-                waiting.append(self._submit(chunk))
+                waiting.append((chunk, self._submit(chunk)))
                 self._held += chunk.bytes
             if not waiting:
                 return
-            task = waiting.popleft()
-            self._wait(task.future)
-            result = self._try(task.chunk, lambda c, t=task: self._collect(c, t))  # type: ignore[misc]
-            yield result
-            self._held -= task.chunk.bytes
+            chunk, future = waiting.popleft()
+            first: list[Future[Done]] = [future]
+            yield self._try(chunk, lambda c, f=first: self._collect(c, f))  # type: ignore[misc]
+            self._held -= chunk.bytes
 
-    def _may_submit(self, waiting: deque[_Task]) -> bool:
+    def _may_submit(self, waiting: deque[tuple[Chunk, Future[Done]]]) -> bool:
+        assert self.workers
         if not waiting:
             return True
         if self.plan.out == "csv" and self.plan.fields is None:
             return False  # the first chunk says what fields there are
-        if self.state.chunks < 1 and self.local:
-            return len(waiting) < self.lanes  # until it is known what a chunk costs
-        held = self._held + sum(task.future.result().held_bytes() for task in waiting if _is_well(task.future))
-        return len(waiting) < 2 * self.lanes and held < self.sizer.held_max()
+        if self.state.chunks < 1 and self.workers.local:
+            return len(waiting) < self.workers.lanes  # until it is known what a chunk costs
+        held = self._held + sum(future.result().held_bytes() for _, future in waiting if _is_well(future))
+        return len(waiting) < 2 * self.workers.lanes and held < self.sizer.held_max()
 
-    def _submit(self, chunk: Chunk) -> _Task:
+    def _submit(self, chunk: Chunk) -> Future[Done]:
         assert self.workers
-        for _ in range(2):
-            generation = self.workers.generation
-            try:
-                return _Task(
-                    chunk, self.workers.submit(self.plan, chunk.payload, chunk.header, self._room()), generation
-                )
-            except BrokenExecutor:
-                self.workers.renew(generation)
-        raise StreamError("the executor takes no work any more; a worker of it was killed")
+        room = self.sizer.worker_room() if self.workers.local else 0
+        try:
+            return self.workers.submit(self.plan, chunk.payload, chunk.header, room)
+        except (BrokenExecutor, RuntimeError) as error:
+            raise StreamError(f"the executor takes no work: {told(error)}") from None
 
-    def _wait(self, future: Future[Done]) -> None:
-        while not future.done():
-            concurrent.futures.wait([future], timeout=_LOOK_EVERY_S)
-            self.look()
-
-    def _collect(self, chunk: Chunk, first: _Task) -> Done:
-        """The result of a chunk: of its task at first, of a new one alone where that broke or it is a part."""
-        assert self.workers
-        task = first if chunk is first.chunk and first.generation >= 0 else self._submit(chunk)
-        alone = task is not first
-        first.generation = first.generation if task is not first else -1
-        for _ in range(3):
-            self._wait(task.future)
+    def _collect(self, chunk: Chunk, given: list[Future[Done]]) -> Done:
+        """The result of a chunk: of its future at first, of a new call where it is a part, or its worker died once."""
+        for last in (False, True):
+            future = given.pop() if given else self._submit(chunk)
+            while not future.done():
+                concurrent.futures.wait([future], timeout=_LOOK_EVERY_S)
+                self.look()
             try:
-                return task.future.result()
-            except BrokenExecutor as error:
-                generation = self.workers.generation if task is first else task.generation
-                if not self.workers.renew(generation):
-                    raise StreamError(f"the executor broke: {_line(error)}") from None
-                if alone:
-                    raise ChunkFailed("it killed its worker") from None
-                task, alone = self._submit(chunk), True
-            except ChunkFailed:
+                return future.result()
+            except WorkerDied as error:
+                if last:  # the first time it may have been anybody's doing
+                    raise ChunkFailed(f"it killed its worker: {_how(error)}") from None
+            except (ChunkFailed, StreamError):
                 raise
+            except PlanLost as error:
+                raise StreamError(f"cannot have the functions in a worker: {error}") from None
             except MemoryError as error:
-                raise ChunkFailed(_line(error), memory=True) from None
+                why = "it takes more memory than the ceiling leaves" if isinstance(error, IsolatedMemoryError) else ""
+                raise ChunkFailed(why or told(error), memory=True) from None
+            except BrokenExecutor as error:
+                raise StreamError(f"the executor broke: {told(error)}") from None
             except (pickle.PicklingError, AttributeError, TypeError) as error:
-                raise StreamError(f"cannot take what the function gives back from a worker: {_line(error)}") from None
+                raise StreamError(f"cannot take what the function gives back from a worker: {told(error)}") from None
             except Exception as error:
-                if type(error).__module__.startswith("lowtide"):
-                    raise ChunkFailed(_line(error), memory="memory" in _line(error).lower()) from None
-                raise StreamError(f"the executor failed: {_line(error)}") from None
-        raise ChunkFailed("it killed its worker")
+                raise StreamError(f"the executor failed: {told(error)}") from None
+        raise AssertionError
 
     def _try(self, chunk: Chunk, do: Callable[[Chunk], Done]) -> Result:
         """The chunk, or its halves, down to the record that cannot be done."""
@@ -258,27 +227,15 @@ class Engine:
                 self.plan = dataclasses.replace(self.plan, fields=part.fields or ())
                 return
 
-    def _check_pickle(self) -> None:
-        if not self.own:
-            return  # a cluster's client has its own way
-        for _, f in self.plan.ops:
-            try:
-                pickle.dumps(f)
-            except Exception as error:
-                raise StreamError(
-                    f"cannot send {getattr(f, '__qualname__', f)} to a worker: {_line(error)}; define it at the top of a "
-                    "module, or use workers=0"
-                ) from None
-
     def look(self, force: bool = False) -> None:
         """Measures the tree, and tells who watches; at most ten times a second."""
         now = time.monotonic()
         if not force and now - self._looked < _LOOK_EVERY_S:
             return
         self._looked = now
-        self.memory = tree_bytes()
+        self.memory = self.workers.tree_bytes() if self.workers else tree_bytes()
         self.peak = max(self.peak, self.memory)
-        if self.lanes == 0:
+        if self.make is None:
             hwm = peak_bytes()
             if hwm > self._hwm_before:
                 self.peak = max(self.peak, hwm)
@@ -307,41 +264,12 @@ def _is_well(future: Future[Done]) -> bool:
     return future.done() and not future.cancelled() and future.exception() is None
 
 
-def _line(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+def _how(error: WorkerDied) -> str:
+    if error.signal is not None:
+        return f"signal {error.signal}"
+    return f"exit status {error.exitcode}" if error.exitcode is not None else "it ended"
 
 
 def aside_line(name: str, record: int, error: str) -> str:
     """A record that was set aside, as a line of JSON."""
     return json.dumps({"file": name, "record": record, "error": error}, ensure_ascii=False)
-
-
-def make_pool(workers: int) -> Executor:
-    """Forks of this process: functions of ``__main__`` and unguarded scripts work in them as they are."""
-    context = multiprocessing.get_context("fork")
-    return concurrent.futures.ProcessPoolExecutor(workers, mp_context=context, initializer=child_begin)
-
-
-def is_local(executor: Any) -> bool:
-    """Whether an executor's workers are processes of this machine, whose memory counts."""
-    return not type(executor).__module__.startswith(("distributed", "dask"))
-
-
-def as_executor(given: Any) -> Executor:
-    """A concurrent.futures.Executor of what a caller hands over: one, or a Dask client."""
-    if isinstance(given, Executor):
-        return given
-    if hasattr(given, "get_executor"):
-        executor: Executor = given.get_executor(pure=False)
-        return executor
-    raise TypeError(f"executor takes a concurrent.futures.Executor or a Dask client, not {type(given).__name__}")
-
-
-def lanes_of(executor: Any, workers: int) -> int:
-    """How many chunks it can do at a time."""
-    if workers:
-        return workers
-    client = getattr(executor, "_client", None)
-    if client is not None and hasattr(client, "nthreads"):
-        return max(1, sum(int(n) for n in client.nthreads().values()))
-    return int(getattr(executor, "_max_workers", 0) or os.cpu_count() or 1)

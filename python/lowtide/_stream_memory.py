@@ -7,6 +7,7 @@ import ctypes
 import gc
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 _UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4}
@@ -16,7 +17,7 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 CHUNK_MIN = 4 << 10
 CHUNK_FIRST = 64 << 10  # small enough to learn by, whatever a function does with it
 CHUNK_MAX = 2 << 20  # beyond this nothing gets faster
-_COST_MIN = 6.0  # bytes of memory a byte of source takes at the least: as read, as text, as records, as written
+_COST_MIN = 3.0  # bytes of memory a byte of source takes at the least: as read, as written, and on its way
 
 
 class StreamError(Exception):
@@ -49,10 +50,25 @@ def text_bytes(size: float) -> str:
     return f"{size:.1f} TiB"
 
 
+_statm: tuple[int, int] = (0, -1)  # the process, and its own file of figures
+
+
+def _figures() -> list[bytes]:
+    global _statm
+    pid = os.getpid()
+    if _statm[0] != pid:  # a forked child would read its parent's
+        _statm = (pid, os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC))
+    return os.pread(_statm[1], 128, 0).split()
+
+
 def rss_bytes() -> int:
     """Resident bytes of this process, now."""
-    with open("/proc/self/statm", "rb") as file:
-        return int(file.read().split()[1]) * _PAGE
+    return int(_figures()[1]) * _PAGE
+
+
+def data_bytes() -> int:
+    """Private bytes of this process that can be written to, touched or not: what RLIMIT_DATA bounds, and the stack."""
+    return int(_figures()[5]) * _PAGE
 
 
 def peak_bytes() -> int:
@@ -78,6 +94,14 @@ def _children(pid: int) -> list[int]:
     return found
 
 
+def parent_of(pid: int) -> int:
+    """0 where it has ended."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[1])
+    except OSError:
+        return 0
+
+
 def _pss_bytes(pid: int) -> int:
     try:
         with open(f"/proc/{pid}/smaps_rollup", "rb") as file:
@@ -89,16 +113,18 @@ def _pss_bytes(pid: int) -> int:
     return 0
 
 
-def tree_bytes(pid: int | None = None) -> int:
-    """Bytes that a process and all its descendants hold; pages that several share count once (PSS)."""
-    total, waiting = 0, [pid or os.getpid()]
-    if pid is None and not _children(waiting[0]):
+def tree_bytes(more: Iterable[int] = ()) -> int:
+    """Bytes that this process, those of `more`, and all their descendants hold; what several share counts once (PSS)."""
+    own = os.getpid()
+    waiting, seen = [own, *more], set()
+    if len(waiting) == 1 and not _children(own):
         return rss_bytes()
     while waiting:
-        one = waiting.pop()
-        total += _pss_bytes(one)
-        waiting += _children(one)
-    return total
+        pid = waiting.pop()
+        if pid > 1 and pid not in seen:
+            seen.add(pid)
+            waiting += _children(pid)
+    return sum(map(_pss_bytes, seen))
 
 
 def trim() -> None:
@@ -116,17 +142,17 @@ class Sizer:
     thousand times its input is found out at 64 KiB and not at 2 MiB.
     """
 
-    def __init__(self, ceiling: int, lanes: int) -> None:
-        self.ceiling, self.lanes = ceiling, lanes
+    def __init__(self, ceiling: int) -> None:
+        self.ceiling, self.lanes = ceiling, 0
         self.room = 0  # bytes below the ceiling once everybody has started
         self.cost = _COST_MIN
         self.target = CHUNK_FIRST
         self._bases: dict[int, int] = {}
         self._largest: dict[int, int] = {}
 
-    def begin(self, taken: int) -> None:
-        """Raises StreamError where the processes alone fill the ceiling."""
-        self.room = self.ceiling - taken
+    def begin(self, taken: int, lanes: int) -> None:
+        """Raises StreamError where the processes alone fill the ceiling. lanes: workers; 0: it is done here."""
+        self.lanes, self.room = lanes, self.ceiling - taken
         if self.room < 1 << 20:
             raise StreamError(
                 f"the ceiling of {text_bytes(self.ceiling)} leaves no room beside the {text_bytes(taken)} that the program "

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from lowtide._keep import deep_size, stream_cut
+from lowtide._stream_codec import ipc_bytes
 from lowtide._stream_memory import CHUNK_MIN, StreamError, text_bytes
-from lowtide._stream_work import ipc_bytes
+from lowtide._stream_plan import Handle, Span
 
 _COMPRESSIONS = {"gz": "gz", "bz2": "bz2", "xz": "xz", "lzma": "xz", "zst": "zst", "zstd": "zst"}
 _FORMATS = {
@@ -32,6 +33,7 @@ _FORMATS = {
 }
 FORMATS = ("text", "bytes", "csv", "jsonl", "parquet", "arrow")
 _HEAD_BYTES = 64 << 10
+_LOOK_BYTES = 64 << 10
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -50,15 +52,18 @@ def delimiter_of(path: str) -> str:
 
 @dataclass
 class Chunk:
-    """A run of records as they stand in the source, and where the next one begins."""
+    """A run of records as they stand in the source, and where the next one begins.
+
+    Nobody counts records before they are done: the token's "record" is filled in once it is the chunk's turn.
+    """
 
     payload: Any
     bytes: int  # as the sizes of chunks count: of text, or of what a table takes
-    first: int  # number of its first record in its file, from 1
     file: int  # index in the source's files
     token: dict[str, int]  # where to go on behind it
     position: int  # bytes of all files together that are read so far
     header: tuple[str, ...] | None = None
+    first: int = 0  # of a part of a chunk: records of the chunk before it
 
 
 @dataclass(frozen=True)
@@ -189,13 +194,80 @@ class _Bytes:
         self.raw.close()
 
 
+def _too_long(path: str, start: int, longest: int) -> StreamError:
+    return StreamError(
+        f"the record at byte {start} of {path} is longer than the {text_bytes(longest)} that the ceiling leaves for one; "
+        "raise memory"
+    )
+
+
+class _Plain:
+    """A file that is not compressed: cut between records without being read, as far as that can be."""
+
+    def __init__(self, path: str, delimiter: bytes | None) -> None:
+        self.path, self.delimiter = path, delimiter
+        try:
+            self.handle = Handle(path)
+        except OSError as error:
+            raise StreamError(f"cannot read {path}: {_why(error)}") from None
+        self.size = os.fstat(self.handle.fd).st_size
+
+    def read(self, start: int, size: int) -> bytes:
+        """Up to `size` bytes."""
+        try:
+            return os.pread(self.handle.fd, min(size, self.size - start), start)
+        except OSError as error:
+            raise StreamError(f"cannot read {self.path}: {_why(error)}") from None
+
+    def text_start(self) -> int:
+        return 3 if self.read(0, 3) == _BOM else 0
+
+    def cut(self, start: int, size: int, longest: int) -> int:
+        """Where the whole records that fit into `size` bytes from `start` on end; the first one's end, if it is longer."""
+        end = start + size
+        if end >= self.size:
+            return self.size
+        if self.delimiter is not None:
+            return self._cut_csv(start, size, longest)
+        for back in (max(start, end - _LOOK_BYTES), start):
+            newline = self.read(back, end - back).rfind(b"\n")
+            if newline >= 0:
+                return back + newline + 1
+        while end < self.size:
+            if end - start >= longest:
+                raise _too_long(self.path, start, longest)
+            more = self.read(end, _LOOK_BYTES)
+            newline = more.find(b"\n")
+            if newline >= 0:
+                return end + newline + 1
+            if not more:
+                break  # it was made shorter meanwhile; whoever reads it will say so
+            end += len(more)
+        return self.size
+
+    def _cut_csv(self, start: int, want: int, longest: int) -> int:
+        """Which newlines end a record only the quotes before them say."""
+        size = max(want, CHUNK_MIN)
+        while True:
+            data = self.read(start, size)
+            end, _ = stream_cut(data, want, self.delimiter)
+            if end:
+                return start + end
+            if start + size >= self.size:
+                return self.size
+            if size >= longest:
+                raise _too_long(self.path, start, longest)
+            size = min(2 * size, longest)
+
+
 @dataclass(frozen=True)
 class Options:
     format: str | None = None
     delimiter: str | None = None
     header: bool = True
     columns: tuple[str, ...] | None = None
-    serial: bool = False  # payloads must travel
+    travels: bool = False  # payloads go to other processes
+    spans: bool = True  # whoever works can read this process's files
 
 
 Want = Callable[[], tuple[int, int]]  # bytes of the next chunk, and the longest record that can be
@@ -241,12 +313,18 @@ class Files(Source):
         before = sum(mark.size for mark in self._marks[:first])
         for index in range(first, len(self.names)):
             at, record = (token.get("at", 0), token.get("record", 1)) if index == first else (0, 1)
-            read = self._table_chunks if self.kind == "table" else self._text_chunks
-            for chunk in read(index, at, record, want):
+            for chunk in self._file_chunks(index, at, record, want):
                 chunk.position = before + min(chunk.position, self._marks[index].size)
                 yield chunk
             self._check_same(index)
             before += self._marks[index].size
+
+    def _file_chunks(self, index: int, at: int, record: int, want: Want) -> Iterator[Chunk]:
+        if self.kind == "table":
+            return self._table_chunks(index, record, want)
+        if self.options.spans and not format_of(self.names[index])[1]:
+            return self._span_chunks(index, at, want)
+        return self._text_chunks(index, at, want)
 
     def _check_same(self, index: int) -> None:
         mark = self._marks[index]
@@ -264,7 +342,21 @@ class Files(Source):
             raise StreamError("the header of the CSV is not UTF-8") from None
         return tuple(next(csv.reader(io.StringIO(text, newline=""), delimiter=self.delimiter), ()))
 
-    def _text_chunks(self, index: int, at: int, record: int, want: Want) -> Iterator[Chunk]:
+    def _span_chunks(self, index: int, at: int, want: Want) -> Iterator[Chunk]:
+        file = _Plain(self.names[index], self.delimiter.encode() if self.kind == "csv" else None)
+        start, header = file.text_start(), None
+        if self.kind == "csv" and self.options.header and start < file.size:
+            end = file.cut(start, 1, want()[1])
+            header = self._header(file.read(start, end - start))
+            start = end
+        start = max(start, at)
+        while start < file.size:
+            end = file.cut(start, *want())
+            span = Span(file.handle, self.names[index], start, end - start)
+            yield Chunk(span, end - start, index, {"file": index, "at": end}, end, header)
+            start = end
+
+    def _text_chunks(self, index: int, at: int, want: Want) -> Iterator[Chunk]:
         file = self._open(index)
         delimiter = self.delimiter.encode() if self.kind == "csv" else None
         try:
@@ -284,15 +376,13 @@ class Files(Source):
                 start, rest = at, b""
             while True:
                 size, longest = want()
-                rest, end, count = self._whole_records(file, rest, size, longest, delimiter, start)
+                rest, end = self._whole_records(file, rest, size, longest, delimiter, start)
                 if not end:
                     return
                 payload = rest[:end]
                 rest = rest[end:]
                 start += end
-                token = {"file": index, "at": start, "record": record + count}
-                yield Chunk(payload, end, record, index, token, file.position(), header)
-                record += count
+                yield Chunk(payload, end, index, {"file": index, "at": start}, file.position(), header)
         finally:
             file.close()
 
@@ -301,40 +391,34 @@ class Files(Source):
 
     def _first_record(self, file: _Bytes, rest: bytes, want: Want) -> tuple[bytes, int]:
         size, longest = want()
-        rest, end, _ = self._whole_records(file, rest, min(size, CHUNK_MIN), longest, self.delimiter.encode(), 0)
+        rest, end = self._whole_records(file, rest, min(size, CHUNK_MIN), longest, self.delimiter.encode(), 0)
         end, _ = stream_cut(rest, 1, self.delimiter.encode()) if end else (0, 0)
         return rest, end or len(rest)
 
     def _whole_records(
         self, file: _Bytes, rest: bytes, size: int, longest: int, delimiter: bytes | None, start: int
-    ) -> tuple[bytes, int, int]:
-        """What is read and not given out, the end of the whole records in it, and how many they are."""
+    ) -> tuple[bytes, int]:
+        """What is read and not given out, and the end of the whole records in it."""
         while True:
             more = file.read(size - len(rest)) if size > len(rest) else b""
             ended = len(rest) + len(more) < size
             rest = rest + more if rest else more
-            end, count = stream_cut(rest, size, delimiter)
+            end, _ = stream_cut(rest, size, delimiter)
             if end:
-                return rest, end, count
+                return rest, end
             if ended:
-                return rest, len(rest), 1 if rest else 0
+                return rest, len(rest)
             if size >= longest:
-                raise StreamError(
-                    f"the record at byte {start} of {file.path} is longer than the {text_bytes(longest)} that the ceiling "
-                    "leaves for one; raise memory"
-                )
+                raise _too_long(file.path, start, longest)
             size = min(2 * size, longest)
 
-    def _table_chunks(self, index: int, at: int, record: int, want: Want) -> Iterator[Chunk]:
+    def _table_chunks(self, index: int, record: int, want: Want) -> Iterator[Chunk]:
         path = self.names[index]
         done = record - 1
         for batch, position in self._batches(path, done, want):
             for table in _slices(batch, want):
-                rows, size = table.num_rows, max(1, table.nbytes)
-                payload = ipc_bytes(table) if self.options.serial else table
-                token = {"file": index, "at": 0, "record": record + rows}
-                yield Chunk(payload, size, record, index, token, position)
-                record += rows
+                payload = ipc_bytes(table) if self.options.travels else table
+                yield Chunk(payload, max(1, table.nbytes), index, {"file": index, "at": 0}, position)
 
     def _batches(self, path: str, skip: int, want: Want) -> Iterator[tuple[Any, int]]:
         """Tables of a file from its row `skip` on, with the bytes of the file that are done by then."""
@@ -422,9 +506,7 @@ class Items(Source):
                 return
             taken = max(1, deep_size(payload))
             each = max(1, taken // len(payload))
-            token = {"file": 0, "at": 0, "record": record + len(payload)}
-            yield Chunk(payload, taken, record, 0, token, 0)
-            record += len(payload)
+            yield Chunk(payload, taken, 0, {"file": 0, "at": 0}, 0)
 
 
 class OpenFile(Files):
@@ -443,7 +525,7 @@ class OpenFile(Files):
     def chunks(self, token: dict[str, int], want: Want) -> Iterator[Chunk]:
         if token.get("at"):
             raise StreamError("an open file cannot be gone on with; name the file instead")
-        yield from self._text_chunks(0, 0, 1, want)
+        yield from self._text_chunks(0, 0, want)
 
     def _open(self, index: int) -> _Bytes:
         return _Open(self.file, self.names[index])

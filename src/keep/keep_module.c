@@ -58,6 +58,18 @@ static PyMethodDef module_methods[] = {
     {"stream_cut", stream_module_cut, METH_VARARGS,
      PyDoc_STR("stream_cut(text, want, delimiter)\n--\n\nThe end of the last record within want "
                "bytes, and how many there are.")},
+    {"stream_lines", stream_module_lines, METH_VARARGS,
+     PyDoc_STR("stream_lines(text, at, want, as_bytes)\n--\n\n(records, next, strange, blank).")},
+    {"stream_rows", stream_module_rows, METH_VARARGS,
+     PyDoc_STR("stream_rows(text, at, want, delimiter, header)\n--\n\n(records, next, strange).")},
+    {"stream_join", stream_module_join, METH_VARARGS,
+     PyDoc_STR("stream_join(records, out)\n--\n\nAppends each str and a newline.")},
+    {"stream_pipe", stream_module_pipe, METH_VARARGS,
+     PyDoc_STR("stream_pipe(function, iterator)\n--\n\nNone for none, a generator for many.")},
+    {"stream_loads", stream_module_loads, METH_VARARGS,
+     PyDoc_STR("stream_loads(scan_once, loads)\n--\n\nA quicker loads for lines.")},
+    {"stream_dumps", stream_module_dumps, METH_O,
+     PyDoc_STR("stream_dumps(encoder)\n--\n\nA function that gives the JSON of a value.")},
     {"send", KEEP_METHOD(transfer_send), METH_FASTCALL,
      PyDoc_STR("send(socket, kind, body, buffers)\n--\n\nA message to another process: large "
                "parts by memfd.")},
@@ -78,7 +90,7 @@ PyMODINIT_FUNC PyInit__keep(void);
 PyMODINIT_FUNC PyInit__keep(void) {
     if (PyType_Ready(&keep_cache_type) < 0 || PyType_Ready(&keep_iter_type) < 0 ||
         PyType_Ready(&keep_flight_type) < 0 || keep_refs_ready() < 0 || keep_function_ready() < 0 ||
-        PyType_Ready(&transfer_region_type) < 0)
+        PyType_Ready(&transfer_region_type) < 0 || PyType_Ready(&stream_pipe_type) < 0)
         return NULL;
     PyObject *module = PyModule_Create(&module_def);
     if (!module || PyModule_AddObjectRef(module, "Cache", (PyObject *)&keep_cache_type) < 0 ||

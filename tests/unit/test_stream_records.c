@@ -88,6 +88,75 @@ static void random_csv_is_cut_as_letter_by_letter(void **state) {
     }
 }
 
+/* The fields of the record at `at`, a letter at a time, each ended by '|'. Returns the next one. */
+static size_t row_slow(const char *text, size_t n, size_t at, char *out) {
+    enum { BEGIN, PLAIN, QUOTED, CLOSED } state = BEGIN;
+    if (at < n && text[at] == '\n') return *out = '\0', at + 1;
+    for (; at < n; at++) {
+        char c = text[at];
+        if (state == QUOTED && c == '"')
+            state = CLOSED;
+        else if (state == CLOSED && c == '"')
+            *out++ = c, state = QUOTED;
+        else if (state == QUOTED)
+            *out++ = c;
+        else if (c == '\n')
+            break;
+        else if (c == ',')
+            *out++ = '|', state = BEGIN;
+        else if (state == BEGIN && c == '"')
+            state = QUOTED;
+        else
+            *out++ = c, state = PLAIN;
+    }
+    *out++ = '|', *out = '\0';
+    return at < n ? at + 1 : n;
+}
+
+static void random_rows_are_read_as_letter_by_letter(void **state) {
+    (void)state;
+    uint32_t seed = 11;
+    for (int round = 0; round < 20000; round++) {
+        size_t n = 1 + round % 20, at = 0;
+        char *text = malloc(n); /* of its very size, so that a sanitizer sees a step beyond */
+        assert_non_null(text);
+        for (size_t i = 0; i < n; i++) {
+            seed = seed * 1664525u + 1013904223u;
+            text[i] = "\",\na"[seed >> 30];
+        }
+        stream_row_t row = {.scratch_bytes = n};
+        while (at < n) {
+            char expected[64], got[64], *end = got;
+            size_t next = row_slow(text, n, at, expected);
+            assert_int_equal(stream_row_read(&row, text, n, at, ','), next);
+            for (size_t i = 0; i < row.count; i++) {
+                memcpy(end, row.fields[i].text, row.fields[i].bytes);
+                end += row.fields[i].bytes;
+                *end++ = '|';
+            }
+            *end = '\0';
+            assert_string_equal(got, expected);
+            at = next;
+        }
+        stream_row_free(&row);
+        free(text);
+    }
+}
+
+static void carriage_returns_before_a_newline_are_no_part_of_a_row(void **state) {
+    (void)state;
+    const char *text = "a,\"b\"\r\n\r\nc\rd\r";
+    stream_row_t row = {.scratch_bytes = strlen(text)};
+    size_t n = strlen(text), at = stream_row_read(&row, text, n, 0, ',');
+    assert_int_equal(row.count, 2);
+    assert_int_equal(row.fields[1].bytes, 1);
+    at = stream_row_read(&row, text, n, at, ',');
+    assert_int_equal(row.count, 0);
+    assert_int_equal(stream_row_read(&row, text, n, at, ','), n);
+    assert_int_equal(row.fields[0].bytes, 3);
+    stream_row_free(&row);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_cut_holds_the_whole_lines_that_fit),
@@ -95,6 +164,8 @@ int main(void) {
         cmocka_unit_test(a_newline_in_quotes_ends_no_csv_record),
         cmocka_unit_test(a_quote_inside_a_field_is_a_letter),
         cmocka_unit_test(random_csv_is_cut_as_letter_by_letter),
+        cmocka_unit_test(random_rows_are_read_as_letter_by_letter),
+        cmocka_unit_test(carriage_returns_before_a_newline_are_no_part_of_a_row),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

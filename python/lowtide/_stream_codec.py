@@ -1,0 +1,275 @@
+"""Records of a chunk from its bytes, slice by slice, and the bytes of what was made of them."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import functools
+import io
+import json
+import operator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from lowtide._keep import stream_dumps, stream_join, stream_lines, stream_loads, stream_rows
+from lowtide._stream_plan import ChunkFailed, Plan, told_error
+
+_SLICE = 512  # records
+_SLICE_BYTES = 64 << 10  # what comes of so much stays in the processor's cache; twice as fast as a whole chunk
+
+Steps = list[tuple[str, Any]]
+
+
+def _make_row(header: tuple[str, ...], row: Any) -> Any:
+    if isinstance(row, bytes):
+        row.decode()
+    if isinstance(row, list):
+        raise ValueError(f"the row has {len(row)} fields, the header {len(header)}")
+    return row
+
+
+def _make_list(row: Any) -> Any:
+    return row.decode() if isinstance(row, bytes) else row
+
+
+def table_of(payload: Any) -> Any:
+    if not isinstance(payload, (bytes, memoryview)):
+        return payload
+    import pyarrow as pa
+
+    return pa.ipc.open_stream(payload).read_all()
+
+
+@functools.cache
+def _loads() -> Callable[[str], Any]:
+    try:
+        return stream_loads(json.scanner.c_make_scanner(json.JSONDecoder()), json.loads)  # type: ignore[attr-defined]
+    except (AttributeError, TypeError):  # a json without its C half
+        return json.loads
+
+
+@functools.cache
+def dumps() -> Callable[[Any], str]:
+    """As JSONEncoder(ensure_ascii=False).encode, but for one that is made once."""
+    encoder = json.JSONEncoder(ensure_ascii=False)
+    try:
+        made = json.encoder.c_make_encoder(  # type: ignore[attr-defined]
+            None, encoder.default, json.encoder.encode_basestring, None, ": ", ", ", False, False, True
+        )
+        quick = stream_dumps(made)
+        sample = {"a": [1, "\u00e9\n", None, True, 1.5], "b": {}}
+        return quick if quick(sample) == encoder.encode(sample) else encoder.encode
+    except (AttributeError, TypeError):
+        return encoder.encode
+
+
+def _text_slices(plan: Plan, text: bytes, size: int) -> Iterator[tuple[list[Any], Steps]]:
+    at, as_bytes, as_json = 0, plan.kind == "bytes", plan.kind == "jsonl"
+    while at < len(text):
+        records, at, strange, blank = stream_lines(text, at, size, as_bytes)
+        steps: Steps = [("map", _make_list)] if strange else []
+        if as_json:
+            if strange or blank:
+                steps.append(("filter", str.strip))
+            steps.append(("map", _loads()))
+        yield records, steps
+
+
+def _row_slices(
+    plan: Plan, text: bytes, size: int, header: tuple[str, ...] | None
+) -> Iterator[tuple[list[Any], Steps]]:
+    at, delimiter = 0, plan.delimiter.encode()
+    while at < len(text):
+        rows, at, strange = stream_rows(text, at, size, delimiter, header)
+        steps: Steps = []
+        if strange:
+            make = _make_list if header is None else functools.partial(_make_row, header)
+            steps = [("filter", None), ("map", make)]
+        yield rows, steps
+
+
+def slices(plan: Plan, payload: Any, header: tuple[str, ...] | None) -> Iterator[tuple[list[Any], Steps]]:
+    """Raw records, slice by slice, and what makes records of them, one by one."""
+    if plan.kind in ("table", "records"):
+        payload = table_of(payload) if plan.kind == "table" else payload
+        step = (
+            max(1, min(_SLICE, _SLICE_BYTES * len(payload) // (payload.nbytes + 1))) if plan.kind == "table" else _SLICE
+        )
+        for start in range(0, len(payload), step):
+            part = payload[start : start + step]
+            yield (part.to_pylist() if plan.kind == "table" else list(part)), []
+    elif plan.kind == "csv":
+        yield from _row_slices(plan, payload, _SLICE_BYTES, header)
+    else:
+        yield from _text_slices(plan, payload, _SLICE_BYTES)
+
+
+def _row(fields: tuple[str, ...] | None, record: Any) -> list[Any]:
+    if isinstance(record, dict):
+        if fields is None:
+            raise TypeError("the record is a dict, the first was none")
+        if len(record) > len(fields) or not record.keys() <= set(fields):
+            extra = next(name for name in record if name not in fields)
+            raise ValueError(f"the field {extra!r} is not among those of the first record")
+        return [record.get(name, "") for name in fields]
+    if isinstance(record, (list, tuple)):
+        if fields:
+            raise TypeError(f"CSV that began with dicts takes dicts, not {type(record).__name__}")
+        return list(record)
+    raise TypeError(f"CSV takes dicts or lists, not {type(record).__name__}")
+
+
+def _rows(fields: tuple[str, ...] | None, records: list[Any]) -> Iterable[Any]:
+    """Rows of records that csv can write; at C's speed where all have exactly the fields."""
+    if fields and len(fields) > 1 and set(map(type, records)) == {dict} and set(map(len, records)) == {len(fields)}:
+        try:
+            return list(map(operator.itemgetter(*fields), records))
+        except KeyError:
+            pass
+    return [_row(fields, record) for record in records]
+
+
+def _as_text(record: Any) -> str:
+    if not isinstance(record, str):
+        raise TypeError(f"text takes str, not {type(record).__name__}; write to a .jsonl or .csv, or return str")
+    record.encode()
+    return record
+
+
+def _as_bytes(record: Any) -> bytes:
+    if not isinstance(record, (bytes, bytearray, memoryview)):
+        raise TypeError(f"format bytes takes bytes, not {type(record).__name__}")
+    return bytes(record)
+
+
+def _as_record(record: Any) -> dict[str, Any]:
+    if not isinstance(record, dict):
+        raise TypeError(f"Parquet and Arrow take dicts, not {type(record).__name__}")
+    return record
+
+
+_CHECKS: dict[str, Callable[[Any], Any]] = {
+    "text": _as_text,
+    "bytes": _as_bytes,
+    "jsonl": _as_text,
+    "parquet": _as_record,
+    "arrow": _as_record,
+}
+
+
+def compress(data: Any, how: str) -> Any:
+    """A member (frame, stream) of its own; a file of several of them reads as one."""
+    if not how or not data:
+        return data
+    if how == "gz":
+        import gzip
+
+        return gzip.compress(data, 6, mtime=0)
+    if how == "bz2":
+        import bz2
+
+        return bz2.compress(data)
+    if how == "xz":
+        import lzma
+
+        return lzma.compress(data)
+    import zstandard
+
+    return zstandard.ZstdCompressor().compress(data)
+
+
+def write_rows(rows: Iterable[Any], delimiter: str) -> bytes:
+    text = io.StringIO(newline="")
+    csv.writer(text, delimiter=delimiter, lineterminator="\n").writerows(rows)
+    return text.getvalue().encode()
+
+
+def ipc_bytes(table: Any) -> bytes:
+    import pyarrow as pa
+
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    data: bytes = sink.getvalue().to_pybytes()
+    return data
+
+
+def _table_bytes(out: Any) -> bytes:
+    import pyarrow as pa
+
+    if not hasattr(out, "to_pylist"):
+        names = dict.fromkeys(name for record in out for name in record)
+        out = pa.table({name: [record.get(name) for record in out] for name in names}) if out else None
+    elif not hasattr(out, "from_batches"):
+        out = pa.Table.from_batches([out])
+    return ipc_bytes(out) if out is not None and out.num_rows else b""
+
+
+class Encoder:
+    """Takes results as they come, and has them as they are to be written in the end."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan, self.fields, self.count = plan, plan.fields, 0
+        self.text = bytearray()
+        self.objects: list[Any] = []
+        self.table: Any = None
+        self.folded = copy.deepcopy(plan.initial)
+
+    def add(self, out: Any) -> None:
+        """A slice, or a table. Raises ChunkFailed where one of the records cannot be written."""
+        if hasattr(out, "to_pylist"):
+            if self.plan.out in ("parquet", "arrow"):
+                self.table, self.count = out, len(out)
+                return
+            out = out.to_pylist()
+        self.count += len(out)
+        if not out:
+            return
+        try:
+            self._add(out)
+        except MemoryError:
+            raise ChunkFailed("MemoryError", memory=True) from None
+        except Exception as error:
+            raise ChunkFailed(told_error(self._cause(out, error))) from None
+
+    def _add(self, out: list[Any]) -> None:
+        kind = self.plan.out
+        if kind in ("text", "jsonl"):
+            stream_join(out, self.text)
+        elif kind == "bytes":
+            self.text += b"\n".join(out)
+            self.text += b"\n"
+        elif kind == "csv":
+            if self.fields is None and isinstance(out[0], dict):
+                self.fields = tuple(map(str, out[0]))
+            self.text += write_rows(_rows(self.fields, out), self.plan.out_delimiter)
+        elif kind == "fold":
+            self.folded = functools.reduce(self.plan.ops[-1][1], out, self.folded)
+        else:
+            self.objects += out
+
+    def _cause(self, out: list[Any], error: Exception) -> Exception:
+        """The error of the first record at fault, in its own words."""
+        check = _CHECKS.get(self.plan.out)
+        for record in out if check else ():
+            try:
+                assert check
+                check(record)
+            except Exception as cause:
+                return cause
+        return error
+
+    def data(self) -> Any:
+        plan = self.plan
+        if plan.out == "records":
+            return self.objects
+        if plan.out == "fold":
+            return self.folded
+        try:
+            if plan.out in ("parquet", "arrow"):
+                return _table_bytes(self.objects if self.table is None else self.table)
+            return compress(self.text, plan.compression)
+        except MemoryError:
+            raise ChunkFailed("MemoryError", memory=True) from None
+        except Exception as error:
+            raise ChunkFailed(told_error(self._cause(self.objects, error))) from None
