@@ -262,7 +262,8 @@ typedef struct model_finding {
     char *site_file;         /* or NULL: not known from this recording */
     uint32_t site_line;
     char *site_function;
-    char *site_source; /* the text of that line, or NULL */
+    char *site_source;  /* the text of that line, or NULL */
+    char *held_at_peak; /* of temporary-peak: the path that held it then; or NULL */
     char *fix;
     const char *confidence; /* "high", "medium", "low" */
 } model_finding_t;

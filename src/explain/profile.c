@@ -272,6 +272,9 @@ static int profile_sort(profile_t *p, err_t *e) {
     if (status) return status;
     for (uint32_t i = 0; i < p->cell_count; i++) place[p->stacks[p->cells[i].stack].site] = 1;
     for (uint32_t i = 0; i < p->sample_count; i++) place[p->stacks[p->samples[i].stack].site] = 1;
+    for (uint32_t i = 0; i < p->peak_sample_count; i++) {
+        place[p->stacks[p->peak_samples[i].stack].site] = 1;
+    }
     for (uint32_t i = 0; i < p->site_count; i++) {
         bool made = place[order[i]];
         if (made) sites[kept] = p->sites[order[i]];
@@ -340,30 +343,70 @@ static int profile_sample_compare(const void *a, const void *b) {
     return x->address < y->address ? -1 : x->address > y->address;
 }
 
-static int profile_samples(profile_t *p) {
-    uint32_t rows = profile_rows(p, TABLE_SAMPLES);
-    p->samples = profile_room(p, rows, sizeof *p->samples);
-    if (!p->samples) return -ENOMEM;
+static int profile_samples(profile_t *p, const lowtide_table *t, profile_sample_t **out,
+                           uint32_t *count) {
+    uint32_t rows = lowtide_table_rows(t), kept = 0;
+    uint32_t process = lowtide_table_column(t, "process"), stack = lowtide_table_column(t, "stack");
+    uint32_t domain = lowtide_table_column(t, "domain"), bytes = lowtide_table_column(t, "bytes");
+    uint32_t address = lowtide_table_column(t, "address");
+    profile_sample_t *samples = profile_room(p, rows, sizeof *samples);
+    if (!samples) return -ENOMEM;
     for (uint32_t i = 0; i < rows; i++) {
-        uint64_t process = number(p, TABLE_SAMPLES, "process", i);
-        uint64_t stack = number(p, TABLE_SAMPLES, "stack", i);
-        profile_sample_t s = {.process = (uint32_t)process,
-                              .stack = (uint32_t)stack,
-                              .domain = (uint32_t)number(p, TABLE_SAMPLES, "domain", i),
+        uint64_t of = lowtide_table_number(t, process, i), at = lowtide_table_number(t, stack, i);
+        profile_sample_t s = {.process = (uint32_t)of,
+                              .stack = (uint32_t)at,
+                              .domain = (uint32_t)lowtide_table_number(t, domain, i),
                               .object = LOWTIDE_NONE,
-                              .address = number(p, TABLE_SAMPLES, "address", i),
-                              .bytes = number(p, TABLE_SAMPLES, "bytes", i)};
-        if (process >= p->process_count || stack >= p->stack_count || s.bytes >> 60 ||
-            p->stacks[stack].site == LOWTIDE_NONE) {
+                              .address = lowtide_table_number(t, address, i),
+                              .bytes = lowtide_table_number(t, bytes, i)};
+        if (of >= p->process_count || at >= p->stack_count || s.bytes >> 60 ||
+            p->stacks[at].site == LOWTIDE_NONE) {
             continue;
         }
-        double interval = (double)p->processes[process].interval_bytes, size = (double)s.bytes;
+        double interval = (double)p->processes[of].interval_bytes, size = (double)s.bytes;
         double chance = interval > 0 ? -expm1(-size / interval) : 1;
         s.weight = chance > 0 ? (uint64_t)(size / chance + 0.5) : 0;
-        p->samples[p->sample_count++] = s;
+        samples[kept++] = s;
     }
-    qsort(p->samples, p->sample_count, sizeof *p->samples, profile_sample_compare);
+    qsort(samples, kept, sizeof *samples, profile_sample_compare);
+    *out = samples;
+    *count = kept;
     return 0;
+}
+
+/* The nested heap of the highest memory; one that is damaged is as good as none. */
+static int profile_peak(profile_t *p, const lowtide_recording *rec) {
+    const char *name;
+    const void *bytes;
+    size_t n;
+    uint64_t most = 0;
+    for (uint32_t i = 0; lowtide_nested_at(rec, i, &name, &bytes, &n); i++) {
+        lowtide_recording *one;
+        lowtide_error error;
+        if (strcmp(name, "peak") != 0 || lowtide_open_memory(bytes, n, &one, &error)) continue;
+        const char *rss = lowtide_meta(one, "rss_bytes");
+        uint64_t high = rss ? strtoull(rss, NULL, 10) : 0;
+        bool better = lowtide_objects(one) && (!p->peak || high >= most);
+        lowtide_close(better ? p->peak : one);
+        if (!better) continue;
+        p->peak = one;
+        most = high;
+    }
+    if (!p->peak) return 0;
+    const char *pid = lowtide_meta(p->peak, "pid"), *us = lowtide_meta(p->peak, "t_us");
+    uint64_t wanted = pid ? strtoull(pid, NULL, 10) : 0;
+    p->peak_heap_us = us ? strtoull(us, NULL, 10) : 0;
+    p->peak_heap_process = p->main_process;
+    for (uint32_t i = 0; i < p->process_count; i++) {
+        if (p->processes[i].pid == wanted) p->peak_heap_process = i;
+    }
+    lowtide_table *t;
+    lowtide_error error;
+    int status = lowtide_table_load(p->peak, "samples", &t, &error);
+    if (status) return status == -ENOMEM ? status : 0;
+    status = profile_samples(p, t, &p->peak_samples, &p->peak_sample_count);
+    lowtide_table_free(t);
+    return status;
 }
 
 /* ---- Building ---- */
@@ -376,7 +419,9 @@ static int profile_fill(profile_t *p, const lowtide_recording *rec, err_t *e) {
     if (!status) status = profile_cells(p, &known);
     if (!status) status = profile_timeline(p);
     if (!status) status = profile_events(p);
-    if (!status) status = profile_samples(p);
+    if (!status)
+        status = profile_samples(p, p->tables->table[TABLE_SAMPLES], &p->samples, &p->sample_count);
+    if (!status) status = profile_peak(p, rec);
     map_free(&sites);
     map_free(&known);
     if (!status) status = profile_sort(p, e);
@@ -409,6 +454,7 @@ int profile_build(const lowtide_recording *rec, profile_t **out, err_t *e) {
 void profile_free(profile_t *p) {
     if (!p) return;
     for (int i = 0; p->tables && i < TABLES; i++) lowtide_table_free(p->tables->table[i]);
+    lowtide_close(p->peak);
     arena_free(&p->arena);
     mem_free(p);
 }

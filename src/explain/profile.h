@@ -110,6 +110,12 @@ typedef struct profile {
     uint64_t rss_peak_bytes;   /* highest of any process, 0: no timeline */
     uint64_t peak_us;          /* when that was, since the recording's begin */
     uint32_t peak_process;
+    /* The heap at a high of the memory: a nested recording that the profile closes; NULL: none. Its
+     * samples stand beside the others; their objects are its own. */
+    lowtide_recording *peak;
+    uint32_t peak_heap_process, peak_sample_count;
+    profile_sample_t *peak_samples;
+    uint64_t peak_heap_us; /* when it was captured, since the recording's begin; 0: not known */
     uint64_t together_bytes, together_us; /* the highest of all processes together, and when */
     arena_t arena;
     struct profile_tables *tables; /* what the texts lie in */
@@ -125,9 +131,9 @@ bool profile_is_library(const profile_frame_t *frame);
 /* Sites by another figure, most first: an array of site_count indexes for the caller to mem_free. */
 int profile_order(const profile_t *p, int figure, uint32_t **out, err_t *e);
 
-/* The object of each sample, by its address, from the heap of the recording: that of the process
- * the heap belongs to. Once, before what follows. */
-int profile_join(profile_t *p, const model_t *m, err_t *e);
+/* The object of each sample, by its address, from the heap of the recording; and of each sample at
+ * the peak from the heap then (`peak` is the model of p->peak, or NULL). Once, before what follows. */
+int profile_join(profile_t *p, const model_t *m, const model_t *peak, err_t *e);
 
 typedef struct profile_share {
     uint32_t line;  /* in lines */
@@ -137,24 +143,28 @@ typedef struct profile_share {
 /* The program's own lines that made what `id` retains, most bytes first; at most `max`. Returns how many. */
 uint32_t profile_makers(const profile_t *p, const model_t *m, uint32_t id, uint32_t max,
                         profile_share_t *out);
-/* The objects that a site made, as far as samples tell: ids for the caller to mem_free. */
-int profile_made(const profile_t *p, uint32_t site, uint32_t **ids, uint32_t *count, err_t *e);
-
-/* What holds most of the objects that a site made, as far as samples tell. */
+/* What holds most of the objects that a site or line made, as far as samples tell. */
+enum profile_when { PROFILE_AT_END, PROFILE_AT_PEAK };
+typedef struct profile_made {
+    const model_t *model; /* the heap's, or that of p->peak */
+    int when;             /* profile_when */
+    uint32_t site, line;  /* LOWTIDE_NONE: not asked for */
+} profile_made_t;
 typedef struct profile_held {
     const char *path;     /* NULL: not known */
     uint64_t samples, of; /* so many of so many samples that have an object */
     model_routes_t routes;
 } profile_held_t;
-int profile_held(const profile_t *p, const model_t *m, uint32_t site, profile_held_t *out,
-                 err_t *e);
+int profile_held(const profile_t *p, const profile_made_t *made, profile_held_t *out, err_t *e);
 void profile_held_free(profile_held_t *held);
 
 /* The program's own line that most of a site came by; NULL where that is the site itself. */
 const profile_frame_t *profile_from(const profile_t *p, const profile_site_t *site);
 
 /* Adds findings that the profile alone can tell (temporary-peak), and to those that are there the
- * site that made what they name. `m` may be a model without objects. */
-int profile_findings(profile_t *p, const model_t *m, model_findings_t *findings, err_t *e);
+ * site that made what they name. `m` may be a model without objects, `peak` is the model of p->peak
+ * or NULL. */
+int profile_findings(profile_t *p, const model_t *m, const model_t *peak,
+                     model_findings_t *findings, err_t *e);
 
 #endif

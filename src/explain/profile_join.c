@@ -25,10 +25,9 @@ static profile_sample_t *join_sample(profile_sample_t *begin, profile_sample_t *
     return address - begin->address < begin->bytes ? begin : NULL;
 }
 
-int profile_join(profile_t *p, const model_t *m, err_t *e) {
-    const lowtide_recording *rec = model_recording(m);
-    uint32_t process = p->main_process;
-    profile_sample_t *begin = p->samples, *end = p->samples + p->sample_count;
+/* Samples of one process, and the heap that they lie in. */
+static int join_heap(profile_sample_t *begin, profile_sample_t *end, uint32_t process,
+                     const lowtide_recording *rec, err_t *e) {
     while (begin < end && begin->process != process) begin++;
     while (end > begin && end[-1].process != process) end--;
     lowtide_chunk *chunk = NULL;
@@ -42,13 +41,22 @@ int profile_join(profile_t *p, const model_t *m, err_t *e) {
         }
         for (uint32_t k = 0; k < chunk->count; k++) {
             profile_sample_t *s = join_sample(begin, end, chunk->address[k]);
-            uint32_t id = chunk->first + k;
             if (!s || s->object != LOWTIDE_NONE) continue;
             if (lowtide_shape_at(rec, chunk->shape[k])->kind == LOWTIDE_SHAPE_OBJECT)
-                s->object = id;
+                s->object = chunk->first + k;
         }
     }
     lowtide_chunk_free(chunk);
+    return status;
+}
+
+int profile_join(profile_t *p, const model_t *m, const model_t *peak, err_t *e) {
+    int status =
+        join_heap(p->samples, p->samples + p->sample_count, p->main_process, model_recording(m), e);
+    if (!status && peak) {
+        status = join_heap(p->peak_samples, p->peak_samples + p->peak_sample_count,
+                           p->peak_heap_process, model_recording(peak), e);
+    }
     return status;
 }
 
@@ -79,25 +87,28 @@ uint32_t profile_makers(const profile_t *p, const model_t *m, uint32_t id, uint3
     return count;
 }
 
-int profile_made(const profile_t *p, uint32_t site, uint32_t **ids, uint32_t *count, err_t *e) {
+static int join_made(const profile_t *p, const profile_made_t *made, uint32_t **ids,
+                     uint32_t *count, err_t *e) {
+    bool peak = made->when == PROFILE_AT_PEAK;
+    const profile_sample_t *samples = peak ? p->peak_samples : p->samples;
+    uint32_t n = peak ? p->peak_sample_count : p->sample_count;
     *count = 0;
-    *ids = mem_alloc((p->sample_count + 1) * sizeof **ids);
+    *ids = mem_alloc((n + 1) * sizeof **ids);
     if (!*ids) return err_set(e, -ENOMEM, "no memory for the allocation profile");
-    for (uint32_t i = 0; i < p->sample_count; i++) {
-        const profile_sample_t *s = &p->samples[i];
-        if (s->object != LOWTIDE_NONE && p->stacks[s->stack].site == site) {
-            (*ids)[(*count)++] = s->object;
-        }
+    for (uint32_t i = 0; i < n; i++) {
+        const profile_sample_t *s = &samples[i];
+        bool is = made->site == LOWTIDE_NONE ? s->line == made->line
+                                             : p->stacks[s->stack].site == made->site;
+        if (is && s->object != LOWTIDE_NONE) (*ids)[(*count)++] = s->object;
     }
     return 0;
 }
 
-int profile_held(const profile_t *p, const model_t *m, uint32_t site, profile_held_t *out,
-                 err_t *e) {
+int profile_held(const profile_t *p, const profile_made_t *made, profile_held_t *out, err_t *e) {
     uint32_t *ids, count;
     *out = (profile_held_t){0};
-    int status = profile_made(p, site, &ids, &count, e);
-    if (!status && count) status = model_routes_of(m, ids, count, NULL, &out->routes, e);
+    int status = join_made(p, made, &ids, &count, e);
+    if (!status && count) status = model_routes_of(made->model, ids, count, NULL, &out->routes, e);
     const model_routes_t *routes = &out->routes;
     out->of = count;
     for (uint32_t i = 0; i < routes->count && !status; i++) {
@@ -189,8 +200,35 @@ static const char *join_base(const char *file) {
     return slash && slash[1] ? slash + 1 : file;
 }
 
-static int join_temporary(findings_t *f, const profile_t *p, const profile_site_t *line,
-                          const profile_sums_t *sums, uint64_t bytes) {
+/* Of "thread MainThread > load() > text" the local and its function: what to del. */
+static bool join_local(const char *path, char *local, char *function, size_t room) {
+    const char *call = NULL;
+    for (const char *at = path; (at = strstr(at, "() > ")); at++) call = at;
+    if (!call) return false;
+    const char *begin = call, *name = call + 5;
+    while (begin > path && begin[-1] != ' ') begin--;
+    size_t n = strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_");
+    if (!n || n >= room || (size_t)(call - begin) >= room) return false;
+    snprintf(local, room, "%.*s", (int)n, name);
+    snprintf(function, room, "%.*s", (int)(call - begin), begin);
+    return true;
+}
+
+/* Who held at the peak what the line made; the caller frees it. */
+static void join_peak_holder(const profile_t *p, const model_t *peak, uint32_t line,
+                             profile_held_t *held) {
+    profile_made_t made = {
+        .model = peak, .when = PROFILE_AT_PEAK, .site = LOWTIDE_NONE, .line = line};
+    err_t ignored;
+    *held = (profile_held_t){0};
+    if (!peak || profile_held(p, &made, held, &ignored)) return;
+    if (held->samples * 2 < held->of) held->path = NULL; /* held by many */
+}
+
+static int join_temporary(findings_t *f, const profile_t *p, const model_t *peak_heap,
+                          const profile_site_t *line, const profile_sums_t *sums, uint64_t bytes) {
+    char local[96], function[96];
+    profile_held_t held;
     const char *base = join_base(line->frame.file);
     char size[32], error[32], at[48] = "";
     model_finding_t *x = findings_add(f, "temporary-peak");
@@ -203,8 +241,15 @@ static int join_temporary(findings_t *f, const profile_t *p, const profile_site_
     x->title = findings_text(f, "%s:%u made %s%s%s%s that lived at the peak alone%s", base,
                              line->frame.line, findings_bytes(bytes, size), off ? " (± " : "",
                              off ? findings_bytes(off, error) : "", off ? ")" : "", at);
-    x->fix = findings_text(f, "make what %s:%u makes piece by piece: %s", base, line->frame.line,
-                           join_advice(p, line));
+    join_peak_holder(p, peak_heap, (uint32_t)(line - p->lines), &held);
+    if (held.path) x->held_at_peak = findings_text(f, "%s", held.path);
+    bool has_local = held.path && join_local(held.path, local, function, sizeof local);
+    x->fix =
+        findings_text(f, "make what %s:%u makes piece by piece: %s%s%s%s%s%s", base,
+                      line->frame.line, join_advice(p, line), has_local ? "; or `del " : "",
+                      has_local ? local : "", has_local ? "` in " : "", has_local ? function : "",
+                      has_local ? "() as soon as it is done with" : "");
+    profile_held_free(&held);
     x->confidence = off * 4 < bytes ? "high" : "medium";
     return x->title && x->fix ? join_set_site(f, &line->frame, x) : findings_no_memory(f);
 }
@@ -230,7 +275,7 @@ static uint64_t join_gone(const profile_sums_t *s) {
 
 /* The peak stands clearly above what the process usually had; the lines that had more at the peak
  * than now are told, of each no more than what is above. */
-static int join_temporary_peaks(findings_t *f, const profile_t *p) {
+static int join_temporary_peaks(findings_t *f, const profile_t *p, const model_t *peak_heap) {
     uint64_t usual = 0, usual_rss = 0;
     if (p->mode == PROFILE_NONE || !p->process_count || !p->line_count) return 0;
     profile_sums_t *lines = mem_alloc(p->line_count * sizeof *lines);
@@ -251,7 +296,7 @@ static int join_temporary_peaks(findings_t *f, const profile_t *p) {
             gone < profile_error(&lines[most], PROFILE_PEAK)) {
             break;
         }
-        status = join_temporary(f, p, &p->lines[most], &lines[most], gone);
+        status = join_temporary(f, p, peak_heap, &p->lines[most], &lines[most], gone);
         lines[most].bytes[PROFILE_PEAK] = 0;
         above -= gone;
     }
@@ -275,7 +320,8 @@ static int join_site(findings_t *f, const profile_t *p, model_finding_t *x) {
     return status;
 }
 
-int profile_findings(profile_t *p, const model_t *m, model_findings_t *findings, err_t *e) {
+int profile_findings(profile_t *p, const model_t *m, const model_t *peak,
+                     model_findings_t *findings, err_t *e) {
     findings_t f = {.m = m, .out = findings, .room = findings->count, .e = e};
     int status = 0;
     if (p->sample_count) {
@@ -283,7 +329,7 @@ int profile_findings(profile_t *p, const model_t *m, model_findings_t *findings,
             status = join_site(&f, p, &findings->findings[i]);
         }
     }
-    if (!status) status = join_temporary_peaks(&f, p);
+    if (!status) status = join_temporary_peaks(&f, p, peak);
     if (!status) findings_sort(findings);
     return status;
 }

@@ -108,6 +108,14 @@ static int stacks_lines(profile_t *p, map_t *known) {
     return 0;
 }
 
+static int samples_lines(profile_t *p, map_t *known, profile_sample_t *samples, uint32_t count) {
+    for (uint32_t i = 0; i < count; i++) {
+        samples[i].line = line_of(p, known, &p->stacks[samples[i].stack]);
+        if (samples[i].line == LOWTIDE_NONE) return -ENOMEM;
+    }
+    return 0;
+}
+
 int profile_lines(profile_t *p) {
     map_t known = {0};
     size_t most = ((size_t)p->frame_count + p->site_count + 1) * sizeof *p->lines;
@@ -118,11 +126,8 @@ int profile_lines(profile_t *p) {
         if (c->line == LOWTIDE_NONE) status = -ENOMEM;
         if (!status) profile_add_sums(&p->lines[c->line].sums, &c->sums);
     }
-    for (uint32_t i = 0; i < p->sample_count && !status; i++) {
-        profile_sample_t *s = &p->samples[i];
-        s->line = line_of(p, &known, &p->stacks[s->stack]);
-        if (s->line == LOWTIDE_NONE) status = -ENOMEM;
-    }
+    if (!status) status = samples_lines(p, &known, p->samples, p->sample_count);
+    if (!status) status = samples_lines(p, &known, p->peak_samples, p->peak_sample_count);
     map_free(&known);
     return status ? status : lines_most(p);
 }

@@ -76,15 +76,19 @@ void profile_processes_json(const report_t *r, json_t *j) {
     json_close(j);
 }
 
-static void held_json(const report_t *r, json_t *j, uint32_t site) {
+static void held_json(const report_t *r, json_t *j, uint32_t site, int when) {
+    bool peak = when == PROFILE_AT_PEAK;
     profile_held_t held = {0};
+    profile_made_t made = {
+        .model = peak ? r->peak : r->model, .when = when, .site = site, .line = LOWTIDE_NONE};
     err_t e;
-    bool known = r->profile->sample_count && !profile_held(r->profile, r->model, site, &held, &e);
-    json_text(j, "held_by", known ? held.path : NULL);
+    bool known = made.model && !profile_held(r->profile, &made, &held, &e);
+    json_text(j, peak ? "peak_held_by" : "held_by", known ? held.path : NULL);
+    const char *share = peak ? "peak_held_share" : "held_share";
     if (known && held.path)
-        json_real(j, "held_share", (double)held.samples / (double)held.of);
+        json_real(j, share, (double)held.samples / (double)held.of);
     else
-        json_null(j, "held_share");
+        json_null(j, share);
     if (known) profile_held_free(&held);
 }
 
@@ -137,7 +141,8 @@ void profile_json(const report_t *r, json_t *j) {
         json_uint(j, "total_error_bytes", profile_error(&site->sums, PROFILE_TOTAL));
         json_uint(j, "gone_bytes", site->sums.bytes[PROFILE_GONE]);
         from_json(profile_from(p, site), j);
-        held_json(r, j, i);
+        held_json(r, j, i, PROFILE_AT_END);
+        held_json(r, j, i, PROFILE_AT_PEAK);
         json_close(j);
     }
     json_close(j);

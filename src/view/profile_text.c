@@ -300,15 +300,21 @@ void view_made_text(const screen_t *s, const char *lead, const profile_frame_t *
 }
 
 /* Where the objects that a site made are held, as far as samples tell. */
-static void held_text(const report_t *r, const screen_t *s, uint32_t site, int indent) {
+static void held_text(const report_t *r, const screen_t *s, uint32_t site, int figure, int indent) {
     profile_held_t held;
     err_t e;
     char line[512], share[UNITS_BYTES];
-    if (profile_held(r->profile, r->model, site, &held, &e)) return;
+    bool peak = figure == PROFILE_PEAK;
+    profile_made_t made = {.model = peak ? r->peak : r->model,
+                           .when = peak ? PROFILE_AT_PEAK : PROFILE_AT_END,
+                           .site = site,
+                           .line = LOWTIDE_NONE};
+    if (!made.model || profile_held(r->profile, &made, &held, &e)) return;
     if (held.path && held.samples * 3 >= held.of) { /* else it is held by many, none by much */
         bool all = held.samples == held.of;
-        snprintf(line, sizeof line, "held by %.400s%s%s%s", held.path, all ? "" : " (",
-                 all ? "" : units_share(share, held.samples, held.of), all ? "" : ")");
+        snprintf(line, sizeof line, "held %sby %.400s%s%s%s", peak ? "at the peak " : "", held.path,
+                 all ? "" : " (", all ? "" : units_share(share, held.samples, held.of),
+                 all ? "" : ")");
         screen_gap(s, indent);
         dim(s, line, s->width - indent);
         line_end(s);
@@ -366,7 +372,7 @@ static void site_text(const report_t *r, const screen_t *s, uint32_t index, int 
         dim(s, line, rest);
         line_end(s);
     }
-    if (figure == PROFILE_LIVE) held_text(r, s, index, indent);
+    if (figure == PROFILE_LIVE || figure == PROFILE_PEAK) held_text(r, s, index, figure, indent);
 }
 
 /* Much made, little kept: what was alive at the peak is but a tenth of what was made. */

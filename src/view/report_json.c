@@ -107,6 +107,45 @@ static void pins_json(const report_t *r, json_t *j) {
     json_close(j);
 }
 
+static void dominators_json(const model_dominators_t *list, json_t *j) {
+    json_open(j, "dominators", '[');
+    for (uint32_t i = 0; i < list->count; i++) {
+        const model_dominator_t *d = &list->lines[i];
+        json_open(j, NULL, '{');
+        json_text(j, "path", d->path);
+        json_text(j, "type", d->type);
+        json_uint(j, "retained_bytes", d->retained_bytes);
+        json_uint(j, "retained_objects", d->retained_objects);
+        json_uint(j, "members", d->members);
+        if (d->parent == UINT32_MAX)
+            json_null(j, "parent");
+        else
+            json_uint(j, "parent", d->parent);
+        json_open(j, "holders", '[');
+        for (uint32_t k = 0; k < d->holders_count; k++) json_text(j, NULL, d->holders[k]);
+        json_close(j);
+        json_close(j);
+    }
+    json_close(j);
+}
+
+static void peak_json(const report_t *r, json_t *j) {
+    if (!r->peak) {
+        json_null(j, "peak");
+        return;
+    }
+    const model_totals_t *t = model_totals(r->peak);
+    const profile_t *p = r->profile;
+    json_open(j, "peak", '{');
+    real_or_null(j, "t_s", p->peak_heap_us, (double)p->peak_heap_us / 1e6);
+    uint_or_null(j, "pid", p->process_count,
+                 p->process_count ? p->processes[p->peak_heap_process].pid : 0);
+    json_uint(j, "objects", t->objects);
+    json_uint(j, "shallow_bytes", t->shallow_bytes);
+    dominators_json(&r->peak_dominators, j);
+    json_close(j);
+}
+
 static void heap_json(const report_t *r, json_t *j) {
     const model_totals_t *t = model_totals(r->model);
     json_open(j, "heap", '{');
@@ -129,25 +168,7 @@ static void heap_json(const report_t *r, json_t *j) {
         json_close(j);
     }
     json_close(j);
-    json_open(j, "dominators", '[');
-    for (uint32_t i = 0; i < r->dominators.count; i++) {
-        const model_dominator_t *d = &r->dominators.lines[i];
-        json_open(j, NULL, '{');
-        json_text(j, "path", d->path);
-        json_text(j, "type", d->type);
-        json_uint(j, "retained_bytes", d->retained_bytes);
-        json_uint(j, "retained_objects", d->retained_objects);
-        json_uint(j, "members", d->members);
-        if (d->parent == UINT32_MAX)
-            json_null(j, "parent");
-        else
-            json_uint(j, "parent", d->parent);
-        json_open(j, "holders", '[');
-        for (uint32_t k = 0; k < d->holders_count; k++) json_text(j, NULL, d->holders[k]);
-        json_close(j);
-        json_close(j);
-    }
-    json_close(j);
+    dominators_json(&r->dominators, j);
     if (r->options.grouped) {
         json_text(j, "grouped_by", r->options.by_name);
         json_open(j, "groups", '[');
@@ -184,6 +205,7 @@ void view_findings_json(const model_findings_t *f, json_t *j) {
         } else {
             json_null(j, "site");
         }
+        json_text(j, "held_at_peak", one->held_at_peak);
         json_text(j, "fix", one->fix);
         json_text(j, "confidence", one->confidence);
         json_close(j);
@@ -203,6 +225,7 @@ void report_json_object(const report_t *r, json_t *j, const char *key) {
     ledger_json(r, j);
     pins_json(r, j);
     heap_json(r, j);
+    peak_json(r, j);
     profile_json(r, j);
     json_open(j, "resources", '[');
     json_close(j);

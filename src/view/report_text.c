@@ -91,6 +91,15 @@ void view_findings_text(const model_findings_t *f, const screen_t *s) {
                                     .source = one->site_source};
             view_made_text(s, "made by ", &made, indent);
         }
+        if (one->held_at_peak) {
+            screen_gap(s, indent);
+            screen_style(s, STYLE_DIM);
+            used = screen_text(s, "held at the peak by ", 20, cells);
+            screen_style(s, STYLE_ACCENT);
+            screen_text(s, one->held_at_peak, strlen(one->held_at_peak), cells - used);
+            screen_style(s, STYLE_PLAIN);
+            line_end(s);
+        }
     }
 }
 
@@ -282,7 +291,7 @@ static void types_text(const report_t *r, const screen_t *s) {
 /* ---- The tree of dominators ---- */
 
 typedef struct tree {
-    const report_t *r;
+    const model_dominators_t *list;
     const screen_t *s;
     bool last[DEPTH_MAX]; /* of the line's ancestors: nothing follows at that depth */
 } tree_t;
@@ -360,7 +369,7 @@ static void holders_lines(const tree_t *t, const model_dominator_t *d, int depth
 }
 
 static void subtree(tree_t *t, uint32_t parent, int depth) {
-    const model_dominators_t *list = &t->r->dominators;
+    const model_dominators_t *list = t->list;
     uint32_t last = UINT32_MAX;
     for (uint32_t i = 0; i < list->count; i++)
         if (list->lines[i].parent == parent) last = i;
@@ -375,15 +384,28 @@ static void subtree(tree_t *t, uint32_t parent, int depth) {
     }
 }
 
-static void dominators_text(const report_t *r, const screen_t *s) {
-    if (!r->dominators.count) return;
+static void holders_text(const model_dominators_t *list, const screen_t *s, const char *title,
+                         const char *note) {
+    if (!list->count) return;
     static const char *const names[] = {"retained", "objects"};
     static const int cells[] = {BYTES_CELLS, COUNT_CELLS};
     line_end(s);
-    view_heading(s, "HOLDERS", "what would go if the object went");
+    view_heading(s, title, note);
     column_names(s, names, cells, s->width < NARROW ? 1 : 2, "path and type");
-    tree_t t = {.r = r, .s = s};
+    tree_t t = {.list = list, .s = s};
     subtree(&t, UINT32_MAX, 0);
+}
+
+static void dominators_text(const report_t *r, const screen_t *s) {
+    char note[160], size[UNITS_BYTES], at[48] = "";
+    if (r->peak) {
+        uint64_t us = r->profile->peak_heap_us;
+        if (us) snprintf(at, sizeof at, ", %.1f s in", (double)us / 1e6);
+        snprintf(note, sizeof note, "who held the %s of Python objects at a peak%s",
+                 units_size(size, model_totals(r->peak)->shallow_bytes), at);
+        holders_text(&r->peak_dominators, s, "HELD AT THE PEAK", note);
+    }
+    holders_text(&r->dominators, s, "HOLDERS", "what would go if the object went");
 }
 
 static void garbage_text(const report_t *r, const screen_t *s) {

@@ -50,12 +50,18 @@ int report_build(const model_t *m, const report_options_t *options, report_t *ou
     read_meta(out);
     int status = report_ledger_read(out, e);
     if (!status) status = profile_build(out->rec, &out->profile, e);
-    if (!status && out->profile->sample_count) status = profile_join(out->profile, m, e);
+    err_t damaged; /* a peak that cannot be explained is left out */
+    if (!status && out->profile->peak) model_build(out->profile->peak, &out->peak, &damaged);
+    if (!status) status = profile_join(out->profile, m, out->peak, e);
     if (!status) status = model_findings(m, &out->findings, e);
-    if (!status) status = profile_findings(out->profile, m, &out->findings, e);
+    if (!status) status = profile_findings(out->profile, m, out->peak, &out->findings, e);
     /* A line that holds less than a thousandth is no answer to where the memory went. */
     uint64_t least = model_totals(m)->shallow_bytes / 1000;
     if (!status) status = model_dominators(m, options->top, least, &out->dominators, e);
+    if (!status && out->peak) {
+        least = model_totals(out->peak)->shallow_bytes / 100;
+        status = model_dominators(out->peak, options->top, least, &out->peak_dominators, e);
+    }
     if (!status) status = model_cycles(m, options->top, &out->cycles, e);
     if (!status) status = model_pins(m, options->top, &out->pins, e);
     if (!status && options->grouped) status = model_group_by(m, options->by, &out->groups, e);
@@ -64,6 +70,8 @@ int report_build(const model_t *m, const report_options_t *options, report_t *ou
 }
 
 void report_free(report_t *r) {
+    model_dominators_free(&r->peak_dominators);
+    model_free(r->peak);
     profile_free(r->profile);
     model_findings_free(&r->findings);
     model_dominators_free(&r->dominators);

@@ -47,6 +47,8 @@ typedef struct report {
     bool from_system; /* the ledger is the recording's own, not made up of objects and the rest */
     uint32_t ledger_count;
     model_dominators_t dominators;
+    model_t *peak; /* the heap at the peak, where the recording has it; else NULL */
+    model_dominators_t peak_dominators;
     model_cycles_t cycles;
     model_pins_t pins;
     model_findings_t findings;

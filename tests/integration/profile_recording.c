@@ -1,7 +1,8 @@
 /* A recording with a fixed allocation profile, for the tests of what is shown of it.
  *
- *     profile_recording OUT SOURCE [MODE [INTERVAL [SHIFT [MORE]]]]    SOURCE: the file that the frames name;
- *                       SHIFT: its functions stand so many lines lower; MORE: MiB more that load keeps
+ *     profile_recording OUT SOURCE [MODE [INTERVAL [SHIFT [MORE [PEAK]]]]]    SOURCE: the file that the frames name;
+ *                       SHIFT: its functions stand so many lines lower; MORE: MiB more that load keeps;
+ *                       PEAK: a recording of view_recording, to be nested as the heap at the peak: parse made its rows
  *
  * Two processes, of which the second was killed; app.main calls load (line 3: alive), parse (line 6: only at the peak; by
  * it json.decoder, much made) and spin (line 9: much made, nothing kept), and a library has a little. MODE 1 sampled, 2 exact (default 1, 524288).
@@ -142,11 +143,34 @@ static void times(rec_writer_t *w) {
     rec_table_end(w);
 }
 
+/* Object 17 + k of the shop is the k-th row; parse made them. */
+static int nest(rec_writer_t *outer, const char *path, err_t *e) {
+    static const rec_table_column_t columns[] = {{"process", REC_VARINT},
+                                                 {"address", REC_DELTA},
+                                                 {"bytes", REC_VARINT},
+                                                 {"stack", REC_VARINT},
+                                                 {"domain", REC_VARINT}};
+    rec_writer_t *w;
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    if (fd < 0 || rec_append(&w, fd, e)) return 1;
+    rec_meta(w, "t_us", "6500000");
+    BEGIN(w, "samples", columns);
+    for (uint64_t k = 0; k < 20; k++)
+        NUMBERS(w, 0, UINT64_C(0x7f0000000000) + 64 * (18 + k), 48, 4, 3);
+    NUMBERS(w, 0, UINT64_C(0x7e0000000000), 48, 4, 3); /* in no object */
+    rec_table_end(w);
+    int status = rec_close(w, 0, 0, e);
+    if (!status) rec_nested_file(outer, "peak", fd);
+    close(fd);
+    return status;
+}
+
 int main(int argc, char **argv) {
     err_t e;
     rec_writer_t *w;
     if (argc < 3) {
-        fputs("usage: profile_recording OUT SOURCE [MODE [INTERVAL [SHIFT [MORE]]]]\n", stderr);
+        fputs("usage: profile_recording OUT SOURCE [MODE [INTERVAL [SHIFT [MORE [PEAK]]]]]\n",
+              stderr);
         return 2;
     }
     uint64_t mode = argc > 3 ? strtoull(argv[3], NULL, 10) : 1;
@@ -166,7 +190,8 @@ int main(int argc, char **argv) {
     stacks(w, argv[2]);
     allocations(w, mode);
     times(w);
-    int status = rec_close(w, 0, 0, &e);
+    int status = argc > 7 ? nest(w, argv[7], &e) : 0;
+    if (!status) status = rec_close(w, 0, 0, &e);
     if (status) fprintf(stderr, "%s\n", e.text);
     close(fd);
     return status ? 1 : 0;

@@ -7,6 +7,8 @@ import re
 import subprocess
 
 import pytest
+import xxhash
+from shop import make_shop
 from test_view_report import SCHEMA, UTF8, validate
 
 MIB = 1 << 20
@@ -107,6 +109,56 @@ def test_collections_and_marks_stand_below_the_timeline(lowtide, profile):
     assert row.strip().startswith("·") and row.rstrip().endswith("1")
     assert axis.split() == ["0.0", "s", "10.0", "s"]
     assert "1 garbage collection took 12.0 ms, the longest 12.0 ms, 1.5 s in (generation 2)" in "".join(lines)
+
+
+@pytest.fixture(scope="module")
+def peaked(lowtide_exe, tmp_path_factory):
+    """The same profile with the heap at its peak: parse() made the rows that serve() has."""
+    where = tmp_path_factory.mktemp("peaked")
+    shop = make_shop(lowtide_exe, where / "shop.tide")
+    words = [where / "app.tide", "/not/there/app.py", 1, 524288, 0, 0, shop]
+    subprocess.run([lowtide_exe.parent / "profile_recording", *map(str, words)], check=True)
+    return where / "app.tide"
+
+
+def test_who_held_the_peak_is_told_of_lines_and_of_the_finding(lowtide, peaked):
+    found = report(lowtide, peaked)
+    rows = "thread MainThread > serve() > rows"
+    sites = {site["function"]: site for site in found["allocations"]["sites"]}
+    assert (sites["parse"]["peak_held_by"], sites["parse"]["peak_held_share"]) == (rows, 1)
+    assert (sites["load"]["peak_held_by"], sites["parse"]["held_by"]) == (None, None)
+    (finding,) = found["findings"]
+    assert finding["held_at_peak"] == rows
+    assert "`del rows` in serve()" in finding["fix"]
+    assert (found["peak"]["t_s"], found["peak"]["pid"]) == (6.5, 4711)
+    assert [d["path"] for d in found["peak"]["dominators"]][:2] == ["__main__", "cache"]
+    assert found["heap"]["objects"] == 0
+    shown = lowtide("report", peaked, env=UTF8).stdout
+    assert f"            held at the peak by {rows}\n" in shown
+    assert "HELD AT THE PEAK  who held the 46.5 MiB of Python objects at a peak, 6.5 s in" in shown
+
+
+def test_without_a_heap_at_the_peak_nothing_is_said_of_who_held_it(lowtide, profile):
+    found = report(lowtide, profile)
+    assert found["peak"] is None and found["findings"][0]["held_at_peak"] is None
+    assert "held at the peak" not in lowtide("report", profile).stdout.lower()
+
+
+def test_a_heap_at_the_peak_that_is_damaged_leaves_the_rest_as_it_is(lowtide, peaked, tmp_path):
+    data = bytearray(peaked.read_bytes())
+    inner = data.rindex(b"\x8cTIDE\r\n\x1a")
+    section = inner - 5 - 32
+    assert data[section : section + 4] == b"SECT"
+    for at in range(inner, len(data) - 40, 997):
+        broken = tmp_path / "broken.tide"
+        one = bytearray(data)
+        one[at] ^= 0xFF
+        payload = one[section + 32 : section + 32 + int.from_bytes(one[section + 16 : section + 20], "little")]
+        one[section + 24 : section + 32] = xxhash.xxh3_64_intdigest(
+            bytes(one[section : section + 24] + payload)
+        ).to_bytes(8, "little")
+        broken.write_bytes(one)
+        assert report(lowtide, broken)["allocations"]["sites"]
 
 
 def test_a_native_frame_belongs_to_the_python_line_that_called_it(lowtide, profile):
