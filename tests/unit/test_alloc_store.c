@@ -48,6 +48,19 @@ static void test_the_same_site_is_the_same_cell(void **state) {
     assert_int_equal(store_region()->lost_stacks, 0);
 }
 
+/* Recursion, and one library's line reached from everywhere. */
+static void test_one_frame_below_many_others_loses_no_stack(void **state) {
+    (void)state;
+    uint32_t parent = 0;
+    for (uint32_t depth = 0; depth < 1000; depth++) {
+        uint32_t stack = store_stack(parent, 7);
+        assert_int_equal(store_cell(stack, REGION_LIBC), store_cell(stack, REGION_LIBC));
+        parent = stack + 1;
+    }
+    for (uint32_t frame = 100; frame < 50000; frame++) store_stack(store_stack(0, frame) + 1, 7);
+    assert_int_equal(store_region()->lost_stacks, 0);
+}
+
 static void test_a_peak_keeps_what_was_live_at_it(void **state) {
     (void)state;
     uint32_t a = cell_at(1), b = cell_at(2);
@@ -113,6 +126,7 @@ static void test_many_threads_lose_nothing(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         TEST(test_the_same_site_is_the_same_cell),
+        TEST(test_one_frame_below_many_others_loses_no_stack),
         TEST(test_a_peak_keeps_what_was_live_at_it),
         TEST(test_blocks_are_found_until_they_are_taken),
         TEST(test_many_threads_lose_nothing),

@@ -203,8 +203,8 @@ static uint32_t stack_make(const void *key) {
 
 uint32_t store_stack(uint32_t parent, uint32_t frame) {
     region_stack_t key = {parent, frame};
-    return or_lost(index_find(&store.by_stack, index_mix(parent, (uint64_t)frame << 32 | parent),
-                              stack_same, stack_make, &key));
+    return or_lost(index_find(&store.by_stack, index_mix(index_mix(0, parent), frame), stack_same,
+                              stack_make, &key));
 }
 
 static bool cell_same(uint32_t number, const void *key) {
@@ -230,8 +230,8 @@ static uint32_t cell_make(const void *key) {
 
 uint32_t store_cell(uint32_t stack, uint32_t domain) {
     region_cell_t key = {.stack = stack, .domain = domain};
-    return or_lost(index_find(&store.by_cell, index_mix(domain, (uint64_t)stack << 8 | domain),
-                              cell_same, cell_make, &key));
+    return or_lost(index_find(&store.by_cell, index_mix(index_mix(0, stack), domain), cell_same,
+                              cell_make, &key));
 }
 
 uint32_t store_domain(uint32_t cell) {
