@@ -109,6 +109,21 @@ static void from_json(const profile_frame_t *from, json_t *j) {
     json_close(j);
 }
 
+/* Those that are among the first by one figure or another; NULL: no memory. */
+static bool *sites_chosen(const profile_t *p, uint32_t top) {
+    static const int figures[] = {PROFILE_PEAK, PROFILE_LIVE, PROFILE_TOTAL};
+    bool *chosen = mem_alloc(p->site_count + 1);
+    for (uint32_t i = 0; chosen && i < p->site_count; i++) chosen[i] = false;
+    for (size_t f = 0; chosen && f < sizeof figures / sizeof *figures; f++) {
+        uint32_t *order;
+        err_t e;
+        if (profile_order(p, figures[f], &order, &e)) continue;
+        for (uint32_t i = 0; i < p->site_count && i < top; i++) chosen[order[i]] = true;
+        mem_free(order);
+    }
+    return chosen;
+}
+
 void profile_json(const report_t *r, json_t *j) {
     const profile_t *p = r->profile;
     json_open(j, "allocations", '{');
@@ -121,8 +136,10 @@ void profile_json(const report_t *r, json_t *j) {
     else
         json_null(j, "interval_bytes");
     json_open(j, "sites", '[');
-    for (uint32_t i = 0; p && i < p->site_count && i < r->options.top; i++) {
+    bool *chosen = p ? sites_chosen(p, r->options.top) : NULL;
+    for (uint32_t i = 0; chosen && i < p->site_count; i++) {
         const profile_site_t *site = &p->sites[i];
+        if (!chosen[i]) continue;
         json_open(j, NULL, '{');
         json_text(j, "file", site->frame.file);
         json_uint(j, "line", site->frame.line);
@@ -145,6 +162,7 @@ void profile_json(const report_t *r, json_t *j) {
         held_json(r, j, i, PROFILE_AT_PEAK);
         json_close(j);
     }
+    mem_free(chosen);
     json_close(j);
     json_close(j);
 }

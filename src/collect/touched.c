@@ -1,0 +1,63 @@
+#define _GNU_SOURCE
+#include "collect/touched.h"
+
+#include <fcntl.h>
+#include <math.h>
+#include <stdio.h>
+#include <unistd.h>
+
+enum { PAGE_BITS = 12, ENTRIES = 4096, PAGES_MOST = 1 << 24 };
+#define ADDRESS_MOST (UINT64_C(1) << 56)
+/* A page is there: in memory, or in swap (the kernel's Documentation/admin-guide/mm/pagemap.rst). */
+#define PAGE_THERE (UINT64_C(3) << 62)
+
+typedef struct pages {
+    int pagemap;
+    uint64_t budget; /* pages: what lies beyond it counts as there */
+} pages_t;
+
+static uint64_t pages_missing(pages_t *p, uint64_t begin, uint64_t end) {
+    uint64_t entries[ENTRIES], missing = 0;
+    while (begin < end && p->budget > 0) {
+        size_t n = end - begin < ENTRIES ? (size_t)(end - begin) : ENTRIES;
+        if (n > p->budget) n = p->budget;
+        ssize_t got =
+            pread(p->pagemap, entries, n * sizeof *entries, (off_t)(begin * sizeof *entries));
+        if (got < (ssize_t)sizeof *entries) break;
+        n = (size_t)got / sizeof *entries;
+        for (size_t i = 0; i < n; i++) missing += !(entries[i] & PAGE_THERE);
+        begin += n;
+        p->budget -= n;
+    }
+    return missing;
+}
+
+/* interval_bytes: 0 where each block is known. Of whole pages alone: those at its ends it shares with others. */
+static uint64_t block_untouched(pages_t *p, uint64_t at, uint64_t bytes, uint64_t interval_bytes) {
+    uint64_t begin = (at + (1u << PAGE_BITS) - 1) >> PAGE_BITS, end = (at + bytes) >> PAGE_BITS;
+    if (at > ADDRESS_MOST || bytes > ADDRESS_MOST || begin >= end) return 0;
+    uint64_t missing = pages_missing(p, begin, end) << PAGE_BITS;
+    if (!interval_bytes) return missing;
+    return (uint64_t)((double)missing / -expm1(-(double)bytes / (double)interval_bytes));
+}
+
+uint64_t touched_not(const observed_t *o, pid_t pid,
+                     void (*of_cell)(void *arg, uint32_t cell, uint64_t bytes), void *arg) {
+    char path[64];
+    snprintf(path, sizeof path, "/proc/%d/pagemap", (int)pid);
+    pages_t pages = {.pagemap = open(path, O_RDONLY | O_CLOEXEC), .budget = PAGES_MOST};
+    uint64_t sum = 0, slots = observed_used(&o->blocks);
+    for (uint64_t i = 0; pages.pagemap >= 0 && i < slots; i++) {
+        region_block_t block;
+        observed_cell_t cell;
+        if (!observed_block(o, i, &block) || block.bytes < REGION_LARGE_BYTES ||
+            !observed_cell(o, block.cell, &cell))
+            continue;
+        uint64_t bytes = block_untouched(&pages, atomic_load(&block.address), block.bytes,
+                                         cell.domain == REGION_MMAP ? 0 : o->interval_bytes);
+        if (bytes) of_cell(arg, block.cell, bytes);
+        sum += bytes;
+    }
+    if (pages.pagemap >= 0) close(pages.pagemap);
+    return sum;
+}
