@@ -22,6 +22,10 @@ void *mem_map(size_t bytes);
 void *mem_remap(void *p, size_t old_bytes, size_t bytes);
 void mem_unmap(void *p, size_t bytes); /* p may be NULL */
 
+/* From now on mapped memory is refused beyond so many bytes in all; 0 = never (as at first). For who reads what others wrote:
+ * the kernel hands out more than there is, and kills later. */
+void mem_limit(size_t bytes);
+
 void *mem_alloc(size_t bytes); /* not zeroed; 0 bytes are given as 1 */
 void *mem_realloc(void *p, size_t bytes);
 void mem_free(void *p);

@@ -1,6 +1,8 @@
 #define _GNU_SOURCE
 #include "cli/load.h"
 
+#include "base/machine.h"
+#include "base/mem.h"
 #include "cli/progress.h"
 #include "view/units.h"
 
@@ -44,6 +46,8 @@ int load_open(const char *path, load_t *out, err_t *e) {
         if (status) return status;
         path = newest;
     }
+    uint64_t free_bytes = machine_free_bytes();
+    mem_limit(free_bytes < SIZE_MAX ? (size_t)free_bytes : 0);
     snprintf(what, sizeof what, "reading %.80s", path);
     progress_begin(what);
     lowtide_error error;
@@ -58,6 +62,13 @@ int load_open(const char *path, load_t *out, err_t *e) {
         status = model_build(out->rec, &out->model, e);
     }
     progress_end();
+    if (status == -ENOMEM) {
+        char size[UNITS_BYTES];
+        err_set(e, status,
+                "%s needs more memory to be explained than the %s that are free here; use a "
+                "machine with more",
+                path, units_size(size, free_bytes));
+    }
     if (status) load_close(out);
     return status;
 }

@@ -32,6 +32,11 @@ static int graph_no_memory(graph_pass_t *p) {
     return err_set(p->e, -ENOMEM, "no memory for the graph of %u objects", lowtide_objects(p->rec));
 }
 
+static int graph_too_many(err_t *e) {
+    return err_set(e, -EOVERFLOW,
+                   "more than 4,294,967,294 references: too large a heap for this version");
+}
+
 static inline void graph_relax(graph_pass_t *p, uint32_t u, uint32_t t, unsigned step) {
     unsigned cost = p->g->cost[u] + step;
     if (p->g->cost[u] == GRAPH_UNSEEN) return;
@@ -56,10 +61,7 @@ static int graph_make_room(graph_pass_t *p, uint64_t more) {
     graph_t *g = p->g;
     uint64_t need = p->count + more;
     if (need <= g->target_room) return 0;
-    if (need > UINT32_MAX - 1) {
-        return err_set(p->e, -EOVERFLOW,
-                       "more than 4,294,967,294 references: too large a heap for this version");
-    }
+    if (need >= UINT32_MAX) return graph_too_many(p->e);
     size_t room = g->target_room * 2 > need ? g->target_room * 2 : (size_t)need;
     uint32_t *target = mem_remap(g->target, g->target_room * sizeof *target, room * sizeof *target);
     if (!target) return graph_no_memory(p);
@@ -216,6 +218,7 @@ int graph_load(graph_t *g, const lowtide_recording *rec, err_t *e) {
         return err_set(e, -EOVERFLOW,
                        "more than 4,294,967,290 objects: too large a heap for this version");
     }
+    if (lowtide_references(rec) >= UINT32_MAX) return graph_too_many(e);
     int status = graph_allocate(&p);
     if (!status) status = graph_read(&p);
     if (!status) {

@@ -1,6 +1,7 @@
 /* The reader over any bytes: opens them, loads every chunk by different columns, looks at every
  * object, label, string and meta key. Checksums are ignored, since no fuzzer would find one.
  */
+#include "base/mem.h"
 #include "format/rec_bytes.h"
 #include "lowtide/recording.h"
 
@@ -110,6 +111,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n) {
     lowtide_recording *rec;
     lowtide_error error;
     rec_checksums_ignored = 1;
+    mem_limit(1 << 30);
     if (lowtide_open_memory(bytes, n, &rec, &error)) {
         fuzz_error(error.text);
         return 0;

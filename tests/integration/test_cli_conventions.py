@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import resource
 import signal
 import subprocess
 import time
@@ -140,6 +141,17 @@ def test_what_is_no_recording_is_refused_in_one_line(lowtide, shop, tmp_path, co
     assert (done.status, done.stdout) == (1, "")
     assert ONE_LINE.fullmatch(done.stderr)
     assert "bad.tide" in done.stderr
+
+
+def test_a_recording_too_large_for_the_machine_is_one_line(lowtide_exe, shop):
+    def little_memory():
+        resource.setrlimit(resource.RLIMIT_DATA, (1 << 20, 1 << 20))
+
+    done = subprocess.run(
+        [lowtide_exe, "report", shop], capture_output=True, text=True, preexec_fn=little_memory, timeout=60
+    )
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert "needs more memory to be explained than the 1.0 MiB that are free here" in done.stderr
 
 
 def test_a_name_with_escape_sequences_does_not_reach_the_terminal_raw(lowtide, tmp_path):
