@@ -121,7 +121,7 @@ def churn(seed):
         if rng.random() < 0.05: mine.clear()
 threads = [threading.Thread(target=churn, args=(seed,)) for seed in range(6)]
 for thread in threads: thread.start()
-for round in range(150): lowtide.free()
+for round in range(50): lowtide.free()
 stop.set()
 for thread in threads: thread.join()
 assert not wrong, wrong"""

@@ -100,14 +100,19 @@ void free_libc(bool dry, free_step_t *out) {
                  found.library[0] ? found.library : "an unknown place");
         return;
     }
+    libc_books_t books;
+    bool told = dry && libc_read_books(&found, &books);
     if (!dry) libc_trim(&found);
     if (!dry && found.kind == LIBC_GLIBC) arena_tops_trim();
     measure(out, before, began_us);
+    if (found.kind == LIBC_MIMALLOC)
+        snprintf(out->note, sizeof out->note,
+                 "mimalloc gives back what this thread's heap has in whole segments; started with "
+                 "MIMALLOC_PURGE_DELAY=0 (2.0: MIMALLOC_DECOMMIT_DELAY=0) it keeps less");
     if (!dry) return;
-    out->returned_bytes = 0;
-    if (found.kind != LIBC_GLIBC) {
+    out->returned_bytes = told ? books.returnable_bytes : 0;
+    if (found.kind == LIBC_GLIBC)
+        predict_glibc(out);
+    else if (!told)
         snprintf(out->note, sizeof out->note, "%s does not tell beforehand", found.name);
-        return;
-    }
-    predict_glibc(out);
 }

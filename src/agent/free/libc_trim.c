@@ -12,12 +12,13 @@
  * brings for itself is not the process's. */
 static const struct allocator {
     int kind;
-    const char *name, *function;
+    const char *name, *function, *tells;
 } allocators[] = {
-    {LIBC_GLIBC, "glibc", "malloc_trim"},
-    {LIBC_JEMALLOC, "jemalloc", "mallctl"},
-    {LIBC_MIMALLOC, "mimalloc", "mi_collect"},
-    {LIBC_TCMALLOC, "tcmalloc", "MallocExtension_ReleaseFreeMemory"},
+    {LIBC_GLIBC, "glibc", "malloc_trim", NULL},
+    {LIBC_JEMALLOC, "jemalloc", "mallctl", "mallctl"},
+    {LIBC_MIMALLOC, "mimalloc", "mi_collect", NULL},
+    {LIBC_TCMALLOC, "tcmalloc", "MallocExtension_ReleaseFreeMemory",
+     "MallocExtension_GetNumericProperty"},
 };
 
 /* Does this object define what it says, or only call it? An executable that takes the address of malloc has an entry for it that
@@ -55,9 +56,51 @@ void libc_find(libc_found_t *f) {
         if (!at || info.dli_fbase != of_malloc.dli_fbase) continue;
         f->kind = allocators[i].kind;
         f->release = at;
+        if (allocators[i].tells) f->tell = provider_of(allocators[i].tells, &info);
         snprintf(f->name, sizeof f->name, "%s", allocators[i].name);
         return;
     }
+}
+
+static bool jemalloc_books(const libc_found_t *f, libc_books_t *out) {
+    int (*mallctl)(const char *, void *, size_t *, void *, size_t);
+    uint64_t epoch = 1;
+    size_t values[5];
+    static const char *const names[] = {"stats.allocated", "stats.resident", "arenas.page",
+                                        "stats.arenas.4096.pdirty", "stats.arenas.4096.pmuzzy"};
+    memcpy(&mallctl, &f->tell, sizeof mallctl);
+    size_t n = sizeof epoch;
+    if (mallctl("epoch", &epoch, &n, &epoch, sizeof epoch)) return false; /* figures of now */
+    for (size_t i = 0; i < 5; i++) {
+        n = sizeof values[i];
+        if (mallctl(names[i], &values[i], &n, NULL, 0)) return false;
+    }
+    *out = (libc_books_t){.allocated_bytes = values[0],
+                          .resident_bytes = values[1],
+                          .returnable_bytes = (values[3] + values[4]) * values[2]};
+    return true;
+}
+
+static bool tcmalloc_books(const libc_found_t *f, libc_books_t *out) {
+    int (*property)(const char *, size_t *);
+    size_t allocated, heap, unmapped, free_bytes;
+    memcpy(&property, &f->tell, sizeof property);
+    if (!property("generic.current_allocated_bytes", &allocated) ||
+        !property("generic.heap_size", &heap) ||
+        !property("tcmalloc.pageheap_unmapped_bytes", &unmapped) ||
+        !property("tcmalloc.pageheap_free_bytes", &free_bytes))
+        return false;
+    *out = (libc_books_t){.allocated_bytes = allocated,
+                          .resident_bytes = heap > unmapped ? heap - unmapped : 0,
+                          .returnable_bytes = free_bytes};
+    return true;
+}
+
+bool libc_read_books(const libc_found_t *f, libc_books_t *out) {
+    memset(out, 0, sizeof *out);
+    if (!f->tell) return false;
+    if (f->kind == LIBC_JEMALLOC) return jemalloc_books(f, out);
+    return f->kind == LIBC_TCMALLOC && tcmalloc_books(f, out);
 }
 
 void libc_trim(const libc_found_t *f) {

@@ -388,15 +388,20 @@ static void say_malloc(work_t *w) {
     if (w->bytes[LINE_MALLOC_USED]) {
         line = say_line(w, LINE_MALLOC_USED, 0);
         if (!w->glibc)
-            snprintf(line->note, sizeof line->note,
-                     "all anonymous memory: malloc is %s's, whose books are not read",
-                     w->malloc_name);
+            snprintf(line->note, sizeof line->note, "%s%s", w->malloc_name,
+                     w->l->has_books ? ", by its own books"
+                                     : ", which keeps no books: all anonymous memory");
         else
             snprintf(line->note, sizeof line->note,
                      "the program break and %" PRIu32 " heaps of threads%s", w->arena_heaps,
                      w->heaps.broken ? "; some changed while they were read" : "");
     }
-    if (w->bytes[LINE_MALLOC_FREE]) {
+    if (w->bytes[LINE_MALLOC_FREE] && !w->glibc) {
+        line = say_line(w, LINE_MALLOC_FREE, w->l->books.returnable_bytes);
+        snprintf(line->note, sizeof line->note, "%s, by its own books: its tables among it",
+                 w->malloc_name);
+    }
+    if (w->bytes[LINE_MALLOC_FREE] && w->glibc) {
         line = say_line(w, LINE_MALLOC_FREE,
                         w->heaps.returnable_bytes + w->main_heap.returnable_bytes);
         snprintf(line->note, sizeof line->note,
@@ -429,9 +434,23 @@ static void say_named(ledger_t *l, named_t *list, uint32_t count, uint32_t said,
     snprintf(line->note, sizeof line->note, "%" PRIu32 " of them", left);
 }
 
+/* Another malloc's anonymous memory by what it says of itself; what it does not know of is somebody else's. */
+static void deal_out_books(work_t *w) {
+    const libc_books_t *b = &w->l->books;
+    uint64_t all = w->anonymous_bytes, used = b->allocated_bytes < all ? b->allocated_bytes : all;
+    uint64_t held =
+        b->resident_bytes > b->allocated_bytes ? b->resident_bytes - b->allocated_bytes : 0;
+    if (w->glibc || !w->l->has_books) return;
+    if (held > all - used) held = all - used;
+    w->bytes[LINE_MALLOC_USED] -= all - used;
+    w->bytes[LINE_MALLOC_FREE] += held;
+    w->bytes[LINE_UNEXPLAINED] += all - used - held;
+}
+
 static void say_all(work_t *w) {
     ledger_t *l = w->l;
     l->count = 0;
+    deal_out_books(w);
     say_pools(w);
     if (w->bytes[LINE_FRAMES]) say_line(w, LINE_FRAMES, 0);
     say_malloc(w);
@@ -457,6 +476,7 @@ int ledger_prepare(ledger_t *l, rt_t *rt, err_t *e) {
     libc_find(&found);
     l->rt = rt;
     l->glibc = found.kind == LIBC_GLIBC;
+    l->has_books = libc_read_books(&found, &l->books);
     snprintf(l->malloc_name, sizeof l->malloc_name, "%s",
              found.kind == LIBC_OTHER ? "another library" : found.name);
     if (!dladdr((void *)rt->runtime, &python) || !python.dli_fname ||

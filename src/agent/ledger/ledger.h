@@ -1,6 +1,6 @@
 /* The ledger: where every resident byte of this process is, in lines that add up to what /proc/self/smaps says.
  *
- *     ledger_prepare       no GIL        takes the loader's lock: never in a forked child
+ *     ledger_prepare       no GIL        takes the loader's lock, and that of another malloc than glibc's: never in a forked child
  *     ledger_read_python   GIL held      pymalloc's books, frames           some ms a GB
  *     ledger_read_system   no GIL        smaps, libc's heaps, thread stacks; adds up
  *     ledger_free          no GIL
@@ -15,6 +15,7 @@
 #ifndef LOWTIDE_AGENT_LEDGER_LEDGER_H
 #define LOWTIDE_AGENT_LEDGER_LEDGER_H
 
+#include "agent/free/libc_trim.h"
 #include "agent/ledger/pools.h"
 #include "agent/runtime/runtime.h"
 #include "base/err.h"
@@ -44,7 +45,8 @@ typedef struct ledger {
     pools_t pools;
     ledger_heaps_t heaps;
     const rt_t *rt;
-    bool glibc;
+    bool glibc, has_books; /* has_books: of another malloc, told by itself */
+    libc_books_t books;
     char malloc_name[24],
         python[4096]; /* whose malloc it is; the file that holds the interpreter */
 } ledger_t;
