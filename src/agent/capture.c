@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "agent/capture.h"
 
+#include "agent/alloc/alloc.h"
 #include "agent/child.h"
 #include "agent/facts.h"
 #include "agent/gil.h"
@@ -171,7 +172,8 @@ static void record(work_t *work, bool in_place, ctl_result_t *r) {
     heap_options_t options = {.values = !(c->flags & CTL_NO_VALUES),
                               .hide_tid = c->join ? (uint64_t)gettid() : 0,
                               .tick = in_place ? tick_in_place : NULL,
-                              .tick_arg = work};
+                              .tick_arg = work,
+                              .known = alloc_may_know};
     heap_stats_t stats = {0};
     rec_writer_t *w;
     err_t e = {{0}};

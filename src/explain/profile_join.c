@@ -25,9 +25,27 @@ static profile_sample_t *join_sample(profile_sample_t *begin, profile_sample_t *
     return address - begin->address < begin->bytes ? begin : NULL;
 }
 
+/* Blocks that objects own apart from their own: a list's items, an array's data. */
+static int join_blocks(profile_sample_t *begin, profile_sample_t *end, const model_t *m, err_t *e) {
+    lowtide_table *t;
+    lowtide_error error;
+    int status = lowtide_table_load(model_recording(m), "blocks", &t, &error);
+    if (status == -ENOMEM) return err_set(e, status, "%s", error.text);
+    if (status) return 0; /* a damaged one is as good as none */
+    uint32_t object = lowtide_table_column(t, "object"), at = lowtide_table_column(t, "address");
+    for (uint32_t i = 0; i < lowtide_table_rows(t); i++) {
+        uint64_t id = lowtide_table_number(t, object, i);
+        profile_sample_t *s = join_sample(begin, end, lowtide_table_number(t, at, i));
+        if (s && s->object == LOWTIDE_NONE && id < model_objects(m)) s->object = (uint32_t)id;
+    }
+    lowtide_table_free(t);
+    return 0;
+}
+
 /* Samples of one process, and the heap that they lie in. */
 static int join_heap(profile_sample_t *begin, profile_sample_t *end, uint32_t process,
-                     const lowtide_recording *rec, err_t *e) {
+                     const model_t *m, err_t *e) {
+    const lowtide_recording *rec = model_recording(m);
     while (begin < end && begin->process != process) begin++;
     while (end > begin && end[-1].process != process) end--;
     lowtide_chunk *chunk = NULL;
@@ -47,15 +65,14 @@ static int join_heap(profile_sample_t *begin, profile_sample_t *end, uint32_t pr
         }
     }
     lowtide_chunk_free(chunk);
-    return status;
+    return status || begin == end ? status : join_blocks(begin, end, m, e);
 }
 
 int profile_join(profile_t *p, const model_t *m, const model_t *peak, err_t *e) {
-    int status =
-        join_heap(p->samples, p->samples + p->sample_count, p->main_process, model_recording(m), e);
+    int status = join_heap(p->samples, p->samples + p->sample_count, p->main_process, m, e);
     if (!status && peak) {
         status = join_heap(p->peak_samples, p->peak_samples + p->peak_sample_count,
-                           p->peak_heap_process, model_recording(peak), e);
+                           p->peak_heap_process, peak, e);
     }
     return status;
 }

@@ -160,3 +160,7 @@ int alloc_fork_child(int *region_fd, err_t *e) {
 void alloc_mark(const char *text) {
     if (alloc.state == STATE_ON) store_event(REGION_EVENT_MARK, 0, 0, text);
 }
+
+bool alloc_may_know(uintptr_t block) {
+    return count_may_have((const void *)block);
+}

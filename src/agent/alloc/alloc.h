@@ -52,6 +52,10 @@ int alloc_quiet(uint32_t timeout_ms, err_t *e);
  * counts for its parent), or, with region_fd NULL or where that fails, lets the hooks count nothing from here on. */
 int alloc_fork_child(int *region_fd, err_t *e);
 
+/* May that block be one of the samples that are alive? One in some hundred others is said to be, too. Any thread, and a forked
+ * child, of what was so when it was forked. Where exact there are no samples. */
+bool alloc_may_know(uintptr_t block);
+
 /* Something worth marking on the timeline. Any thread. */
 void alloc_mark(const char *text);
 

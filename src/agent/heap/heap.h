@@ -35,6 +35,8 @@ typedef struct heap_options {
     /* Asked every few thousand objects; not 0 (a negative errno) ends the walk with it. May be NULL. */
     int (*tick)(void *arg, uint64_t objects);
     void *tick_arg;
+    /* Does a profile know the block at that address? May be wrong in saying so. May be NULL: there is none. */
+    bool (*known)(uintptr_t block);
 } heap_options_t;
 
 typedef struct heap_stats {

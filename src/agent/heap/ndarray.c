@@ -1,5 +1,7 @@
 #include "agent/heap/ndarray.h"
 
+#include "agent/heap/blocks.h"
+
 enum {
     ND_DATA = 16,
     ND_COUNT = 24,
@@ -35,7 +37,10 @@ static bool ndarray_owns(rt_addr_t array) {
 }
 
 uint64_t ndarray_size(walk_t *k, const kind_t *t, rt_addr_t array) {
-    if (ndarray_owns(array)) k->buffer += ndarray_bytes(array);
+    if (ndarray_owns(array)) {
+        k->buffer += ndarray_bytes(array);
+        blocks_note(k, rt_ptr(array, ND_DATA));
+    }
     int32_t n = rt_i32(array, ND_COUNT);
     return (uint64_t)t->basicsize + (n > 0 ? 2 * 8 * (uint64_t)n : 0);
 }

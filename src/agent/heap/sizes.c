@@ -1,5 +1,6 @@
 #include "agent/heap/sizes.h"
 
+#include "agent/heap/blocks.h"
 #include "agent/heap/ndarray.h"
 #include "agent/heap/py_text.h"
 #include "agent/heap/sizes_core.h"
@@ -164,12 +165,15 @@ uint64_t size_measure(walk_t *k, const kind_t *t, rt_addr_t object) {
         break;
     case SIZE_DICT:
         size = size_dict(k, t, object);
+        blocks_note(k, rt_ptr(object, k->lay->dict_keys));
         break;
     case SIZE_LIST:
         size = (uint64_t)t->basicsize + (uint64_t)rt_i64(object, k->lay->list_allocated) * WORD;
+        blocks_note(k, rt_ptr(object, k->lay->list_items));
         break;
     case SIZE_SET:
         size = size_set(k, t, object);
+        blocks_note(k, rt_ptr(object, k->lay->set_table));
         break;
     case SIZE_STR:
         size = size_str(k, object);

@@ -1,5 +1,6 @@
 #include "agent/heap/sizes_core.h"
 
+#include "agent/heap/blocks.h"
 #include "agent/heap/sizes.h"
 
 enum {
@@ -7,6 +8,7 @@ enum {
     DEQUE_LEFT_INDEX = 40,
     DEQUE_BLOCK_ITEMS = 64,
     DEQUE_BLOCK_BYTES = (DEQUE_BLOCK_ITEMS + 2) * WORD,
+    ARRAY_ITEMS = 24,
     ARRAY_ALLOCATED = 32,
     ARRAY_DESCR = 40,
     ARRAY_DESCR_ITEMSIZE = 4,
@@ -36,7 +38,10 @@ static uint64_t size_of_code(walk_t *k, const kind_t *t, rt_addr_t o) {
 static uint64_t size_of_bytearray(walk_t *k, const kind_t *t, rt_addr_t o) {
     uint64_t room = rt_ptr(o, k->lay->bytearray_alloc);
     /* Since 3.15 the bytes are those of a bytes object of its own. */
-    if (room && rt_has(k->lay->bytearray_bytes_object)) room += (uint64_t)k->lay->bytes_data + 1;
+    if (room && rt_has(k->lay->bytearray_bytes_object))
+        room += (uint64_t)k->lay->bytes_data + 1;
+    else if (room)
+        blocks_note(k, rt_ptr(o, k->lay->bytearray_alloc + WORD)); /* ob_bytes */
     return (uint64_t)t->basicsize + room;
 }
 
@@ -47,8 +52,8 @@ static uint64_t size_of_deque(walk_t *k, const kind_t *t, rt_addr_t o) {
 }
 
 static uint64_t size_of_array(walk_t *k, const kind_t *t, rt_addr_t o) {
-    (void)k;
     rt_addr_t descr = rt_ptr(o, ARRAY_DESCR);
+    blocks_note(k, rt_ptr(o, ARRAY_ITEMS));
     return (uint64_t)t->basicsize +
            rt_ptr(o, ARRAY_ALLOCATED) * (uint64_t)rt_i32(descr, ARRAY_DESCR_ITEMSIZE);
 }

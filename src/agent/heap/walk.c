@@ -1,5 +1,6 @@
 #define _GNU_SOURCE
 #include "agent/heap/walk.h"
+#include "agent/heap/blocks.h"
 
 #include "agent/heap/ahead.h"
 #include "agent/heap/edges.h"
@@ -226,6 +227,7 @@ static void walk_close(walk_t *k) {
     u32_vec_free(&k->edges);
     u64_vec_free(&k->visited);
     u64_vec_free(&k->names);
+    u64_vec_free(&k->blocks);
     kind_vec_free(&k->kinds);
     holder_vec_free(&k->holders);
     root_vec_free(&k->roots);
@@ -267,6 +269,7 @@ int heap_capture(const rt_t *rt, const heap_options_t *options, rec_writer_t *w,
         if (!status) {
             walk_run(k, &fault);
             fault_close(&fault);
+            blocks_write(k);
             status = k->status ? k->status : rec_status(w);
         }
     }

@@ -1,0 +1,52 @@
+"""For what is retained, the line that made it: also where it is no object but a block that an object owns."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from conftest import Lowtide, Python
+
+CODE = """
+import array
+def items():
+    return [None] * 3_000_000
+def table():
+    made = {}
+    for i in range(300_000):
+        made[i] = None
+    return made
+def members(): return set(range(300_000))
+def text(): return bytearray(20_000_000)
+def numbers(): return array.array("d", bytes(16_000_000))
+def plain(): return bytes(12_000_000)
+class Kept: pass
+kept = Kept()
+kept.items, kept.table, kept.members = items(), table(), members()
+kept.text, kept.numbers, kept.plain = text(), numbers(), plain()
+"""
+OWNERS = {"list", "dict", "set", "bytearray", "array.array", "bytes"}
+
+
+def test_every_kind_of_block_leads_from_its_line_to_what_holds_it(
+    local_python: Python, lowtide: Lowtide, tmp_path: Path
+) -> None:
+    (tmp_path / "app.py").write_text(CODE)
+    out = tmp_path / "t.tide"
+    words = ["--no-report", "-o", out, "--python", local_python.executable, tmp_path / "app.py"]
+    done = lowtide("run", *words, cwd=tmp_path)
+    assert done.status == 0, done.stderr
+    report = json.loads(lowtide("report", out, "--json").stdout)
+    held = {site["function"]: site["held_by"] for site in report["allocations"]["sites"]}
+    made = ("items", "table", "members", "numbers", "plain") + (("text",) if local_python.minor < 15 else ())
+    for function in made:
+        assert held[function] and held[function].startswith(f"kept.{function}"), (function, held[function])
+    (finding, *_) = report["findings"]
+    assert finding["site"]["file"] == str(tmp_path / "app.py")
+    query = (
+        "select distinct o.type from samples s join objects o on o.id = s.object "
+        "join sites t on t.id = s.site where t.file like '%app.py' and s.bytes > 5000000"
+    )
+    rows = json.loads(lowtide("sql", out, query, "--json").stdout)["rows"]
+    assert {row[0] for row in rows} <= OWNERS
+    assert {row[0] for row in rows} >= OWNERS - {"bytearray"}
