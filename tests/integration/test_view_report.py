@@ -17,7 +17,7 @@ from shop import make_shop, on_terminal
 TESTS = Path(__file__).resolve().parents[1]
 GOLDEN = TESTS / "golden/view"
 SCHEMA = json.loads((TESTS / "report.schema.json").read_text())
-UTF8 = {"LC_ALL": "C.UTF-8"}
+UTF8 = {"LC_ALL": "C.UTF-8", "COLUMNS": "100"}
 
 
 @pytest.fixture(scope="module")
