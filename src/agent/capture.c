@@ -217,6 +217,7 @@ static void record(work_t *work, bool in_place, ctl_result_t *r) {
 static void child_main(void *arg) {
     work_t *work = arg;
     outcome_t *o = work->outcome;
+    if (work->c->leave) child_leave();
     if (work->c->adopt) work->c->adopt(work->c->arg);
     record(work, false, &o->result);
     __atomic_store_n(&o->done, 1, __ATOMIC_RELEASE);
@@ -262,6 +263,15 @@ static int reap(const capture_t *c, outcome_t *o, pid_t child, ctl_result_t *out
         }
     }
     return child_verdict(o, stopped, how, out);
+}
+
+/* It left its work to a child of its own: reaped at once. */
+static int leave(pid_t child, ctl_result_t *out) {
+    int how = 0;
+    err_t e;
+    while (waitpid(child, &how, __WALL) < 0 && errno == EINTR) {
+    }
+    return how == 0 ? 0 : fail(out, err_set(&e, -EAGAIN, "the system refused to fork"), &e);
 }
 
 /* ── Standing still ── */
@@ -337,7 +347,7 @@ static int capture_held(work_t *work, ctl_result_t *out, pid_t *child) {
         status = err_sys(&work->error, (int)*child, "the system refused to fork");
     }
     *child = 0;
-    if (c->flags & CTL_NO_IN_PLACE) return fail(out, status, &work->error);
+    if (c->flags & CTL_NO_IN_PLACE || c->leave) return fail(out, status, &work->error);
     return walk_in_place(work, &work->error, out);
 }
 
@@ -372,7 +382,7 @@ int capture_run(const capture_t *c, ctl_result_t *out) {
         if (child) {
             out->pause_us = (uint64_t)(now_us() - work->held_us);
             __atomic_store_n(&outcome->pause_us, out->pause_us, __ATOMIC_RELAXED);
-            status = reap(c, outcome, child, out);
+            status = c->leave ? leave(child, out) : reap(c, outcome, child, out);
         }
     } else if (c->fd >= 0) {
         close(c->fd);

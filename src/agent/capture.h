@@ -32,7 +32,10 @@ typedef struct capture {
     int fd;   /* the recording goes here; closed in any case, before the program runs on */
     /* Instead: fetches it while the program stands still. NULL: fd is there. */
     int (*fetch)(void *arg, int *fd, err_t *e);
-    int peer;            /* control socket for a child whose parent died, or -1 */
+    int peer; /* control socket for a child whose parent died, or -1 */
+    /* The child is left to itself: it reports on `peer`, and capture_run returns as soon as the program runs on. No walk in
+     * place. */
+    bool leave;
     uint32_t flags;      /* ctl_capture_flag */
     uint32_t pid;        /* to write down; 0: getpid() */
     uint32_t timeout_ms; /* for a walk in place */

@@ -14,6 +14,10 @@
  * __WALL, or a negative errno. Every descriptor but keep and peer (either may be -1) is closed in the child. */
 pid_t child_start(void (*work)(void *arg), void *arg, int keep, int peer);
 
+/* In the child, first of all: goes on in a child of its own, that nobody has to reap; the first one ends, with 0 where that
+ * went well. */
+void child_leave(void);
+
 /* In the child: its parent is gone, so nobody reads the shared page: says it on `peer`. */
 void child_report_if_orphan(const ctl_result_t *result);
 

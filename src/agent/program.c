@@ -11,6 +11,8 @@
  *              ◀── HELLO program ends ──── atexit, in the main thread with the GIL, before anything is torn down
  *     CAPTURE + descriptor ──────────────▶ captures; the program goes on to end
  *
+ * and at peaks, where lowtide wants a snapshot of one, as peak.h says.
+ *
  * So it is also captured after sys.exit and an unhandled exception, and not after os._exit, exec or a signal that kills; its
  * profile is there in any case. Nothing stays open in between, and nobody waits for lowtide but the program's last step.
  */
@@ -18,6 +20,7 @@
 #include "agent/alloc/alloc.h"
 #include "agent/capture.h"
 #include "agent/follow.h"
+#include "agent/peak.h"
 
 #include <dlfcn.h>
 #include <errno.h>
@@ -68,6 +71,10 @@ static int dial(uint32_t what) {
     return -1;
 }
 
+static int dial_at_peak(void) {
+    return dial(CTL_PROGRAM_PEAKS);
+}
+
 static void say_status(int sock, int status, const err_t *e) {
     ctl_msg_t m = {.type = CTL_RESULT, .result = {.status = status}};
     if (status) memcpy(m.result.text, e->text, sizeof m.result.text);
@@ -93,6 +100,7 @@ static void *at_exit(void *self, void *args) {
     (void)args;
     /* A child that was forked, and ends by sys.exit, has our callback too, and is answered by nothing. */
     bool follow = profile.mode && profile.flags & CTL_PROFILE_CHILDREN;
+    peak_end();
     int sock = follow || getpid() == program ? dial(CTL_PROGRAM_ENDS) : -1;
     ctl_msg_t m;
     int out = -1;
@@ -132,6 +140,7 @@ static void on_fork(void) {
     int region = -1, code = errno;
     err_t e;
     bool follow = profile.flags & CTL_PROFILE_CHILDREN;
+    peak_fork_child();
     int sock = alloc_fork_child(follow ? &region : NULL, &e) == 0 && follow
                    ? dial(CTL_PROGRAM_FORKED)
                    : -1;
@@ -150,10 +159,12 @@ static void start_profile(int sock) {
                          .native = profile.flags & CTL_PROFILE_NATIVE};
     int region;
     err_t e;
+    peak_begin(&runtime, dial_at_peak);
     int status = alloc_start(&runtime, &o, &region, &e);
     if (!status) say_region(sock, region, 0);
     if (status) say_status(sock, status, &e);
-    if (!status) pthread_atfork(NULL, NULL, on_fork);
+    /* peak_end: of two threads a fork warns (Python 3.12 and later), and one of them would be ours. */
+    if (!status) pthread_atfork(peak_end, NULL, on_fork);
 }
 
 static void prepare_children(void) {

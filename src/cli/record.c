@@ -49,6 +49,18 @@ int record_open(record_t *r, const char *to, bool live, err_t *e) {
     return 0;
 }
 
+int record_scratch(const record_t *r) {
+    char directory[sizeof r->output.part];
+    int fd = -1;
+    if (r->to_file && r->output.part[0]) {
+        snprintf(directory, sizeof directory, "%s", r->output.part);
+        char *slash = strrchr(directory, '/');
+        if (slash) slash[slash == directory] = '\0';
+        fd = open(slash ? directory : ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    }
+    return fd >= 0 ? fd : memfd_create("lowtide-peak", MFD_CLOEXEC);
+}
+
 bool record_has_profile(const record_t *r) {
     for (size_t i = 0; i < r->collect.processes.count; i++)
         if (r->collect.processes.at[i]->mode) return true;

@@ -22,6 +22,8 @@ typedef struct record {
 
 /* to: NULL for memory. */
 int record_open(record_t *r, const char *to, bool live, err_t *e);
+/* An empty file beside the recording, without a name, for what will go into it; or -1. */
+int record_scratch(const record_t *r);
 /* Anything but a heap to tell? */
 bool record_has_profile(const record_t *r);
 /* Writes the tables and puts the file under its name: EXIT_DONE, or a line and EXIT_FAILED. `fd` stays open for reading. */

@@ -2,6 +2,7 @@
 #include "cli/run_listen.h"
 
 #include "cli/progress.h"
+#include "collect/collect_peak.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -47,9 +48,22 @@ int run_listen_open(run_listen_t *l, record_t *record, err_t *e) {
     return status;
 }
 
+static void hang_up(run_listen_t *l, run_caller_t *c) {
+    if (c->peaks) peak_done(&l->record->collect, c->pid, NULL);
+    c->peaks = false;
+    close(c->sock);
+    c->sock = -1;
+}
+
+bool run_listen_peaks(const run_listen_t *l) {
+    for (size_t i = 0; i < RUN_CALLERS_MOST; i++)
+        if (l->callers[i].sock >= 0 && l->callers[i].peaks) return true;
+    return false;
+}
+
 void run_listen_close(run_listen_t *l) {
     for (size_t i = 0; i < RUN_CALLERS_MOST; i++)
-        if (l->callers[i].sock >= 0) close(l->callers[i].sock);
+        if (l->callers[i].sock >= 0) hang_up(l, &l->callers[i]);
     if (l->sock >= 0) close(l->sock);
     l->sock = -1;
 }
@@ -95,9 +109,26 @@ static void program_ends(run_listen_t *l, run_caller_t *c) {
         snprintf(l->refused, sizeof l->refused, "%s", status ? e.text : m.result.text);
 }
 
+/* It is answered by a RESULT, or by nothing when its process dies. */
+static void program_peaks(run_listen_t *l, run_caller_t *c) {
+    ctl_msg_t m = {.type = CTL_CAPTURE, .capture = {.flags = l->flags, .pid = (uint32_t)c->pid}};
+    err_t e;
+    for (size_t i = 0; i < RUN_CALLERS_MOST; i++) /* overtaken */
+        if (l->callers[i].peaks && l->callers[i].pid == c->pid) hang_up(l, &l->callers[i]);
+    int fd = record_scratch(l->record);
+    c->peaks = peak_begin(&l->record->collect, c->pid, fd);
+    if (!c->peaks && fd >= 0) close(fd);
+    if (c->peaks && ctl_send(c->sock, &m, fd, 0, &e)) hang_up(l, c);
+}
+
 /* The first RESULT tells of the heap, the next of the profile. */
 static void hear_result(run_listen_t *l, run_caller_t *c, const ctl_result_t *r) {
     char *say = c->heard == 1 ? l->refused : l->unprofiled;
+    if (c->peaks) {
+        peak_done(&l->record->collect, c->pid, r);
+        c->peaks = false;
+        return;
+    }
     if (c->main && r->status < 0) snprintf(say, sizeof l->refused, "%s", r->text);
     if (c->heard == 1 && !r->status && c->hello.what == CTL_PROGRAM_BEGINS)
         collect_add(&l->record->collect, c->pid, 0, COLLECT_EXECED, -1, "", NULL);
@@ -111,18 +142,13 @@ static void hear_region(run_listen_t *l, run_caller_t *c, const ctl_region_t *r,
     if (status < 0 && c->main) snprintf(l->unprofiled, sizeof l->unprofiled, "%s", e.text);
 }
 
-static void hang_up(run_caller_t *c) {
-    close(c->sock);
-    c->sock = -1;
-}
-
 static void answer(run_listen_t *l, run_caller_t *c) {
     ctl_msg_t m;
     err_t e;
     int fd = -1, status = ctl_recv(c->sock, &m, &fd, 0, &e);
     if (status == -ETIMEDOUT || status == -EINTR) return;
     if (status) {
-        hang_up(c);
+        hang_up(l, c);
         return;
     }
     if (!c->said) {
@@ -130,7 +156,10 @@ static void answer(run_listen_t *l, run_caller_t *c) {
         c->hello = m.hello;
         if (c->said && m.hello.what == CTL_PROGRAM_BEGINS) program_begins(l, c);
         if (c->said && m.hello.what == CTL_PROGRAM_ENDS) program_ends(l, c);
-        if (!c->said || m.hello.what == CTL_PROGRAM_ENDS) hang_up(c);
+        if (c->said && m.hello.what == CTL_PROGRAM_PEAKS) program_peaks(l, c);
+        bool over =
+            m.hello.what == CTL_PROGRAM_ENDS || (m.hello.what == CTL_PROGRAM_PEAKS && !c->peaks);
+        if (c->sock >= 0 && (!c->said || over)) hang_up(l, c);
     } else {
         c->heard++;
         if (m.type == CTL_RESULT) hear_result(l, c, &m.result);
@@ -148,7 +177,7 @@ static run_caller_t *place(run_listen_t *l) {
         if (l->callers[i].sock < 0) return &l->callers[i];
         if (l->callers[i].since_us < oldest->since_us) oldest = &l->callers[i];
     }
-    hang_up(oldest);
+    hang_up(l, oldest);
     return oldest;
 }
 

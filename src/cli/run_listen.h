@@ -19,6 +19,7 @@ typedef struct run_caller {
     pid_t pid;
     uint64_t since_us;
     bool said, main; /* HELLO; and it is the program itself */
+    bool peaks;      /* it writes a snapshot */
     int heard;       /* messages behind HELLO */
     ctl_hello_t hello;
 } run_caller_t;
@@ -43,6 +44,8 @@ void run_listen_environment(const run_listen_t *l, const char *agent, char *vari
 /* Waits up to timeout_ms for callers and for `also` (a descriptor, or -1), and answers who has called. Stays with a caller
  * whose heap is being written. */
 void run_listen_wait(run_listen_t *l, int also, int timeout_ms);
+/* Is anybody writing a snapshot of a peak? */
+bool run_listen_peaks(const run_listen_t *l);
 void run_listen_close(run_listen_t *l);
 
 #endif

@@ -2,6 +2,7 @@
 #include "collect/collect.h"
 
 #include "base/mem.h"
+#include "collect/collect_peak.h"
 #include "collect/collect_write.h"
 
 #include <errno.h>
@@ -57,6 +58,8 @@ void collect_end(collect_t *c) {
     for (size_t i = 0; i < c->processes.count; i++) {
         process_close(c->processes.at[i]);
         sites_seen_free(&c->processes.at[i]->seen);
+        peak_free(&c->processes.at[i]->peak);
+        peak_free(&c->processes.at[i]->next_peak);
         mem_free(c->processes.at[i]);
     }
     collect_processes_free(&c->processes);
@@ -147,6 +150,7 @@ static void process_ends(collect_t *c, uint32_t number, int status) {
     }
     if (p->ended) return;
     read_profile(c, number);
+    if (!p->frozen) p->end_heap_bytes = observed_heap_bytes(&p->observed);
     p->ended = p->changed = true;
     p->end_us = collect_now_us(c);
     if (!p->end_us) p->end_us = 1;
@@ -320,13 +324,17 @@ void collect_drain(collect_t *c) {
     }
 }
 
-void collect_samples(collect_t *c, pid_t pid) {
-    collect_process_t *p = collect_find(c, pid);
-    if (!p || !p->observed.region) return;
-    uint32_t number = number_of(c, pid) - 1;
+uint64_t collect_rss(collect_process_t *p) {
+    read_rss(p);
+    return p->rss_bytes;
+}
+
+void collect_samples_of(collect_t *c, collect_process_t *p, collect_samples_t *out) {
+    if (!p->observed.region) return;
+    uint32_t number = number_of(c, p->pid) - 1;
     read_profile(c, number);
-    c->samples.count = 0;
-    for (uint64_t i = 0; i < p->observed.blocks.room && c->samples.count < SAMPLES_MOST; i++) {
+    out->count = 0;
+    for (uint64_t i = 0; i < p->observed.blocks.room && out->count < SAMPLES_MOST; i++) {
         region_block_t block;
         if (!observed_block(&p->observed, i, &block) || block.cell >= p->seen.cells.count) continue;
         const observed_cell_t *cell = &p->seen.cells.at[block.cell].figures;
@@ -335,8 +343,13 @@ void collect_samples(collect_t *c, pid_t pid) {
                                    .domain = cell->domain,
                                    .address = atomic_load(&block.address),
                                    .bytes = block.bytes};
-        if (collect_samples_push(&c->samples, sample)) break;
+        if (collect_samples_push(out, sample)) break;
     }
+}
+
+void collect_samples(collect_t *c, pid_t pid) {
+    collect_process_t *p = collect_find(c, pid);
+    if (p) collect_samples_of(c, p, &c->samples);
 }
 
 void collect_freeze(collect_t *c, pid_t pid) {
@@ -344,6 +357,7 @@ void collect_freeze(collect_t *c, pid_t pid) {
     if (!p) return;
     look(c, number_of(c, pid) - 1, true);
     read_profile(c, number_of(c, pid) - 1);
+    p->end_heap_bytes = observed_heap_bytes(&p->observed);
     p->frozen = true;
 }
 
@@ -357,6 +371,7 @@ int collect_tick(collect_t *c) {
         uint64_t grain = grain_us(now > p->begin_us ? now - p->begin_us : 0);
         if (grain < next_us) next_us = grain;
     }
+    if (c->peaks) peaks_aim(c);
     if (c->live && now >= c->live_us) {
         for (uint32_t i = 0; i < c->processes.count; i++) read_profile(c, i);
         write_live(c);

@@ -25,6 +25,20 @@
 enum collect_how { COLLECT_STARTED = 1, COLLECT_FORKED, COLLECT_EXECED, COLLECT_ATTACHED };
 enum { COLLECT_PROCESSES_MOST = 4096 };
 
+typedef struct collect_sample {
+    uint32_t process, stack, domain;
+    uint64_t address, bytes;
+} collect_sample_t;
+
+VEC_DEFINE(collect_samples, collect_sample_t);
+
+/* The heap of a process at its peak (collect_peak.h). */
+typedef struct collect_peak {
+    int fd; /* its recording; 0: none */
+    uint64_t t_us, rss_bytes, heap_bytes;
+    collect_samples_t samples;
+} collect_peak_t;
+
 typedef struct collect_process {
     pid_t pid;
     uint32_t parent; /* number + 1, or 0 */
@@ -38,6 +52,8 @@ typedef struct collect_process {
     uint64_t interval_bytes;
     uint64_t rss_bytes, rss_peak_bytes, rss_peak_us;
     uint64_t point_us, point_rss, point_rss_us; /* last point of the timeline; highest since */
+    uint64_t end_heap_bytes;                    /* live when it ended, or had run its last line */
+    collect_peak_t peak, next_peak;             /* next: being written */
     observed_t observed;                        /* unmapped once it has ended */
     collect_seen_t seen;
     char command[4096], python[16];
@@ -55,14 +71,8 @@ typedef struct collect_event {
     uint64_t t_us, duration_us, value;
 } collect_event_t;
 
-typedef struct collect_sample {
-    uint32_t process, stack, domain;
-    uint64_t address, bytes;
-} collect_sample_t;
-
 VEC_DEFINE(collect_points, collect_point_t);
 VEC_DEFINE(collect_events, collect_event_t);
-VEC_DEFINE(collect_samples, collect_sample_t);
 
 typedef struct collect {
     uint64_t begin_ns, began_ns; /* CLOCK_MONOTONIC; since 1970 */
@@ -71,6 +81,8 @@ typedef struct collect {
     collect_points_t timeline;
     collect_events_t events;
     collect_samples_t samples;
+    bool peaks;        /* snapshots of peaks are wanted: the caller's to set */
+    uint64_t peaks_us; /* what they have cost by our estimate */
     /* The live file: what of each is in it. */
     rec_writer_t *live;
     int live_fd;
@@ -102,6 +114,9 @@ void collect_drain(collect_t *c);
 void collect_freeze(collect_t *c, pid_t pid);
 /* Notes which sampled blocks of the process are alive: call it when its heap is captured. */
 void collect_samples(collect_t *c, pid_t pid);
+void collect_samples_of(collect_t *c, collect_process_t *p, collect_samples_t *out);
+/* Its RSS, now. */
+uint64_t collect_rss(collect_process_t *p);
 
 /* Writes META that the heap's capture could not know (all of it where there is no heap) and the tables. */
 void collect_write(const collect_t *c, rec_writer_t *w, bool heap);

@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "collect/collect_write.h"
 
+#include "collect/collect_peak.h"
 #include "collect/collect_source.h"
 #include "format/rec_table.h"
 
@@ -155,16 +156,16 @@ static void write_events(const collect_t *c, rec_writer_t *w, size_t from) {
     rec_table_end(w);
 }
 
-static void write_samples(const collect_t *c, rec_writer_t *w) {
+void write_samples(const collect_samples_t *samples, rec_writer_t *w) {
     static const rec_table_column_t columns[] = {{"process", REC_DELTA},
                                                  {"address", REC_DELTA},
                                                  {"bytes", REC_VARINT},
                                                  {"stack", REC_VARINT},
                                                  {"domain", REC_VARINT}};
-    if (!c->samples.count) return;
+    if (!samples->count) return;
     BEGIN(w, "samples", columns);
-    for (size_t i = 0; i < c->samples.count; i++) {
-        const collect_sample_t *s = c->samples.at + i;
+    for (size_t i = 0; i < samples->count; i++) {
+        const collect_sample_t *s = samples->at + i;
         rec_table_number(w, s->process);
         rec_table_number(w, s->address);
         rec_table_number(w, s->bytes);
@@ -231,7 +232,8 @@ static void write_tables(const collect_t *c, rec_writer_t *w, bool all) {
 void collect_write(const collect_t *c, rec_writer_t *w, bool heap) {
     write_meta(c, w, heap);
     write_tables(c, w, true);
-    if (heap) write_samples(c, w);
+    if (heap) write_samples(&c->samples, w);
+    peaks_write(c, w, heap);
 }
 
 /* A mebibyte at once, and then one a minute. */

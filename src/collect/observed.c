@@ -140,6 +140,11 @@ uint64_t observed_heap_bytes(const observed_t *o) {
     return bytes > 0 ? (uint64_t)bytes : 0;
 }
 
+void observed_snapshot_above(observed_t *o, uint64_t bytes) {
+    int64_t above = bytes < INT64_MAX ? (int64_t)bytes : INT64_MAX;
+    if (o->region) atomic_store_explicit(&o->region->snapshot_above, above, memory_order_relaxed);
+}
+
 void observed_rss_peak(observed_t *o) {
     if (o->region) atomic_fetch_add_explicit(&o->region->rss_epoch, 1, memory_order_acq_rel);
 }

@@ -21,7 +21,7 @@ typedef struct observed_part {
 } observed_part_t;
 
 typedef struct observed {
-    region_t *region; /* shared; only rss_epoch is ours to change */
+    region_t *region; /* shared; rss_epoch and snapshot_above are ours to change */
     uint64_t bytes;
     uint32_t mode;
     uint64_t interval_bytes, begin_ns;
@@ -64,6 +64,8 @@ observed_text_t observed_text(const observed_t *o, uint32_t offset);
 
 /* Live now, never below 0. */
 uint64_t observed_heap_bytes(const observed_t *o);
+/* The process is to call for a snapshot when more is live than that; UINT64_MAX: never. */
+void observed_snapshot_above(observed_t *o, uint64_t bytes);
 /* The RSS stands at its highest: what is live from here on is the new peak. */
 void observed_rss_peak(observed_t *o);
 

@@ -16,7 +16,8 @@
  * -ECANCELED. A socket that closes means CANCEL and BYE. Under `lowtide run` the agent connects
  * twice: it says HELLO with what = CTL_PROGRAM_BEGINS, a REGION where it is profiled, and closes, and at the program's end HELLO
  * with CTL_PROGRAM_ENDS, to be answered by CAPTURE or BYE. A child that it forks says HELLO with
- * CTL_PROGRAM_FORKED and its own REGION; nothing there waits for an answer.
+ * CTL_PROGRAM_FORKED and its own REGION; nothing there waits for an answer. At a peak that the recorder wants a snapshot of, it
+ * says HELLO with CTL_PROGRAM_PEAKS, to be answered by CAPTURE or by closing; RESULT comes from its child.
  *
  * A message is one packet of a SOCK_SEQPACKET socket, little-endian, fixed in size by its type:
  *
@@ -65,7 +66,13 @@ enum ctl_type {
 
 enum ctl_free_flag { CTL_DRY_RUN = 1 /* only tell what would be given back */ };
 
-enum ctl_what { CTL_ATTACHED, CTL_PROGRAM_BEGINS, CTL_PROGRAM_ENDS, CTL_PROGRAM_FORKED };
+enum ctl_what {
+    CTL_ATTACHED,
+    CTL_PROGRAM_BEGINS,
+    CTL_PROGRAM_ENDS,
+    CTL_PROGRAM_FORKED,
+    CTL_PROGRAM_PEAKS
+};
 
 enum ctl_capture_flag {
     CTL_NO_VALUES = 1,   /* leave all values out */

@@ -24,6 +24,8 @@
  *            rss_peak before its next change and notes the epoch
  * A reader takes cell.peak when cell.heap_epoch equals the header's, else cell.live (it has not changed since); so with rss_peak.
  *
+ * A snapshot of the heap at its peak is the process's to make (agent/peak.h), and the recorder's to want: snapshot_above.
+ *
  * The reader trusts nothing: every index and length is checked against the region's size, which is fixed at its making.
  * All fields are little-endian and naturally aligned; sizes and offsets are bytes. version changes with any layout change:
  * agent and recorder come from one build.
@@ -34,7 +36,7 @@
 #include <stdatomic.h>
 #include <stdint.h>
 
-enum { REGION_VERSION = 1 };
+enum { REGION_VERSION = 2 };
 #define REGION_MAGIC 0x6c61746564697431ull
 
 enum region_mode { REGION_SAMPLED = 1, REGION_EXACT = 2 };
@@ -110,6 +112,9 @@ typedef struct region {
     _Atomic int64_t heap_bytes, heap_peak_bytes; /* live now, and at the highest */
     _Atomic uint64_t heap_epoch, rss_epoch;
     _Atomic uint64_t lost_blocks, lost_stacks, lost_events;
+    /* The recorder's: with more live than this the process calls for a snapshot, once, and sets it to INT64_MAX, as it is
+     * from the beginning. */
+    _Atomic int64_t snapshot_above;
     region_part_t texts, frames, stacks, cells, blocks, events;
 } region_t;
 

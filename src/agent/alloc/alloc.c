@@ -157,6 +157,10 @@ int alloc_fork_child(int *region_fd, err_t *e) {
     return status;
 }
 
+void alloc_on_peak(void (*call)(void)) {
+    store_on_peak(call);
+}
+
 void alloc_mark(const char *text) {
     if (alloc.state == STATE_ON) store_event(REGION_EVENT_MARK, 0, 0, text);
 }

@@ -36,6 +36,7 @@ static struct {
     /* The live total, in two sums: of those who hold the GIL, and of everybody else. */
     _Atomic int64_t heap_alone, heap_shared;
 } store;
+static void (*on_peak)(void); /* outlives the store */
 
 region_t *store_region(void) {
     return store.region;
@@ -94,6 +95,7 @@ static void region_begin(region_t *r, enum region_mode mode, uint64_t interval_b
     r->pid = (uint32_t)getpid();
     r->heap_epoch = 2; /* even: at its highest; and no cell has noted it */
     r->rss_epoch = 1;
+    r->snapshot_above = INT64_MAX;
     r->texts.used = sizeof(uint32_t); /* text 0: empty */
     static const char beyond[] = "(stacks beyond the table)";
     region_frame_t none = {.kind = REGION_FRAME_OTHER,
@@ -288,6 +290,15 @@ static inline int64_t heap_add(int64_t bytes, bool alone) {
     return now;
 }
 
+static __attribute__((noinline)) void call_for_snapshot(void) {
+    int64_t above = atomic_exchange(&store.region->snapshot_above, INT64_MAX);
+    if (above != INT64_MAX && on_peak) on_peak();
+}
+
+void store_on_peak(void (*call)(void)) {
+    on_peak = call;
+}
+
 void store_born(uint32_t cell, const store_change_t *c) {
     region_t *r = store.region;
     region_cell_t *to = &store.cells[cell];
@@ -301,6 +312,8 @@ void store_born(uint32_t cell, const store_change_t *c) {
         add_unsigned(&to->total.variance, c->variance, c->alone);
     }
     int64_t now = heap_add(c->bytes, c->alone);
+    if (__builtin_expect(now > atomic_load_explicit(&r->snapshot_above, memory_order_relaxed), 0))
+        call_for_snapshot();
     if (now <= atomic_load_explicit(&r->heap_peak_bytes, memory_order_relaxed)) return;
     atomic_store_explicit(&r->heap_peak_bytes, now, memory_order_relaxed);
     uint64_t epoch = atomic_load_explicit(&r->heap_epoch, memory_order_relaxed);

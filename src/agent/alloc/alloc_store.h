@@ -33,6 +33,8 @@ typedef struct store_change {
 
 void store_born(uint32_t cell, const store_change_t *c);
 void store_died(uint32_t cell, const store_change_t *c); /* takes c away */
+/* Called in store_born where the recorder wants a snapshot: by any thread, inside of an allocation. NULL: by nobody. */
+void store_on_peak(void (*call)(void));
 
 /* The blocks that were sampled. A block that is there already is replaced: its end was missed. */
 bool store_block_put(uintptr_t address, uint64_t bytes, uint32_t cell, region_block_t *replaced);

@@ -1,0 +1,33 @@
+/* Snapshots of heaps at their peaks: when they are wanted, and what becomes of them.
+ *
+ *     peaks_aim    at every look: sets the processes' snapshot_above, by what a snapshot is estimated to cost there and what they
+ *                  may cost together: a fiftieth of the time so far
+ *     process      calls (CTL_PROGRAM_PEAKS) once more is live than that
+ *     peak_begin   a descriptor for it to write to, and which sampled blocks are alive now; one that is still being written then
+ *                  is given up: the caller hangs up on its writer
+ *     peak_done    it has written: this is the process's peak from here on, and the one before is forgotten
+ *     peaks_write  nested recordings of kind `peak` (docs/format.md), of the largest PEAKS_MOST processes; none of a process whose
+ *                  heap was captured at its end with nearly as much in it
+ *
+ * The cost: the program stands still for the fork, and pays again for the pages that it writes to until the snapshot is done.
+ */
+#ifndef LOWTIDE_COLLECT_COLLECT_PEAK_H
+#define LOWTIDE_COLLECT_COLLECT_PEAK_H
+
+#include "collect/collect.h"
+#include "control/control.h"
+
+enum { PEAKS_MOST = 4 };
+
+void peaks_aim(collect_t *c);
+
+/* Returns whether there is to be one: then fd (of an empty file, read and write) is ours, else the caller's still. */
+bool peak_begin(collect_t *c, pid_t pid, int fd);
+/* result: of the capture, or NULL when nothing came of it. */
+void peak_done(collect_t *c, pid_t pid, const ctl_result_t *result);
+
+/* heap: that of the first process at its end goes into the same recording. */
+void peaks_write(const collect_t *c, rec_writer_t *w, bool heap);
+void peak_free(collect_peak_t *p);
+
+#endif
