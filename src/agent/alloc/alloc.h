@@ -55,6 +55,7 @@ int alloc_fork_child(int *region_fd, err_t *e);
 /* May that block be one of the samples that are alive? One in some hundred others is said to be, too. Any thread, and a forked
  * child, of what was so when it was forked. Where exact there are no samples. */
 bool alloc_may_know(uintptr_t block);
+
 /* What is to be done where the recorder wants a snapshot of a peak: called inside of an allocation, by any thread. Before alloc_start. */
 void alloc_on_peak(void (*call)(void));
 
