@@ -22,6 +22,8 @@ class Frame:
     line: int
     first_line: int
     kind: int
+    build_id: str
+    offset: int
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Region:
 
     def frame(self, i: int) -> Frame:
         f = struct.unpack_from("<6IQ", self.map, self.parts["frames"][0] + 32 * i)
-        return Frame(self.text(f[0]), self.text(f[1]), f[2], f[3], f[4])
+        return Frame(self.text(f[0]), self.text(f[1]), f[2], f[3], f[4], self.text(f[5]), f[6])
 
     def stack(self, i: int) -> tuple[Frame, ...]:
         frames = []

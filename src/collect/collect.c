@@ -138,7 +138,7 @@ static void read_events(collect_t *c, uint32_t number, collect_process_t *p);
 static void read_profile(collect_t *c, uint32_t number) {
     collect_process_t *p = c->processes.at[number];
     if (!p->observed.region || p->frozen) return;
-    sites_read(&c->sites, &p->observed, &p->seen);
+    sites_read(&c->sites, p->pid, &p->observed, &p->seen);
     read_events(c, number, p);
 }
 

@@ -3,6 +3,8 @@
 #include "format/rec_bytes.h"
 
 #include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 enum { DEPTH_MOST = 1024 };
@@ -19,6 +21,7 @@ void sites_free(collect_sites_t *s) {
     map_free(&s->text_numbers);
     map_free(&s->frame_numbers);
     map_free(&s->stack_numbers);
+    symbols_free(s->symbols);
 }
 
 void sites_seen_free(collect_seen_t *seen) {
@@ -56,17 +59,36 @@ const char *sites_text_at(const collect_sites_t *s, uint32_t text) {
     return text < s->texts.count ? s->texts.at + text : "";
 }
 
-static uint32_t frame_number(collect_sites_t *s, const collect_frame_t *frame) {
+/* Without a name it is called by its place. */
+static void name_native(collect_sites_t *s, pid_t pid, collect_frame_t *frame) {
+    symbols_place_t found = {0};
+    const char *module = sites_text_at(s, frame->module), *slash = strrchr(module, '/');
+    if (!s->symbols) s->symbols = symbols_new();
+    if (s->symbols)
+        symbols_find(s->symbols, pid, module, sites_text_at(s, frame->build_id), frame->offset,
+                     &found);
+    if (!found.function[0])
+        snprintf(found.function, sizeof found.function, "%.400s+0x%" PRIx64,
+                 slash ? slash + 1 : module, frame->offset);
+    frame->function = sites_text(s, found.function, strlen(found.function));
+    frame->file = found.line ? sites_text(s, found.file, strlen(found.file)) : frame->module;
+    frame->line = found.line;
+}
+
+static uint32_t frame_number(collect_sites_t *s, pid_t pid, const collect_frame_t *frame) {
     int fresh;
-    uint64_t key[4] = {(uint64_t)frame->kind << 32 | frame->function,
-                       (uint64_t)frame->file << 32 | frame->line, frame->first_line, frame->offset};
+    uint64_t key[5] = {
+        (uint64_t)frame->kind << 32 | frame->function, (uint64_t)frame->file << 32 | frame->line,
+        (uint64_t)frame->module << 32 | frame->build_id, frame->first_line, frame->offset};
     uint32_t *number = s->full ? NULL : number_of(&s->frame_numbers, key, sizeof key, &fresh);
     if (!number || (fresh && collect_frames_push(&s->frames, *frame))) {
         s->full = true;
         if (number) *number = 0;
         return 0;
     }
-    if (fresh) *number = (uint32_t)s->frames.count - 1;
+    if (!fresh) return *number;
+    *number = (uint32_t)s->frames.count - 1;
+    if (frame->kind == REGION_FRAME_NATIVE) name_native(s, pid, s->frames.at + *number);
     return *number;
 }
 
@@ -91,7 +113,7 @@ static int numbers_room(collect_numbers_t *v, uint32_t i) {
     return 0;
 }
 
-static uint32_t read_frame(collect_sites_t *s, const observed_t *o, collect_seen_t *seen,
+static uint32_t read_frame(collect_sites_t *s, pid_t pid, const observed_t *o, collect_seen_t *seen,
                            uint32_t i) {
     region_frame_t frame;
     if (!observed_frame(o, i, &frame)) return 0;
@@ -108,13 +130,18 @@ static uint32_t read_frame(collect_sites_t *s, const observed_t *o, collect_seen
         .first_line = frame.first_line,
         .offset = frame.offset,
     };
-    uint32_t number = frame_number(s, &ours);
+    if (ours.kind == REGION_FRAME_NATIVE) {
+        observed_text_t build_id = observed_text(o, frame.build_id);
+        ours.module = ours.file;
+        ours.build_id = sites_text(s, build_id.at, build_id.bytes);
+    }
+    uint32_t number = frame_number(s, pid, &ours);
     if (numbers_room(&seen->frames, i) == 0) seen->frames.at[i] = number + 1;
     return number;
 }
 
 /* From the leaf outwards to a stack that is known, and back. A parent stands before its child, so that comes to an end. */
-static uint32_t read_stack(collect_sites_t *s, const observed_t *o, collect_seen_t *seen,
+static uint32_t read_stack(collect_sites_t *s, pid_t pid, const observed_t *o, collect_seen_t *seen,
                            uint32_t leaf) {
     uint32_t path[DEPTH_MOST], frames[DEPTH_MOST], n = 0, parent = 0;
     for (uint32_t i = leaf; n < DEPTH_MOST;) {
@@ -130,14 +157,14 @@ static uint32_t read_stack(collect_sites_t *s, const observed_t *o, collect_seen
         i = stack.parent - 1;
     }
     while (n-- > 0) {
-        collect_stack_t ours = {.parent = parent, .frame = read_frame(s, o, seen, frames[n])};
+        collect_stack_t ours = {.parent = parent, .frame = read_frame(s, pid, o, seen, frames[n])};
         parent = stack_number(s, ours) + 1;
         if (numbers_room(&seen->stacks, path[n]) == 0) seen->stacks.at[path[n]] = parent;
     }
     return parent ? parent - 1 : 0;
 }
 
-bool sites_read(collect_sites_t *s, const observed_t *o, collect_seen_t *seen) {
+bool sites_read(collect_sites_t *s, pid_t pid, const observed_t *o, collect_seen_t *seen) {
     bool changed = false;
     if (!o->region) return false;
     uint64_t cells = observed_used(&o->cells);
@@ -148,7 +175,7 @@ bool sites_read(collect_sites_t *s, const observed_t *o, collect_seen_t *seen) {
         if (!observed_cell(o, i, &cell)) continue; /* being made */
         collect_cell_t *ours = seen->cells.at + i;
         cell.stack =
-            ours->figures.domain ? ours->figures.stack : read_stack(s, o, seen, cell.stack);
+            ours->figures.domain ? ours->figures.stack : read_stack(s, pid, o, seen, cell.stack);
         if (memcmp(&ours->figures, &cell, sizeof cell) == 0) continue;
         ours->figures = cell;
         ours->changed = changed = true;

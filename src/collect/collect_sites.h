@@ -8,6 +8,7 @@
 #include "base/map.h"
 #include "base/vec.h"
 #include "collect/observed.h"
+#include "collect/symbols.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -16,6 +17,7 @@ typedef struct collect_frame {
     uint32_t kind;
     uint32_t function, file; /* in texts */
     uint32_t line, first_line;
+    uint32_t module, build_id; /* native: of the library; in texts */
     uint64_t offset;
 } collect_frame_t;
 
@@ -40,6 +42,7 @@ typedef struct collect_sites {
     collect_frames_t frames;
     collect_stacks_t stacks;
     map_t text_numbers, frame_numbers, stack_numbers; /* by hash */
+    symbols_t *symbols;                               /* from the first native frame on; or NULL */
     bool full;                                        /* no memory: new sites are not told apart */
 } collect_sites_t;
 
@@ -56,8 +59,8 @@ void sites_free(collect_sites_t *s);
 uint32_t sites_text(collect_sites_t *s, const char *text, size_t n);
 const char *sites_text_at(const collect_sites_t *s, uint32_t text);
 
-/* Reads what is new in the region. Returns whether anything changed. */
-bool sites_read(collect_sites_t *s, const observed_t *o, collect_seen_t *seen);
+/* Reads what is new in the region of the process `pid`, and finds the names of native frames. Returns whether anything changed. */
+bool sites_read(collect_sites_t *s, pid_t pid, const observed_t *o, collect_seen_t *seen);
 void sites_seen_free(collect_seen_t *seen);
 
 #endif

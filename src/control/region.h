@@ -62,9 +62,10 @@ typedef struct region_part {
 typedef struct region_frame {
     uint32_t function, file; /* offsets in texts: u32 length, then so many bytes */
     uint32_t line, first_line;
-    uint32_t
-        kind; /* region_frame_kind; native: file is the library's, offset the address in it, resolved by the recorder */
-    uint32_t reserved;
+    uint32_t kind; /* region_frame_kind */
+    /* Native: file is the library's path, build_id in hex, offset the address of the call as its symbol table counts; the
+     * recorder finds the names. */
+    uint32_t build_id;
     uint64_t offset;
 } region_frame_t;
 

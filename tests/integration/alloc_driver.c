@@ -11,10 +11,12 @@ __attribute__((visibility("default"))) const char *drive_error(void) {
 }
 
 /* The region's descriptor, or a negative errno. */
-__attribute__((visibility("default"))) int drive_start(int mode, unsigned long interval_bytes) {
+__attribute__((visibility("default"))) int drive_start(int mode, unsigned long interval_bytes,
+                                                       int native) {
     int fd, status = runtime.proven ? 0 : rt_find(&runtime, &error);
     if (!status && !runtime.proven) status = rt_prove(&runtime, &error);
-    alloc_options_t o = {.mode = (enum region_mode)mode, .interval_bytes = interval_bytes};
+    alloc_options_t o = {
+        .mode = (enum region_mode)mode, .interval_bytes = interval_bytes, .native = native};
     if (!status) status = alloc_start(&runtime, &o, &fd, &error);
     return status ? status : fd;
 }

@@ -26,8 +26,8 @@ def load(path):
     held.drive_error.restype = ctypes.c_char_p
     return held, free
 held, free = load(HERE + "/alloc-driver.so")
-def start(mode, interval=0, held=held):
-    fd = held.drive_start(mode, ctypes.c_ulong(interval))
+def start(mode, interval=0, held=held, native=0):
+    fd = held.drive_start(mode, ctypes.c_ulong(interval), native)
     assert fd >= 0, held.drive_error()
     r = region.Region(fd)
     os.close(fd)
@@ -109,7 +109,7 @@ start(2).close()
 stop()
 begin, mode, interval = held.drive_start, 2, ctypes.c_ulong(0)
 tracemalloc.start(1)
-fd = begin(mode, interval)
+fd = begin(mode, interval, 0)
 r = region.Region(fd)
 def difference():
     at, theirs = r.parts["cells"][0], tracemalloc.get_traced_memory()[0]
@@ -317,8 +317,10 @@ tell(child=json.loads(os.read(read, 1000)), parents=of(cells, "parents")[0], chi
     assert told["childs"] == 0
 
 
-@pytest.mark.parametrize("mode", [SAMPLED, EXACT])
-def test_the_library_comes_and_goes_under_load_without_a_trace(mode: int, local_python: Python, script: Script) -> None:
+@pytest.mark.parametrize("mode, native", [(SAMPLED, 0), (EXACT, 0), (SAMPLED, 1)])
+def test_the_library_comes_and_goes_under_load_without_a_trace(
+    mode: int, native: int, local_python: Python, script: Script
+) -> None:
     told = script(
         local_python,
         f"""
@@ -336,7 +338,7 @@ for handle in {{held._handle, free._handle}}:
 _ctypes.dlclose(held._handle); _ctypes.dlclose(free._handle)
 for i in range(25):
     held, free = load(HERE + "/alloc-driver.so")
-    r = start({mode}, 4096, held)
+    r = start({mode}, 4096, held, {native})
     time.sleep(0.01)
     r.read_header(); seen = r.heap_peak_bytes
     stop(held, free)
@@ -407,4 +409,46 @@ tell(live=live, lost=r.lost_blocks)
 """,
     )
     assert told["live"][0] == pytest.approx(1_000_033, rel=0.01)
+    assert told["lost"] == 0
+
+
+def test_frames_of_c_stand_between_those_of_python(target_python: Python, script: Script) -> None:
+    """In a thread and in the main one: json's C code under the line that calls it, the interpreter's where it calls back."""
+    told = script(
+        target_python,
+        """
+import threading
+r = start(2, native=1)
+def inner():
+    return json.loads("[" + ",".join(["1.5"] * 1000) + "]")
+def key(x):
+    return inner()
+def outer():
+    return list(map(key, [3, 1]))
+def in_a_thread():
+    kept.append(json.loads("[" + ",".join(["1.5"] * 1000) + "]"))
+kept = [outer(), key(1)]
+t = threading.Thread(target=in_a_thread)
+t.start(); t.join()
+def shape(stack):
+    names = []
+    for f in stack:
+        name = f.function if f.kind == 1 else "C"
+        if name != "C" or names[-1:] != ["C"]:
+            names.append(name)
+    return " ".join(names)
+found = [c for c in r.cells() if c.live[1] > 900 and any(f.function in ("inner", "in_a_thread") for f in c.stack)]
+shapes = {shape(c.stack) for c in found}
+at = {f.file for c in found for f in c.stack if f.kind == 2}
+ids = {f.build_id for c in found for f in c.stack if f.kind == 2}
+tell(shapes=sorted(shapes), files=[os.path.basename(p) for p in at], ids=sorted(ids), lost=r.lost_stacks)
+""",
+    )
+    decode = "C JSONDecoder.raw_decode JSONDecoder.decode loads"
+    assert f"{decode} inner key C outer <module>" in told["shapes"]
+    assert f"{decode} inner key <module>" in told["shapes"]
+    assert any(s.startswith(f"{decode} in_a_thread ") for s in told["shapes"])
+    assert any("json" in name or "python" in name for name in told["files"])
+    assert not any("alloc-driver" in name for name in told["files"])
+    assert all(len(i) == 40 for i in told["ids"])
     assert told["lost"] == 0

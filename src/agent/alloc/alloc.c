@@ -6,6 +6,7 @@
 #include "agent/alloc/alloc_python.h"
 #include "agent/alloc/alloc_stack.h"
 #include "agent/alloc/alloc_store.h"
+#include "agent/alloc/alloc_unwind.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -29,6 +30,7 @@ static struct {
 static void close_all(void) {
     count_close();
     stack_close();
+    unwind_close();
     store_close();
     alloc.state = STATE_OFF;
 }
@@ -43,7 +45,9 @@ int alloc_start(const rt_t *rt, const alloc_options_t *o, int *region_fd, err_t 
     if (*interval < INTERVAL_BYTES_MIN) *interval = INTERVAL_BYTES_MIN;
     int status = store_open(o->mode, *interval, region_fd, e);
     if (status) return status;
-    if (!stack_open(rt)) status = err_set(e, -ENOMEM, "no memory for the profile");
+    if (o->native) status = unwind_open(e);
+    if (!status && !stack_open(rt, o->native))
+        status = err_set(e, -ENOMEM, "no memory for the profile");
     if (!status) status = count_open(o->mode, *interval, e);
     if (!status) status = python_hook(rt, o->mode, e);
     if (!status && (status = libc_hook(o->mode, e))) python_unhook(rt);
@@ -148,7 +152,8 @@ int alloc_fork_child(int *region_fd, err_t *e) {
         store_close();
         status = store_open(alloc.options.mode, alloc.options.interval_bytes, region_fd, e);
         stack_close();
-        if (!status && !stack_open(alloc.rt)) status = err_set(e, -ENOMEM, "no memory");
+        if (!status && !stack_open(alloc.rt, alloc.options.native))
+            status = err_set(e, -ENOMEM, "no memory");
     } else {
         err_set(e, status, "not followed");
     }

@@ -3,6 +3,7 @@
 
 #include "agent/alloc/alloc_count.h"
 #include "agent/alloc/alloc_got.h"
+#include "agent/alloc/alloc_unwind.h"
 
 #include <errno.h>
 #include <stdarg.h>
@@ -27,6 +28,7 @@ enum real {
     MREMAP,
     DLOPEN,
     DLSYM,
+    DLCLOSE,
     REALS
 };
 
@@ -48,6 +50,7 @@ typedef int (*munmap_t)(void *, size_t);
 typedef void *(*mremap_t)(void *, size_t, size_t, int, ...);
 typedef void *(*dlopen_t)(const char *, int);
 typedef void *(*dlsym_t)(void *, const char *);
+typedef int (*dlclose_t)(void *);
 
 void libc_enter(void) {
     atomic_fetch_add(&inside, 1);
@@ -276,6 +279,11 @@ static void *hook_dlsym(void *handle, const char *name) {
     return REAL(dlsym_t, DLSYM)(handle, name);
 }
 
+static int hook_dlclose(void *handle) {
+    unwind_forget();
+    return REAL(dlclose_t, DLCLOSE)(handle);
+}
+
 /* ── In and out ── */
 
 /* Exact mode's shadow takes it that blocks lie 16 bytes apart. */
@@ -313,6 +321,7 @@ int libc_hook(enum region_mode mode, err_t *e) {
         [MREMAP] = {"mremap", (got_function_t)hook_mremap, NULL},
         [DLOPEN] = {"dlopen", (got_function_t)hook_dlopen, NULL},
         [DLSYM] = {"dlsym", (got_function_t)hook_dlsym, NULL},
+        [DLCLOSE] = {"dlclose", (got_function_t)hook_dlclose, NULL},
     };
     int status = exact ? check_alignment(e) : 0;
     if (status) return status;

@@ -3,14 +3,17 @@
 
 #include "agent/alloc/alloc_index.h"
 #include "agent/alloc/alloc_store.h"
+#include "agent/alloc/alloc_unwind.h"
 #include "agent/heap/py_text.h"
 #include "base/mem.h"
 
+#include <errno.h>
 #include <stdatomic.h>
 
-enum { DEPTH_MAX = 512, WALKERS = 64, PLACES = 1 << 17, NAME_MAX_BYTES = 1024 };
+enum { DEPTH_MAX = 512, NATIVE_MAX = 256, WALKERS = 64, PLACES = 1 << 17, NAME_MAX_BYTES = 1024 };
 
-/* A place in code. The pointers to its names tell a code object from another that came to lie at its address. */
+/* A place in code. The pointers to its names tell a code object from another that came to lie at its address. In C: the
+ * return address, the state of what is loaded (alloc_unwind.h), and 0. */
 typedef struct place {
     rt_addr_t instruction, filename, qualname;
     rt_addr_t code; /* not compared */
@@ -23,6 +26,14 @@ typedef struct walker {
     place_t places[DEPTH_MAX]; /* leaf first */
 } walker_t;
 
+/* What a walk needs beside where frames of C are told, too. */
+typedef struct native {
+    /* Of a place: where on the C stack the interpreter has what belongs to the run of frames that ends with it; or 0. */
+    uintptr_t anchors[DEPTH_MAX];
+    place_t python[DEPTH_MAX];
+    unwind_frame_t frames[NATIVE_MAX];
+} native_t;
+
 typedef struct known_place {
     place_t place;
     uint32_t frame;
@@ -31,6 +42,7 @@ typedef struct known_place {
 static struct {
     const rt_t *rt;
     walker_t *walkers;
+    native_t *natives; /* one a walker, or NULL */
     known_place_t *known;
     _Atomic uint32_t known_count;
     alloc_index_t by_place;
@@ -41,16 +53,19 @@ static struct {
 } stack;
 
 #define WALKERS_BYTES ((WALKERS + 1) * sizeof(walker_t))
+#define NATIVES_BYTES ((WALKERS + 1) * sizeof(native_t))
 #define KNOWN_BYTES   (PLACES * sizeof(known_place_t))
 #define LAST_BYTES    (DEPTH_MAX * (sizeof(place_t) + sizeof(uint32_t)))
 
-bool stack_open(const rt_t *rt) {
+bool stack_open(const rt_t *rt, bool native) {
     memset(&stack, 0, sizeof stack);
     stack.rt = rt;
     stack.walkers = mem_map(WALKERS_BYTES);
+    if (native) stack.natives = mem_map(NATIVES_BYTES);
     stack.known = mem_map(KNOWN_BYTES);
     stack.last = mem_map(LAST_BYTES);
-    if (stack.walkers && stack.known && stack.last && index_open(&stack.by_place)) {
+    if (stack.walkers && (stack.natives || !native) && stack.known && stack.last &&
+        index_open(&stack.by_place)) {
         stack.last_stacks = (uint32_t *)(stack.last + DEPTH_MAX);
         return true;
     }
@@ -60,6 +75,7 @@ bool stack_open(const rt_t *rt) {
 
 void stack_close(void) {
     mem_unmap(stack.walkers, WALKERS_BYTES);
+    mem_unmap(stack.natives, NATIVES_BYTES);
     mem_unmap(stack.known, KNOWN_BYTES);
     mem_unmap(stack.last, LAST_BYTES);
     if (stack.by_place.slots) index_close(&stack.by_place);
@@ -94,11 +110,74 @@ static inline bool frame_place(const rt_t *rt, rt_addr_t frame, place_t *out) {
     return true;
 }
 
-static void walk(const rt_t *rt, walker_t *w) {
+static void walk_python(const rt_t *rt, walker_t *w) {
     w->depth = 0;
     for (rt_addr_t f = frame_first(rt); f && w->depth < DEPTH_MAX;
          f = rt_ptr(f, rt->layout->iframe_previous))
         w->depth += frame_place(rt, f, &w->places[w->depth]);
+}
+
+/* ── With frames of C ──
+ *
+ * One call of the interpreter's loop runs Python functions that call each other: a run of frames. In that call's C frame lies
+ * the shim that ends the run (3.11: its _PyCFrame). So the C frame that holds this address stands for the run, whatever the
+ * interpreter's functions are called. */
+
+static void run_ends(const walker_t *w, native_t *n, uintptr_t anchor) {
+    if (w->depth && !n->anchors[w->depth - 1]) n->anchors[w->depth - 1] = anchor;
+}
+
+static void walk_runs(const rt_t *rt, walker_t *w, native_t *n) {
+    const layout_t *l = rt->layout;
+    const bool shims = rt_has(l->frame_owned_by_c);
+    rt_addr_t thread = (rt_addr_t)rt->PyGILState_GetThisThreadState();
+    rt_addr_t cframe = thread && !shims ? rt_ptr(thread, l->thread_cframe) : 0;
+    w->depth = 0;
+    for (rt_addr_t f = frame_first(rt); f && w->depth < DEPTH_MAX;
+         f = rt_ptr(f, l->iframe_previous)) {
+        rt_addr_t outer = cframe ? rt_ptr(cframe, l->cframe_previous) : 0;
+        if (outer && rt_ptr(outer, l->cframe_current_frame) == f) {
+            run_ends(w, n, cframe);
+            cframe = outer;
+        }
+        if (shims && rt_u8(f, l->iframe_owner) >= l->frame_owned_by_c) run_ends(w, n, f);
+        n->anchors[w->depth] = 0;
+        w->depth += frame_place(rt, f, &w->places[w->depth]);
+    }
+    if (cframe) run_ends(w, n, cframe);
+}
+
+/* Leaf first, runs of Python frames in the place of the interpreter's. What called the outermost Python frame is the same for all,
+ * and left out. */
+static void merge(walker_t *w, native_t *n, size_t frames) {
+    const uint32_t python = w->depth;
+    uint32_t next = 0, end = 0, depth = 0;
+    memcpy(n->python, w->places, python * sizeof *n->python);
+    for (size_t i = 0; i < frames && depth < DEPTH_MAX && (next < python || !python); i++) {
+        const unwind_frame_t *f = &n->frames[i];
+        while (end < python && !n->anchors[end]) end++;
+        if (end < python && n->anchors[end] - f->sp < f->cfa - f->sp) {
+            for (end++; next < end && depth < DEPTH_MAX; next++)
+                w->places[depth++] = n->python[next];
+            next = end;
+        } else {
+            w->places[depth++] = (place_t){.instruction = f->pc, .filename = unwind_generation()};
+        }
+    }
+    for (; next < python && depth < DEPTH_MAX; next++) w->places[depth++] = n->python[next];
+    w->depth = depth;
+}
+
+static void walk(const rt_t *rt, walker_t *w) {
+    if (!stack.natives) {
+        walk_python(rt, w);
+        return;
+    }
+    const int error = errno;
+    native_t *n = &stack.natives[w - stack.walkers];
+    walk_runs(rt, w, n);
+    merge(w, n, unwind_here(n->frames, NATIVE_MAX));
+    errno = error;
 }
 
 /* ── Naming ── */
@@ -117,7 +196,26 @@ static bool place_same(uint32_t number, const void *key) {
     return place_equal(&stack.known[number].place, key);
 }
 
+/* The address is that of the call, whose line it is, and not of what follows it. */
+static uint32_t native_name(uintptr_t pc) {
+    static const char digits[] = "0123456789abcdef";
+    region_frame_t frame = {.kind = REGION_FRAME_NATIVE, .offset = pc - 1};
+    unwind_library_t library;
+    if (unwind_library(pc - 1, &library)) {
+        char id[2 * sizeof library.build_id];
+        for (size_t i = 0; i < library.build_id_bytes; i++) {
+            id[2 * i] = digits[library.build_id[i] >> 4];
+            id[2 * i + 1] = digits[library.build_id[i] & 15];
+        }
+        frame.file = store_text(library.path, strlen(library.path));
+        frame.build_id = store_text(id, 2 * library.build_id_bytes);
+        frame.offset -= library.base;
+    }
+    return store_frame(&frame);
+}
+
 static uint32_t frame_name(const place_t *p) {
+    if (!p->qualname) return native_name(p->instruction);
     const rt_t *rt = stack.rt;
     const layout_t *l = rt->layout;
     int64_t unit = (int64_t)(p->instruction - p->code - (rt_addr_t)(int64_t)l->code_adaptive) / 2;

@@ -1,4 +1,5 @@
-/* Which Python code runs in this thread: its frames, read from the interpreter's structures by the layout tables.
+/* Which code runs in this thread: its Python frames, read from the interpreter's structures by the layout tables, and with `native`
+ * those of C (alloc_unwind.h, which is open then), in the order of their calls.
  *
  * Only of the calling thread, whose frames stand still meanwhile, whether it holds the GIL or not. Calls nothing of CPython's but
  * PyGILState_GetThisThreadState, which reads thread storage.
@@ -12,7 +13,7 @@
 #include <stdint.h>
 
 /* rt must outlive all of it. */
-bool stack_open(const rt_t *rt);
+bool stack_open(const rt_t *rt, bool native);
 void stack_close(void);
 
 /* The stack of the calling thread, of any domain: a number of the store's. */

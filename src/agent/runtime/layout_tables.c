@@ -166,6 +166,7 @@
     V(thread_current_frame,                   NONE,     NONE,     NONE,     NONE,     NONE,     NONE,       72,       72,       72,       72,       72,       72,       72,         72,       72,          72) \
     V(thread_cframe,                            56,       56,       56,       56,       56,       56,     NONE,     NONE,     NONE,     NONE,     NONE,     NONE,     NONE,       NONE,     NONE,        NONE) \
     V(cframe_current_frame,                      8,        8,        8,        8,        0,        0,     NONE,     NONE,     NONE,     NONE,     NONE,     NONE,     NONE,       NONE,     NONE,        NONE) \
+    V(cframe_previous,                          16,       16,       16,       16,        8,        8,     NONE,     NONE,     NONE,     NONE,     NONE,     NONE,     NONE,       NONE,     NONE,        NONE) \
     V(thread_ident,                            152,      152,      152,      152,      136,      136,      152,      152,      152,      152,      152,      152,      176,        176,      176,         176) \
     V(thread_native_id,                        160,      160,      160,      160,      144,      144,      160,      160,      160,      160,      160,      160,      184,        184,      184,         184) \
     V(thread_unique_id,                        240,      240,      240,      240,      224,      224,      224,      224,      224,      224,      224,      224,      248,        248,      248,         248) \

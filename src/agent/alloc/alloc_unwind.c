@@ -1,0 +1,239 @@
+#define _GNU_SOURCE
+#include "agent/alloc/alloc_unwind.h"
+
+#include "agent/alloc/alloc_unwind_rows.h"
+#include "base/mem.h"
+
+#include <dlfcn.h>
+#include <elf.h>
+#include <errno.h>
+#include <link.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+enum { ROWS = 1 << 14, PAGE = 4096, PAGES_AT_ONCE = 64 };
+/* The kernel leaves that much free below the first thread's stack: what is nearer to its end is of it. */
+#define FIRST_STACK_BYTES  (128u << 20)
+#define THREAD_STACK_BYTES (1u << 30)
+
+typedef int (*find_object_t)(void *pc, struct dl_find_object *out);
+
+/* A row with its key in one: check is pc ^ row, so that halves of two do not go together. */
+typedef struct slot {
+    _Atomic uint64_t check, row;
+} slot_t;
+
+static struct {
+    find_object_t find_object;
+    slot_t *rows;
+    uintptr_t begin, end; /* of this library */
+    uintptr_t first_stack_end;
+    _Atomic uint32_t generation;
+    char executable[PAGE];
+} unwind;
+
+/* Down to here the pages of this thread's stack are known to be readable. */
+static __thread uintptr_t stack_known __attribute__((tls_model("initial-exec")));
+
+int unwind_open(err_t *e) {
+    struct dl_find_object own;
+    memset(&unwind, 0, sizeof unwind);
+    *(void **)&unwind.find_object = dlsym(RTLD_DEFAULT, "_dl_find_object");
+    void **stack_end = dlsym(RTLD_DEFAULT, "__libc_stack_end");
+    if (!unwind.find_object || !stack_end ||
+        unwind.find_object((void *)(uintptr_t)unwind_open, &own))
+        return err_set(e, -ENOSYS,
+                       "frames of C need glibc 2.35 or later in the program; leave --native out");
+    unwind.rows = mem_map(ROWS * sizeof(slot_t));
+    if (!unwind.rows) return err_set(e, -ENOMEM, "no memory for the profile");
+    unwind.begin = (uintptr_t)own.dlfo_map_start;
+    unwind.end = (uintptr_t)own.dlfo_map_end;
+    unwind.first_stack_end = (uintptr_t)*stack_end;
+    ssize_t n = readlink("/proc/self/exe", unwind.executable, sizeof unwind.executable - 1);
+    unwind.executable[n > 0 ? n : 0] = 0;
+    return 0;
+}
+
+void unwind_close(void) {
+    mem_unmap((void *)unwind.rows, ROWS * sizeof(slot_t));
+    memset(&unwind, 0, sizeof unwind);
+}
+
+bool unwind_is_open(void) {
+    return unwind.rows != NULL;
+}
+
+void unwind_forget(void) {
+    atomic_fetch_add(&unwind.generation, 1);
+}
+
+uint32_t unwind_generation(void) {
+    return atomic_load_explicit(&unwind.generation, memory_order_relaxed);
+}
+
+/* ── Rows ── */
+
+static unwind_row_t row_compute(uintptr_t pc) {
+    struct dl_find_object o;
+    if (unwind.find_object((void *)pc, &o) || !o.dlfo_eh_frame)
+        return (unwind_row_t){.cfa = UNWIND_END};
+    const unwind_table_t t = {o.dlfo_map_start, o.dlfo_map_end, o.dlfo_eh_frame};
+    return unwind_row_find(&t, pc);
+}
+
+/* How to go on from the call that returns to `pc`. */
+static unwind_row_t row_at(uintptr_t pc) {
+    _Static_assert(sizeof(unwind_row_t) == sizeof(uint64_t), "a row is one word");
+    uint64_t key = pc ^ (uint64_t)unwind_generation() << 48, packed;
+    slot_t *s = &unwind.rows[key * 0x9e3779b97f4a7c15ull >> 50];
+    uint64_t seen = atomic_load_explicit(&s->row, memory_order_relaxed);
+    unwind_row_t row;
+    if (seen && (atomic_load_explicit(&s->check, memory_order_relaxed) ^ seen) == key) {
+        memcpy(&row, &seen, sizeof row);
+        return row;
+    }
+    row = row_compute(pc - 1);
+    memcpy(&packed, &row, sizeof packed);
+    atomic_store_explicit(&s->row, packed, memory_order_relaxed);
+    atomic_store_explicit(&s->check, packed ^ key, memory_order_relaxed);
+    return row;
+}
+
+/* ── The stack ── */
+
+typedef struct walk {
+    uintptr_t pc, sp, bp;
+    uintptr_t end; /* of the stack */
+} walk_t;
+
+static uintptr_t thread_pointer(void) {
+    uintptr_t tp;
+    __asm__("mov %%fs:0, %0" : "=r"(tp));
+    return tp;
+}
+
+/* Whether a byte of each page can be read. */
+static bool pages_readable(uintptr_t begin, uintptr_t end) {
+    while (begin < end) {
+        char bytes[PAGES_AT_ONCE];
+        struct iovec from[PAGES_AT_ONCE], to = {bytes, 0};
+        for (; begin < end && to.iov_len < PAGES_AT_ONCE; begin += PAGE)
+            from[to.iov_len++] = (struct iovec){(void *)begin, 1};
+        if (syscall(SYS_process_vm_readv, getpid(), &to, 1, from, to.iov_len, 0) !=
+            (ssize_t)to.iov_len)
+            return false;
+    }
+    return true;
+}
+
+/* Where the stack ends that sp is on: that of the first thread, or one that has the thread's own data at its end. Anything else is of
+ * a coroutine's, and left alone. */
+static bool stack_find(walk_t *w) {
+    if (w->sp < unwind.first_stack_end && unwind.first_stack_end - w->sp < FIRST_STACK_BYTES) {
+        w->end = unwind.first_stack_end;
+        return true;
+    }
+    w->end = thread_pointer();
+    if (w->sp >= w->end || w->end - w->sp >= THREAD_STACK_BYTES) return false;
+    uintptr_t from = w->sp & ~(uintptr_t)(PAGE - 1);
+    uintptr_t to = stack_known && stack_known < w->end ? stack_known : w->end;
+    if (from >= to) return true;
+    if (!pages_readable(from, to)) return false;
+    stack_known = from;
+    return true;
+}
+
+static bool stack_word(const walk_t *w, uintptr_t at, uintptr_t *out) {
+    if (at & 7 || at < w->sp || at > w->end - sizeof *out) return false;
+    *out = *(const uintptr_t *)at;
+    return true;
+}
+
+/* ── Walking ── */
+
+/* false: this was the outermost. */
+static bool step(walk_t *w, unwind_frame_t *out) {
+    const unwind_row_t row = row_at(w->pc);
+    uintptr_t cfa = (row.cfa == UNWIND_SP ? w->sp : w->bp) + (uintptr_t)(intptr_t)row.cfa_offset;
+    *out = (unwind_frame_t){w->pc, w->sp, w->sp};
+    if (row.cfa == UNWIND_END) return false;
+    if (row.cfa == UNWIND_AT_BP && !stack_word(w, cfa, &cfa)) return false;
+    if (cfa <= w->sp || !stack_word(w, cfa - sizeof cfa, &w->pc) || !w->pc) return false;
+    uintptr_t rbp_at =
+        (row.rbp == UNWIND_AT_CFA ? cfa : w->bp) + (uintptr_t)(intptr_t)row.rbp_offset;
+    if (row.rbp != UNWIND_SAME && !stack_word(w, rbp_at, &w->bp)) return false;
+    out->cfa = w->sp = cfa;
+    return true;
+}
+
+__attribute__((noinline)) size_t unwind_here(unwind_frame_t *out, size_t most) {
+    const uintptr_t *frame = __builtin_frame_address(0);
+    walk_t w = {.pc = frame[1], .bp = frame[0], .sp = (uintptr_t)(frame + 2)};
+    size_t n = 0;
+    bool more = unwind.rows && stack_find(&w);
+    while (more && n < most) {
+        more = step(&w, &out[n]);
+        bool ours = out[n].pc - unwind.begin < unwind.end - unwind.begin;
+        if (!ours) n++;
+    }
+    return n;
+}
+
+/* ── Libraries ── */
+
+static void build_id_read(const uint8_t *note, size_t bytes, unwind_library_t *out) {
+    while (bytes >= sizeof(ElfW(Nhdr))) {
+        ElfW(Nhdr) h;
+        memcpy(&h, note, sizeof h);
+        size_t name = (h.n_namesz + 3u) & ~3u, content = (h.n_descsz + 3u) & ~3u;
+        if (name > bytes - sizeof h || content > bytes - sizeof h - name) return;
+        const uint8_t *at = note + sizeof h + name;
+        if (h.n_type == NT_GNU_BUILD_ID && h.n_namesz == 4 &&
+            memcmp(note + sizeof h, "GNU", 4) == 0 && h.n_descsz <= sizeof out->build_id) {
+            memcpy(out->build_id, at, h.n_descsz);
+            out->build_id_bytes = h.n_descsz;
+            return;
+        }
+        note += sizeof h + name + content;
+        bytes -= sizeof h + name + content;
+    }
+}
+
+/* A path that the program gave from where it stood: it is taken to stand there still (the build id tells). */
+static void path_write(const char *path, unwind_library_t *out) {
+    size_t n = 0;
+    if (!*path) path = unwind.executable;
+    if (*path != '/' && syscall(SYS_getcwd, out->path, sizeof out->path) > 0) {
+        n = strlen(out->path);
+        if (path[0] == '.' && path[1] == '/') path += 2;
+        if (n + 1 < sizeof out->path) out->path[n++] = '/';
+    }
+    size_t rest = strlen(path);
+    if (rest > sizeof out->path - 1 - n) rest = sizeof out->path - 1 - n;
+    memcpy(out->path + n, path, rest);
+    out->path[n + rest] = 0;
+}
+
+bool unwind_library(uintptr_t pc, unwind_library_t *out) {
+    struct dl_find_object o;
+    if (!unwind.find_object || unwind.find_object((void *)pc, &o)) return false;
+    const uint8_t *begin = o.dlfo_map_start, *end = o.dlfo_map_end;
+    const ElfW(Ehdr) *h = o.dlfo_map_start;
+    memset(out, 0, sizeof *out);
+    out->base = o.dlfo_link_map->l_addr;
+    path_write(o.dlfo_link_map->l_name, out);
+    if (memcmp(h->e_ident, ELFMAG, SELFMAG) != 0 || h->e_phentsize != sizeof(ElfW(Phdr)) ||
+        h->e_phoff > PAGE || h->e_phnum > PAGE / sizeof(ElfW(Phdr)))
+        return true;
+    const ElfW(Phdr) *p = (const ElfW(Phdr) *)(begin + h->e_phoff);
+    for (int i = 0; i < h->e_phnum && !out->build_id_bytes; i++) {
+        const uint8_t *note = (const uint8_t *)(out->base + p[i].p_vaddr);
+        if (p[i].p_type == PT_NOTE && note >= begin && p[i].p_memsz <= (size_t)(end - begin) &&
+            note + p[i].p_memsz <= end)
+            build_id_read(note, p[i].p_memsz, out);
+    }
+    return true;
+}
