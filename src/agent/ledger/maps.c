@@ -86,13 +86,10 @@ static bool field(const char *line, const char *name, uint64_t *bytes) {
     return true;
 }
 
-int maps_read(maps_t *m, uint32_t of, err_t *e) {
-    char path[40] = "/proc/self/smaps";
-    size_t count = 0;
-    if (of) snprintf(path, sizeof path, "/proc/%" PRIu32 "/smaps", of);
-    memset(m, 0, sizeof *m);
-    int status = read_file(m, path, &count, e);
-    char *end = m->text + (status ? 0 : count);
+int maps_parse(maps_t *m, size_t bytes, err_t *e) {
+    int status = 0;
+    char *end = m->text + bytes;
+    *end = '\0';
     for (char *line = m->text; !status && line < end;) {
         char *stop = memchr(line, '\n', (size_t)(end - line));
         if (stop)
@@ -115,6 +112,16 @@ int maps_read(maps_t *m, uint32_t of, err_t *e) {
         m->swap_bytes += m->entries.at[i].swap_bytes;
         m->huge_bytes += m->entries.at[i].huge_bytes;
     }
+    return status;
+}
+
+int maps_read(maps_t *m, uint32_t of, err_t *e) {
+    char path[40] = "/proc/self/smaps";
+    size_t count = 0;
+    if (of) snprintf(path, sizeof path, "/proc/%" PRIu32 "/smaps", of);
+    memset(m, 0, sizeof *m);
+    int status = read_file(m, path, &count, e);
+    if (!status) status = maps_parse(m, count, e);
     if (status) maps_free(m);
     return status;
 }

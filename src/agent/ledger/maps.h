@@ -29,6 +29,9 @@ typedef struct maps {
 
 /* of: a PID, 0 for this process. */
 int maps_read(maps_t *m, uint32_t of, err_t *e);
+/* What maps_read does with what it read: `bytes` of m->text, which is cut up and has room for one byte more. Whatever the text,
+ * every entry's name lies in it. */
+int maps_parse(maps_t *m, size_t bytes, err_t *e);
 void maps_free(maps_t *m);
 
 #endif
