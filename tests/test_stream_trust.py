@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
+import contextlib
 import gzip
 import json
+import lzma
 import os
 import pty
 import random
@@ -17,6 +20,7 @@ from typing import Any
 
 import lowtide
 import pytest
+import zstandard
 from conftest import EXECUTABLE
 from lowtide._stream_bar import Bar
 from lowtide._stream_engine import Progress
@@ -134,7 +138,7 @@ def test_a_changed_function_may_be_accepted(folder: Path) -> None:
     assert (folder / "out.txt").read_bytes() == (folder / "in.txt").read_bytes()
 
 
-def test_a_disk_that_is_full_is_one_line_and_resumable(folder: Path) -> None:
+def test_a_file_that_may_not_grow_is_one_line_and_resumable(folder: Path) -> None:
     limited = f"ulimit -f 40; exec {' '.join(command('job:same', 'in.txt', '-o', 'out.txt'))}"
     done = subprocess.run(["bash", "-c", limited], cwd=folder, env=environment(), capture_output=True, text=True)
     assert done.returncode == 1
@@ -143,12 +147,105 @@ def test_a_disk_that_is_full_is_one_line_and_resumable(folder: Path) -> None:
     assert (folder / "out.txt").read_bytes() == (folder / "in.txt").read_bytes()
 
 
-def test_a_truncated_gzip_is_one_line(folder: Path) -> None:
-    data = gzip.compress(os.urandom(1 << 20).hex().encode())
-    (folder / "cut.txt.gz").write_bytes(data[: len(data) // 2])
-    done = pipe(folder, "job:same", "cut.txt.gz", "-o", "out.txt")
+IN_SMALL_DISK = """
+set -e
+mount -t tmpfs -o size=256k tmpfs disk
+set +e; "$@"; echo status $?
+mount -o remount,size=4m disk
+set -e; "$@" --resume
+cp disk/out.txt out.txt
+"""
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_a_disk_that_is_full_is_one_line_and_resumable_once_it_has_room(folder: Path, workers: str) -> None:
+    big_input(folder)
+    (folder / "disk").mkdir()
+    words = ["unshare", "--user", "--map-root-user", "--mount"]
+    if subprocess.run([*words, "true"], capture_output=True).returncode:
+        pytest.skip("no user namespaces here")
+    inner = command("job:same", "in.txt", "-o", "disk/out.txt", f"--workers={workers}")
+    done = subprocess.run(
+        [*words, "bash", "-c", IN_SMALL_DISK, "bash", *inner],
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "status 1\n"
+    first, second = done.stderr.splitlines()
+    assert first.startswith("lowtide: cannot write ") and second.startswith("disk/out.txt: ")
+    assert (folder / "out.txt").read_bytes() == (folder / "in.txt").read_bytes()
+
+
+@pytest.mark.parametrize("suffix", ["gz", "bz2", "xz", "zst"])
+def test_a_truncated_input_is_one_line_and_a_whole_one_is_another_input(folder: Path, suffix: str) -> None:
+    opened: dict[str, Any] = {"gz": gzip.open, "bz2": bz2.open, "xz": lzma.open, "zst": zstandard.open}
+    cut = folder / f"cut.txt.{suffix}"
+    with opened[suffix](cut, "wb") as file:
+        file.write(os.urandom(1 << 20).hex().encode())
+    whole = cut.read_bytes()
+    cut.write_bytes(whole[: len(whole) // 2])
+    done = pipe(folder, "job:same", cut.name, "-o", "out.txt")
     assert done.returncode == 1 and done.stderr.count("\n") == 1
-    assert "its gzip data ends in the middle" in done.stderr
+    assert "data ends in the middle after " in done.stderr and "get the file anew" in done.stderr
+    cut.write_bytes(whole)
+    done = pipe(folder, "job:same", cut.name, "-o", "out.txt", "--resume")
+    assert done.returncode == 1 and "was changed since the run that was stopped" in done.stderr
+    assert pipe(folder, "job:same", cut.name, "-o", "out.txt").returncode == 0
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+@pytest.mark.parametrize(
+    ("way", "line"),
+    [
+        ("os.truncate('in.txt', 100)", "in.txt was changed while it was read; begin again once it stands still"),
+        ("open('in.txt', 'a').write('more')", "in.txt was changed while it was read"),
+        ("os.remove('in.txt')", None),
+    ],
+)
+def test_an_input_that_changes_under_way_is_one_line_and_one_that_vanishes_is_read_on(
+    folder: Path, workers: str, way: str, line: str | None
+) -> None:
+    big_input(folder)
+    expected = (folder / "in.txt").read_bytes()
+    (folder / "change.py").write_text(
+        f"import os\ndef change(line):\n    if line == '1000':\n        {way}\n    return line\n"
+    )
+    done = pipe(folder, "change:change", "in.txt", "-o", "out.txt", f"--workers={workers}")
+    if line is None:
+        assert done.returncode == 0, done.stderr
+        assert (folder / "out.txt").read_bytes() == expected
+    else:
+        assert done.returncode == 1
+        assert done.stderr.startswith(f"lowtide: {line}") and done.stderr.count("\n") == 1
+        assert not (folder / "out.txt").exists()
+
+
+def test_a_module_that_only_this_process_has_is_one_line(folder: Path) -> None:
+    (folder / "made.py").write_text(
+        "import sys, types, lowtide\n"
+        "if __name__ == '__main__':\n"
+        "    module = types.ModuleType('nowhere')\n"
+        "    exec('def same(line): return line', module.__dict__)\n"
+        "    sys.modules['nowhere'] = module\n"
+        "    try: lowtide.stream('in.txt', workers=1).map(module.same).write('out.txt')\n"
+        "    except lowtide.StreamError as error: print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "made.py"], cwd=folder, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (
+        done.stdout.startswith("cannot have the functions in a worker: ModuleNotFoundError")
+        and "nowhere" in done.stdout
+    )
+
+
+def test_a_program_that_is_not_guarded_is_told_how_to_be(folder: Path) -> None:
+    (folder / "bare.py").write_text("import lowtide\nlowtide.stream('in.txt', workers=1).write('out.txt')\n")
+    done = subprocess.run([sys.executable, "bare.py"], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "StreamError: cannot start workers: " in done.stderr and 'if __name__ == "__main__":' in done.stderr
 
 
 def slow_job(folder: Path) -> None:
@@ -183,21 +280,46 @@ def test_interrupted_it_says_so_and_goes_on_later(folder: Path, workers: str, nu
     assert (folder / "out.txt").read_bytes() == (folder / "in.txt").read_bytes()
 
 
+def others_of(session: int) -> list[int]:
+    """Processes of a session but its first: workers, and the one that they are forked from."""
+    found = []
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            fields = Path(f"/proc/{name}/stat").read_bytes().rpartition(b")")[2].split()
+            if int(fields[3]) == session and int(name) != session and fields[0] != b"Z":
+                found.append(int(name))
+    return found
+
+
+def strike(process: subprocess.Popen[str], rng: random.Random) -> None:
+    """Kills one worker, or the first process alone, or everything."""
+    others = others_of(process.pid)
+    if others and rng.random() < 0.5:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(rng.choice(others), signal.SIGKILL)
+    elif rng.random() < 0.5:
+        process.kill()
+    else:
+        os.killpg(process.pid, signal.SIGKILL)
+
+
 def kill_until_done(folder: Path, words: list[str], rng: random.Random, kills: int) -> int:
-    """Runs the command again and again, killed after random times; how often it was killed."""
+    """Runs the command again and again, struck after random times; how often it was."""
     span, killed = 0.4, 0
     while True:
         process = subprocess.Popen(
             words, cwd=folder, env=environment(), start_new_session=True, stderr=subprocess.PIPE, text=True
         )
-        try:
-            _, said = process.communicate(timeout=rng.uniform(0, span) if killed < kills else None)
-            assert process.returncode == 0, said
+        while True:
+            try:
+                _, said = process.communicate(timeout=rng.uniform(0, span) if killed < kills else None)
+                break
+            except subprocess.TimeoutExpired:
+                strike(process, rng)
+                killed += 1
+        if process.returncode == 0:
             return killed
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
-            killed += 1
+        assert process.returncode == -signal.SIGKILL, said
 
 
 def check_kills(folder: Path, function: str, source: str, out: str, workers: str, rounds: int, seed: int) -> int:

@@ -8,7 +8,6 @@ import hashlib
 import io
 import itertools
 import os
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +15,9 @@ from typing import IO, Any
 
 from lowtide._keep import deep_size, stream_cut
 from lowtide._stream_codec import ipc_bytes
-from lowtide._stream_memory import CHUNK_MIN, StreamError, text_bytes
-from lowtide._stream_plan import Handle, Span
+from lowtide._stream_files import BOM, Opened, Packed, Plain, too_long, why
+from lowtide._stream_memory import CHUNK_MIN, StreamError
+from lowtide._stream_plan import Span
 
 _COMPRESSIONS = {"gz": "gz", "bz2": "bz2", "xz": "xz", "lzma": "xz", "zst": "zst", "zstd": "zst"}
 _FORMATS = {
@@ -33,8 +33,6 @@ _FORMATS = {
 }
 FORMATS = ("text", "bytes", "csv", "jsonl", "parquet", "arrow")
 _HEAD_BYTES = 64 << 10
-_LOOK_BYTES = 64 << 10
-_BOM = b"\xef\xbb\xbf"
 
 
 def format_of(path: str) -> tuple[str, str]:
@@ -83,10 +81,6 @@ class Mark:
         return Mark(os.path.abspath(path), status.st_size, status.st_mtime_ns, head)
 
 
-def _why(error: OSError) -> str:
-    return error.strerror or str(error)
-
-
 def find_files(source: Any) -> list[str]:
     """The files that a path, a pattern, or a list of them names. Raises StreamError where one is missing."""
     names = [source] if isinstance(source, (str, os.PathLike)) else list(source)
@@ -115,149 +109,6 @@ def is_paths(source: Any) -> bool:
     if isinstance(source, (str, os.PathLike)):
         return True
     return isinstance(source, (list, tuple)) and bool(source) and all(isinstance(s, (str, os.PathLike)) for s in source)
-
-
-def _decompressor(raw: IO[bytes], compression: str, path: str) -> IO[bytes]:
-    if compression == "gz":
-        import gzip
-
-        return gzip.GzipFile(fileobj=raw)  # type: ignore[return-value]
-    if compression == "bz2":
-        import bz2
-
-        return bz2.BZ2File(raw)
-    if compression == "xz":
-        import lzma
-
-        return lzma.LZMAFile(raw)
-    if compression == "zst":
-        try:
-            import zstandard
-        except ImportError:
-            raise StreamError(f"{path} needs the package zstandard; pip install 'lowtide[stream]'") from None
-        return zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
-    return raw
-
-
-class _Bytes:
-    """A file's plain bytes, with errors in our words."""
-
-    def __init__(self, path: str, compression: str) -> None:
-        self.path, self.compression = path, compression
-        try:
-            self.raw = open(path, "rb", buffering=0 if not compression else -1)  # noqa: SIM115
-        except OSError as error:
-            raise StreamError(f"cannot read {path}: {_why(error)}") from None
-        self.file = _decompressor(self.raw, compression, path)
-        self.plain = 0  # bytes given out
-
-    def position(self) -> int:
-        return self.raw.tell()
-
-    def skip(self, count: int) -> None:
-        if not self.compression:
-            self.raw.seek(count)
-            self.plain = count
-        while self.plain < count:
-            if not self.read(min(1 << 20, count - self.plain)):
-                raise StreamError(f"{self.path} ends before the place to go on from; it is not the file it was")
-
-    def read(self, count: int) -> bytes:
-        """`count` bytes, fewer at the end."""
-        parts, missing = [], count
-        while missing:
-            try:
-                part = self.file.read(missing)
-            except EOFError:
-                raise StreamError(self._broken("ends in the middle")) from None
-            except (OSError, ValueError, zlib.error) as error:
-                why = _why(error) if isinstance(error, OSError) and error.errno else f"damaged data ({error})"
-                raise StreamError(self._broken(why)) from None
-            except Exception as error:  # lzma.LZMAError and zstandard.ZstdError are no OSErrors
-                raise StreamError(self._broken(f"damaged data ({error})")) from None
-            if not part:
-                break
-            parts.append(part)
-            missing -= len(part)
-        self.plain += count - missing
-        return parts[0] if len(parts) == 1 else b"".join(parts)
-
-    def _broken(self, why: str) -> str:
-        what = {"gz": "gzip", "bz2": "bzip2", "xz": "xz", "zst": "zstd"}.get(self.compression)
-        if not what:
-            return f"cannot read {self.path}: {why}"
-        return f"cannot read {self.path}: its {what} data {why} after {self.plain} bytes of text; get the file anew"
-
-    def close(self) -> None:
-        if self.file is not self.raw:
-            self.file.close()
-        self.raw.close()
-
-
-def _too_long(path: str, start: int, longest: int) -> StreamError:
-    return StreamError(
-        f"the record at byte {start} of {path} is longer than the {text_bytes(longest)} that the ceiling leaves for one; "
-        "raise memory"
-    )
-
-
-class _Plain:
-    """A file that is not compressed: cut between records without being read, as far as that can be."""
-
-    def __init__(self, path: str, delimiter: bytes | None) -> None:
-        self.path, self.delimiter = path, delimiter
-        try:
-            self.handle = Handle(path)
-        except OSError as error:
-            raise StreamError(f"cannot read {path}: {_why(error)}") from None
-        self.size = os.fstat(self.handle.fd).st_size
-
-    def read(self, start: int, size: int) -> bytes:
-        """Up to `size` bytes."""
-        try:
-            return os.pread(self.handle.fd, min(size, self.size - start), start)
-        except OSError as error:
-            raise StreamError(f"cannot read {self.path}: {_why(error)}") from None
-
-    def text_start(self) -> int:
-        return 3 if self.read(0, 3) == _BOM else 0
-
-    def cut(self, start: int, size: int, longest: int) -> int:
-        """Where the whole records that fit into `size` bytes from `start` on end; the first one's end, if it is longer."""
-        end = start + size
-        if end >= self.size:
-            return self.size
-        if self.delimiter is not None:
-            return self._cut_csv(start, size, longest)
-        for back in (max(start, end - _LOOK_BYTES), start):
-            newline = self.read(back, end - back).rfind(b"\n")
-            if newline >= 0:
-                return back + newline + 1
-        while end < self.size:
-            if end - start >= longest:
-                raise _too_long(self.path, start, longest)
-            more = self.read(end, _LOOK_BYTES)
-            newline = more.find(b"\n")
-            if newline >= 0:
-                return end + newline + 1
-            if not more:
-                break  # it was made shorter meanwhile; whoever reads it will say so
-            end += len(more)
-        return self.size
-
-    def _cut_csv(self, start: int, want: int, longest: int) -> int:
-        """Which newlines end a record only the quotes before them say."""
-        size = max(want, CHUNK_MIN)
-        while True:
-            data = self.read(start, size)
-            end, _ = stream_cut(data, want, self.delimiter)
-            if end:
-                return start + end
-            if start + size >= self.size:
-                return self.size
-            if size >= longest:
-                raise _too_long(self.path, start, longest)
-            size = min(2 * size, longest)
 
 
 @dataclass(frozen=True)
@@ -302,7 +153,7 @@ class Files(Source):
         try:
             self._marks = [Mark.of(name) for name in self.names]
         except OSError as error:
-            raise StreamError(f"cannot read {error.filename}: {_why(error)}") from None
+            raise StreamError(f"cannot read {error.filename}: {why(error)}") from None
         self.total = sum(mark.size for mark in self._marks)
 
     def marks(self) -> list[Mark]:
@@ -343,7 +194,7 @@ class Files(Source):
         return tuple(next(csv.reader(io.StringIO(text, newline=""), delimiter=self.delimiter), ()))
 
     def _span_chunks(self, index: int, at: int, want: Want) -> Iterator[Chunk]:
-        file = _Plain(self.names[index], self.delimiter.encode() if self.kind == "csv" else None)
+        file = Plain(self.names[index], self.delimiter.encode() if self.kind == "csv" else None)
         start, header = file.text_start(), None
         if self.kind == "csv" and self.options.header and start < file.size:
             end = file.cut(start, 1, want()[1])
@@ -362,7 +213,7 @@ class Files(Source):
         try:
             rest, start, header = b"", 0, None
             head = file.read(3)
-            if head == _BOM:
+            if head == BOM:
                 start = 3
             else:
                 rest = head
@@ -386,17 +237,17 @@ class Files(Source):
         finally:
             file.close()
 
-    def _open(self, index: int) -> _Bytes:
-        return _Bytes(self.names[index], format_of(self.names[index])[1])
+    def _open(self, index: int) -> Packed:
+        return Packed(self.names[index], format_of(self.names[index])[1])
 
-    def _first_record(self, file: _Bytes, rest: bytes, want: Want) -> tuple[bytes, int]:
+    def _first_record(self, file: Packed, rest: bytes, want: Want) -> tuple[bytes, int]:
         size, longest = want()
         rest, end = self._whole_records(file, rest, min(size, CHUNK_MIN), longest, self.delimiter.encode(), 0)
         end, _ = stream_cut(rest, 1, self.delimiter.encode()) if end else (0, 0)
         return rest, end or len(rest)
 
     def _whole_records(
-        self, file: _Bytes, rest: bytes, size: int, longest: int, delimiter: bytes | None, start: int
+        self, file: Packed, rest: bytes, size: int, longest: int, delimiter: bytes | None, start: int
     ) -> tuple[bytes, int]:
         """What is read and not given out, and the end of the whole records in it."""
         while True:
@@ -409,7 +260,7 @@ class Files(Source):
             if ended:
                 return rest, len(rest)
             if size >= longest:
-                raise _too_long(file.path, start, longest)
+                raise too_long(file.path, start, longest)
             size = min(2 * size, longest)
 
     def _table_chunks(self, index: int, record: int, want: Want) -> Iterator[Chunk]:
@@ -527,20 +378,8 @@ class OpenFile(Files):
             raise StreamError("an open file cannot be gone on with; name the file instead")
         yield from self._text_chunks(0, 0, want)
 
-    def _open(self, index: int) -> _Bytes:
-        return _Open(self.file, self.names[index])
-
-
-class _Open(_Bytes):
-    def __init__(self, file: IO[bytes], path: str) -> None:
-        self.path, self.compression, self.plain = path, "", 0
-        self.raw = self.file = file  # type: ignore[assignment]
-
-    def position(self) -> int:
-        return self.plain
-
-    def close(self) -> None:
-        pass  # not ours
+    def _open(self, index: int) -> Packed:
+        return Opened(self.file, self.names[index])
 
 
 def source_of(source: Any, options: Options) -> Source:
