@@ -8,6 +8,7 @@
 #include "bind/core_free.h"
 #include "bind/limit_calls.h"
 #include "bind/profile_calls.h"
+#include "bind/trace_calls.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -114,6 +115,7 @@ static PyMethodDef methods[] = {
     BORN_CALLS,
     LIMIT_CALLS,
     PROFILE_CALLS,
+    TRACE_CALLS,
     {NULL, NULL, 0, NULL},
 };
 

@@ -15,33 +15,24 @@
 
 enum { PAGE = 4096, TRAMPOLINE_BYTES = 16 };
 
-static struct {
-    got_hook_t *hooks;
-    size_t count;
-    unsigned char *code; /* a page of trampolines, then a page of their targets */
-    _Atomic(got_function_t) *targets;
-    int memory; /* /proc/self/mem, or -1 */
-    bool restoring;
-    size_t changed;
-} got;
-
 typedef struct object {
+    got_t *got;
     uintptr_t base, begin, end;       /* where it lies */
     uintptr_t relro_begin, relro_end; /* read-only once relocated */
     const ElfW(Sym) * symbols;
     const char *names;
 } object_t;
 
-static uintptr_t trampoline(size_t i) {
-    return (uintptr_t)got.code + i * TRAMPOLINE_BYTES;
+static uintptr_t trampoline(const got_t *g, size_t i) {
+    return (uintptr_t)g->code + i * TRAMPOLINE_BYTES;
 }
 
 /* endbr64; jmp *target(%rip) */
-static void trampoline_write(size_t i) {
+static void trampoline_write(const got_t *g, size_t i) {
     static const unsigned char code[] = {0xf3, 0x0f, 0x1e, 0xfa, 0xff, 0x25};
-    unsigned char *at = got.code + i * TRAMPOLINE_BYTES;
+    unsigned char *at = g->code + i * TRAMPOLINE_BYTES;
     memcpy(at, code, sizeof code);
-    int32_t distance = (int32_t)((unsigned char *)&got.targets[i] - (at + sizeof code + 4));
+    int32_t distance = (int32_t)((unsigned char *)&g->targets[i] - (at + sizeof code + 4));
     memcpy(at + sizeof code, &distance, sizeof distance);
 }
 
@@ -69,20 +60,21 @@ static void *find_real(const char *name) {
     return found;
 }
 
-int got_open(got_hook_t *hooks, size_t n, err_t *e) {
-    got.hooks = hooks;
-    got.count = n;
-    got.code = mmap(NULL, 2 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (got.code == MAP_FAILED) return err_sys(e, -errno, "no memory for the hooks");
-    got.targets = (_Atomic(got_function_t) *)(got.code + PAGE);
-    for (size_t i = 0; i < n; i++) {
-        *(void **)&hooks[i].real = find_real(hooks[i].name);
-        trampoline_write(i);
-        got.targets[i] = hooks[i].hook;
+int got_open(got_t *g, err_t *e) {
+    g->code = mmap(NULL, 2 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (g->code == MAP_FAILED) {
+        g->code = NULL;
+        return err_sys(e, -errno, "no memory for the hooks");
     }
-    if (mprotect(got.code, PAGE, PROT_READ | PROT_EXEC) == 0) return 0;
+    g->targets = (_Atomic(got_function_t) *)(g->code + PAGE);
+    for (size_t i = 0; i < g->count; i++) {
+        *(void **)&g->hooks[i].real = find_real(g->hooks[i].name);
+        trampoline_write(g, i);
+    }
+    if (mprotect(g->code, PAGE, PROT_READ | PROT_EXEC) == 0) return 0;
     int status = err_sys(e, -errno, "this system lets no program make code in memory (SELinux?)");
-    munmap(got.code, 2 * PAGE);
+    munmap(g->code, 2 * PAGE);
+    g->code = NULL;
     return status;
 }
 
@@ -93,25 +85,27 @@ static bool object_holds(const object_t *o, uintptr_t address) {
 }
 
 static void slot_write(const object_t *o, uintptr_t slot, uintptr_t value) {
-    got.changed++;
+    got_t *g = o->got;
+    g->changed++;
     if (slot < o->relro_begin || slot >= o->relro_end)
         atomic_store((_Atomic uintptr_t *)slot, value);
-    else if (pwrite(got.memory, &value, sizeof value, (off_t)slot) != sizeof value)
-        got.changed--;
+    else if (pwrite(g->memory, &value, sizeof value, (off_t)slot) != sizeof value)
+        g->changed--;
 }
 
 /* What the slot should hold instead, or 0. A slot that has not been bound yet points into its own object. */
 static uintptr_t slot_wanted(const object_t *o, const ElfW(Rela) * r, uintptr_t now) {
     const char *name = o->names + o->symbols[ELF64_R_SYM(r->r_info)].st_name;
-    for (size_t i = 0; i < got.count; i++) {
-        const got_hook_t *h = &got.hooks[i];
-        if (got.restoring) {
-            if (now == trampoline(i)) return (uintptr_t)h->real;
+    const got_t *g = o->got;
+    for (size_t i = 0; i < g->count; i++) {
+        const got_hook_t *h = &g->hooks[i];
+        if (g->restoring) {
+            if (now == trampoline(g, i)) return (uintptr_t)h->real;
             continue;
         }
         if (!h->real || strcmp(name, h->name) != 0) continue;
         bool unbound = ELF64_R_TYPE(r->r_info) == R_X86_64_JUMP_SLOT && object_holds(o, now);
-        return now == (uintptr_t)h->real || unbound ? trampoline(i) : 0;
+        return now == (uintptr_t)h->real || unbound ? trampoline(g, i) : 0;
     }
     return 0;
 }
@@ -145,16 +139,19 @@ static void dynamic_patch(object_t *o, const ElfW(Dyn) * dynamic) {
 }
 
 static bool object_is_left(const object_t *o, const char *name) {
-    uintptr_t malloc_now = (uintptr_t)got.hooks[0].real;
-    return object_holds(o, (uintptr_t)&got) || strstr(name, "linux-vdso") ||
-           object_holds(o, getauxval(AT_BASE)) ||
-           (object_holds(o, malloc_now) && !object_holds(o, (uintptr_t)gnu_get_libc_version));
+    if (object_holds(o, (uintptr_t)got_open) || strstr(name, "linux-vdso") ||
+        object_holds(o, getauxval(AT_BASE)))
+        return true;
+    const got_t *g = o->got;
+    for (size_t i = 0; g->left && i < g->count; i++)
+        if (strcmp(g->hooks[i].name, g->left) == 0 && object_holds(o, (uintptr_t)g->hooks[i].real))
+            return !object_holds(o, (uintptr_t)gnu_get_libc_version);
+    return false;
 }
 
 static int object_patch(struct dl_phdr_info *info, size_t size, void *arg) {
     (void)size;
-    (void)arg;
-    object_t o = {.base = info->dlpi_addr, .begin = UINTPTR_MAX};
+    object_t o = {.got = arg, .base = info->dlpi_addr, .begin = UINTPTR_MAX};
     const ElfW(Dyn) *dynamic = NULL;
     for (int i = 0; i < info->dlpi_phnum; i++) {
         const ElfW(Phdr) *p = &info->dlpi_phdr[i];
@@ -173,21 +170,22 @@ static int object_patch(struct dl_phdr_info *info, size_t size, void *arg) {
 
 /* ── All ── */
 
-static size_t patch_all(bool restoring) {
-    got.restoring = restoring;
-    got.changed = 0;
-    got.memory = open("/proc/self/mem", O_RDWR | O_CLOEXEC);
-    dl_iterate_phdr(object_patch, NULL);
-    if (got.memory >= 0) close(got.memory);
-    return got.changed;
+static size_t patch_all(got_t *g, bool restoring) {
+    g->restoring = restoring;
+    g->changed = 0;
+    g->memory = open("/proc/self/mem", O_RDWR | O_CLOEXEC);
+    dl_iterate_phdr(object_patch, g);
+    if (g->memory >= 0) close(g->memory);
+    return g->changed;
 }
 
-size_t got_patch(void) {
-    return patch_all(false);
+size_t got_patch(got_t *g) {
+    for (size_t i = 0; i < g->count; i++) g->targets[i] = g->hooks[i].hook;
+    return patch_all(g, false);
 }
 
-void got_restore(void) {
-    patch_all(true);
-    for (size_t i = 0; i < got.count; i++)
-        if (got.hooks[i].real) got.targets[i] = got.hooks[i].real;
+void got_restore(got_t *g) {
+    patch_all(g, true);
+    for (size_t i = 0; i < g->count; i++)
+        if (g->hooks[i].real) g->targets[i] = g->hooks[i].real;
 }

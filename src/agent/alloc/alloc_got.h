@@ -6,8 +6,8 @@
  * it finds there is a trampoline in memory of its own, which stays mapped when the library goes.
  *
  * Slots in relocated read-only memory are written through /proc/self/mem, which leaves the protection of their page alone: another
- * thread may be loading that very object. Left as they are: the loader, the vdso, ourselves, and an object that
- * defines malloc (jemalloc …) but is not libc.
+ * thread may be loading that very object. Left as they are: the loader, the vdso, ourselves, and an object that is the
+ * owner of what is hooked (jemalloc of malloc) but is not libc.
  *
  * One thread at a time.
  */
@@ -16,6 +16,7 @@
 
 #include "base/err.h"
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 
@@ -29,12 +30,25 @@ typedef struct got_hook {
 
 enum { GOT_HOOKS_MAX = 24 };
 
-/* hooks: the caller's, sorted in no order, n ≤ GOT_HOOKS_MAX; outlives got_restore. -EPERM: this system allows no code
- * in anonymous memory. */
-int got_open(got_hook_t *hooks, size_t n, err_t *e);
+/* One set of hooks: the caller's memory, never given back once opened. Two sets do not share a function: what one has
+ * put in a slot the other leaves there. */
+typedef struct got {
+    got_hook_t *hooks;
+    size_t count;
+    const char *left;    /* objects that define this function are left, but for libc; NULL: none */
+    unsigned char *code; /* a page of trampolines, then a page of their targets */
+    _Atomic(got_function_t) *targets;
+    int memory; /* /proc/self/mem, or -1 */
+    bool restoring;
+    size_t changed;
+} got_t;
+
+/* g: hooks, count ≤ GOT_HOOKS_MAX and left are set; hooks outlive got_restore. -EPERM: this system allows no code in
+ * anonymous memory. */
+int got_open(got_t *g, err_t *e);
 /* Patches what is loaded and not patched yet. Returns how many slots. */
-size_t got_patch(void);
+size_t got_patch(got_t *g);
 /* Puts the real functions back, in slots and trampolines. */
-void got_restore(void);
+void got_restore(got_t *g);
 
 #endif

@@ -12,7 +12,6 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
-/* Order: MALLOC first (alloc_got.c looks at it). */
 enum real {
     MALLOC,
     CALLOC,
@@ -33,6 +32,7 @@ enum real {
 };
 
 static got_hook_t hooks[REALS];
+static got_t got;
 static _Atomic uint32_t inside;
 static _Atomic bool something_loaded;
 static atomic_flag patching = ATOMIC_FLAG_INIT;
@@ -267,7 +267,7 @@ static __attribute__((noinline)) void patch_loaded(void) {
     int error = errno;
     if (!atomic_flag_test_and_set(&patching)) {
         atomic_store(&something_loaded, false);
-        got_patch();
+        got_patch(&got);
         atomic_flag_clear(&patching);
     }
     errno = error;
@@ -327,13 +327,14 @@ int libc_hook(enum region_mode mode, err_t *e) {
     if (status) return status;
     for (int i = 0; i < REALS; i++) hooks[i] = all[i];
     atomic_flag_clear(&patching);
-    status = got_open(hooks, REALS, e);
-    if (!status) got_patch();
+    got = (got_t){.hooks = hooks, .count = REALS, .left = "malloc"};
+    status = got_open(&got, e);
+    if (!status) got_patch(&got);
     return status;
 }
 
 void libc_unhook(void) {
     while (atomic_flag_test_and_set(&patching)) {
     }
-    got_restore();
+    got_restore(&got);
 }

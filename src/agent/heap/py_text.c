@@ -12,7 +12,7 @@ unsigned py_str_width(const rt_t *rt, rt_addr_t str) {
     return rt_bits(str, rt->layout->str_kind);
 }
 
-static const unsigned char *py_str_data(const rt_t *rt, rt_addr_t str) {
+const unsigned char *py_str_data(const rt_t *rt, rt_addr_t str) {
     const layout_t *l = rt->layout;
     if (!rt_bits(str, l->str_compact)) return (const unsigned char *)rt_ptr(str, l->str_data);
     return (const unsigned char *)str +

@@ -13,6 +13,7 @@ size_t py_str_utf8(const rt_t *rt, rt_addr_t str, char *to, size_t room);
 bool py_str_equals(const rt_t *rt, rt_addr_t str, const char *ascii);
 /* Bytes of the code points' storage: 1, 2 or 4 each. */
 unsigned py_str_width(const rt_t *rt, rt_addr_t str);
+const unsigned char *py_str_data(const rt_t *rt, rt_addr_t str); /* NULL: none */
 
 /* The 30-bit digits of an int: how many, and whether it is negative. */
 size_t py_int_digits(const rt_t *rt, rt_addr_t number, bool *negative);

@@ -165,6 +165,8 @@
     V(thread_interp,                            16,       16,       16,       16,       16,       16,       16,       16,       16,       16,       16,       16,       16,         16,       16,          16) \
     V(thread_current_frame,                   NONE,     NONE,     NONE,     NONE,     NONE,     NONE,       72,       72,       72,       72,       72,       72,       72,         72,       72,          72) \
     V(thread_cframe,                            56,       56,       56,       56,       56,       56,     NONE,     NONE,     NONE,     NONE,     NONE,     NONE,     NONE,       NONE,     NONE,        NONE) \
+    V(thread_recursion_limit,                 NONE,     NONE,     NONE,     NONE,       32,       32,       48,       48,       48,       48,       52,       52,       56,         56,       56,          56) \
+    V(thread_recursion_remaining,             NONE,     NONE,     NONE,     NONE,       28,       28,       44,       44,       44,       44,       48,       48,       52,         52,       52,          52) \
     V(cframe_current_frame,                      8,        8,        8,        8,        0,        0,     NONE,     NONE,     NONE,     NONE,     NONE,     NONE,     NONE,       NONE,     NONE,        NONE) \
     V(cframe_previous,                          16,       16,       16,       16,        8,        8,     NONE,     NONE,     NONE,     NONE,     NONE,     NONE,     NONE,       NONE,     NONE,        NONE) \
     V(thread_ident,                            152,      152,      152,      152,      136,      136,      152,      152,      152,      152,      152,      152,      176,        176,      176,         176) \

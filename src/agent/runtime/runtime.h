@@ -69,7 +69,11 @@ typedef uintptr_t rt_addr_t;
     F(PyMem_SetAllocator, void, (int, void *), 0)                                                  \
     F(PyObject_GetArenaAllocator, void, (void *), 0)                                               \
     F(PyObject_SetArenaAllocator, void, (void *), 0)                                               \
-    F(_PyMem_GetCurrentAllocatorName, const char *, (void), 0)
+    F(_PyMem_GetCurrentAllocatorName, const char *, (void), 0)                                     \
+    F(PyThreadState_GetUnchecked, void *, (void), 0)  /* 3.13+ */                                  \
+    F(_PyThreadState_UncheckedGet, void *, (void), 0) /* before */                                 \
+    F(PyRefTracer_GetTracer, void *, (void **), 0)    /* 3.13+ */                                  \
+    F(PyRefTracer_SetTracer, int, (int (*)(void *, int, void *), void *), 0)
 
 #define RT_TYPES(T)                                                                                \
     T(object, PyBaseObject_Type)                                                                   \
@@ -407,8 +411,10 @@ static inline void rt_frame_next(const rt_t *rt, rt_frame_t *frame) {
 rt_slot_t rt_frame_slot(const rt_t *rt, const rt_frame_t *frame, int32_t n);
 /* Line being executed; the function's first line when it cannot be told. */
 int32_t rt_frame_line(const rt_t *rt, const rt_frame_t *frame);
-/* Line of the unit-th code unit (2 bytes) of a code object. */
+/* Line of the unit-th code unit (2 bytes) of a code object; its first line where the unit has none. */
 int32_t rt_code_line(const rt_t *rt, rt_addr_t code, int64_t unit);
+/* The same, but `none` where the unit has none. */
+int32_t rt_code_line_or(const rt_t *rt, rt_addr_t code, int64_t unit, int32_t none);
 
 /* Name (a str) of slot n of a code object's localsplus, or 0. */
 rt_addr_t rt_code_local_name(const rt_t *rt, rt_addr_t code, int32_t n);

@@ -149,9 +149,9 @@ static int32_t read_svarint(const uint8_t **p, const uint8_t *end) {
 
 /* co_linetable: entries that begin with a byte ≥ 128: a kind (4 bits) and how many code units it is
  * for (3 bits, plus one); InternalDocs/code_objects.md of CPython describes them. */
-int32_t rt_code_line(const rt_t *rt, rt_addr_t code, int64_t unit) {
+int32_t rt_code_line_or(const rt_t *rt, rt_addr_t code, int64_t unit, int32_t none) {
     enum { ONE_LINE_0 = 10, NO_COLUMNS = 13, LONG = 14, NONE = 15 };
-    int32_t first = rt_i32(code, rt->layout->code_firstlineno), line = first;
+    int32_t line = rt_i32(code, rt->layout->code_firstlineno);
     rt_addr_t table = rt_ptr(code, rt->layout->code_linetable);
     const uint8_t *p = (const uint8_t *)table + rt->layout->bytes_data;
     const uint8_t *end = p + rt_i64(table, rt->layout->var_size);
@@ -164,9 +164,13 @@ int32_t rt_code_line(const rt_t *rt, rt_addr_t code, int64_t unit) {
         else if (kind >= ONE_LINE_0 && kind < NO_COLUMNS)
             line += kind - ONE_LINE_0;
         while (p < end && *p < 128) p++; /* columns */
-        if (at > unit) return kind == NONE ? first : line;
+        if (at > unit) return kind == NONE ? none : line;
     }
-    return first;
+    return none;
+}
+
+int32_t rt_code_line(const rt_t *rt, rt_addr_t code, int64_t unit) {
+    return rt_code_line_or(rt, code, unit, rt_i32(code, rt->layout->code_firstlineno));
 }
 
 int32_t rt_frame_line(const rt_t *rt, const rt_frame_t *frame) {

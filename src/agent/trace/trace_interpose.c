@@ -1,0 +1,83 @@
+#define _GNU_SOURCE
+#include "agent/trace/trace_interpose.h"
+
+#include "agent/alloc/alloc_got.h"
+
+#include <errno.h>
+#include <stdatomic.h>
+
+enum { TRACK, UNTRACK, TRACEBACK, DLOPEN, DLSYM, REALS };
+
+typedef void *(*dlopen_t)(const char *, int);
+typedef void *(*dlsym_t)(void *, const char *);
+
+static got_hook_t hooks[REALS];
+static got_t got;
+static _Atomic bool on, something_loaded;
+static atomic_flag patching = ATOMIC_FLAG_INIT;
+
+/* As CPython says that we are not tracing. */
+static int hook_track(unsigned domain, uintptr_t at, size_t bytes) {
+    int status = trace_track(domain, at, bytes);
+    return status == -ENOENT ? -2 : status ? -1 : 0;
+}
+
+static int hook_untrack(unsigned domain, uintptr_t at) {
+    return trace_untrack(domain, at) ? -2 : 0;
+}
+
+/* Both end in a jump to the real function, which looks at who calls it. */
+static void *hook_dlopen(const char *name, int flags) {
+    atomic_store_explicit(&something_loaded, true, memory_order_relaxed);
+    return ((dlopen_t)hooks[DLOPEN].real)(name, flags);
+}
+
+static __attribute__((noinline)) void patch_loaded(void) {
+    int error = errno;
+    if (!atomic_flag_test_and_set(&patching)) {
+        atomic_store(&something_loaded, false);
+        if (on) got_patch(&got);
+        atomic_flag_clear(&patching);
+    }
+    errno = error;
+}
+
+static void *hook_dlsym(void *handle, const char *name) {
+    if (atomic_load_explicit(&something_loaded, memory_order_relaxed)) patch_loaded();
+    return ((dlsym_t)hooks[DLSYM].real)(handle, name);
+}
+
+static bool open_once(trace_traceback_fn *traceback) {
+    static bool failed;
+    err_t ignored;
+    const got_hook_t all[REALS] = {
+        [TRACK] = {"PyTraceMalloc_Track", (got_function_t)hook_track, NULL},
+        [UNTRACK] = {"PyTraceMalloc_Untrack", (got_function_t)hook_untrack, NULL},
+        [TRACEBACK] = {"_PyTraceMalloc_GetTraceback", (got_function_t)traceback, NULL},
+        [DLOPEN] = {"dlopen", (got_function_t)hook_dlopen, NULL},
+        [DLSYM] = {"dlsym", (got_function_t)hook_dlsym, NULL},
+    };
+    if (got.code || failed) return !failed;
+    for (int i = 0; i < REALS; i++) hooks[i] = all[i];
+    got = (got_t){.hooks = hooks, .count = REALS};
+    failed = got_open(&got, &ignored) != 0;
+    return !failed;
+}
+
+void interpose_in(trace_traceback_fn *traceback) {
+    if (!open_once(traceback)) return;
+    while (atomic_flag_test_and_set(&patching)) {
+    }
+    on = true;
+    got_patch(&got);
+    atomic_flag_clear(&patching);
+}
+
+void interpose_out(void) {
+    if (!got.code) return;
+    while (atomic_flag_test_and_set(&patching)) {
+    }
+    on = false;
+    got_restore(&got);
+    atomic_flag_clear(&patching);
+}
