@@ -52,6 +52,7 @@ static socklen_t address_bytes;
 static ctl_profile_t profile;
 static char variable[8192], preload[8192]; /* for the children's environment; "": not for them */
 static pid_t program;
+static bool watched;
 
 static bool say(int sock, const ctl_msg_t *m) {
     err_t e;
@@ -144,6 +145,7 @@ static void on_fork(void) {
     int sock = alloc_fork_child(follow ? &region : NULL, &e) == 0 && follow
                    ? dial(CTL_PROGRAM_FORKED)
                    : -1;
+    watched = sock >= 0;
     if (sock >= 0) {
         say_region(sock, region, getppid());
         close(sock);
@@ -165,6 +167,14 @@ static void start_profile(int sock) {
     if (status) say_status(sock, status, &e);
     /* peak_end: of two threads a fork warns (Python 3.12 and later), and one of them would be ours. */
     if (!status) pthread_atfork(peak_end, NULL, on_fork);
+    watched = !status;
+}
+
+bool lowtide_mark(const char *text);
+/* For lowtide.mark in the program, which finds it by its name. Returns whether anybody watches; NULL only asks. */
+__attribute__((visibility("default"))) bool lowtide_mark(const char *text) {
+    if (watched && text) alloc_mark(text);
+    return watched;
 }
 
 static void prepare_children(void) {

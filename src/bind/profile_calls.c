@@ -63,7 +63,7 @@ static int start_thread(void) {
 }
 
 /* The mark of an agent that `lowtide run` or `attach` brought in, where there is one. */
-typedef void mark_fn(const char *text);
+typedef bool mark_fn(const char *text);
 static mark_fn *agents_mark(void) {
     void *found = dlsym(RTLD_DEFAULT, "lowtide_mark");
     mark_fn *mark;
@@ -107,7 +107,8 @@ PyObject *core_profile_start(PyObject *module, PyObject *args) {
     err_t e;
     (void)module;
     if (!PyArg_ParseTuple(args, "pKp:profile_start", &exact, &interval, &native)) return NULL;
-    if (recorder.on || agents_mark()) {
+    mark_fn *agent = agents_mark();
+    if (recorder.on || (agent && agent(NULL))) {
         PyErr_SetString(PyExc_RuntimeError, recorder.on
                                                 ? "a profile is being taken already: stop() ends it"
                                                 : "lowtide run is taking a profile already");

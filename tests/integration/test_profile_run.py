@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
@@ -170,3 +171,19 @@ def test_a_killed_lowtide_leaves_what_was_known(lowtide_exe: Path, tmp_path: Pat
     assert process.stdin is not None
     process.stdin.close()
     assert process.returncode == -signal.SIGKILL
+
+
+def test_marks_are_on_the_timeline_of_who_made_them(lowtide: Lowtide, tmp_path: Path) -> None:
+    code = """
+        import lowtide, os
+        lowtide.mark("loaded")
+        if os.fork() == 0:
+            lowtide.mark("in a child")
+            os._exit(0)
+        os.wait()
+        try: lowtide.start()
+        except RuntimeError: lowtide.mark("and is watched already")
+    """
+    recording = run(lowtide, tmp_path, textwrap.dedent(code), "--python", sys.executable)
+    marks = [(row["process"], row["text"]) for row in recording.table_rows("events") if row["kind"] == 2]
+    assert sorted(marks) == [(0, "and is watched already"), (0, "loaded"), (1, "in a child")]
