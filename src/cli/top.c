@@ -60,7 +60,8 @@ static void sum_up(top_t *t) {
         for (size_t k = 0; k < cells->count; k++) {
             const observed_cell_t *cell = &cells->at[k].figures;
             if (!cell->domain || cell->stack >= c->sites.stacks.count) continue;
-            site_t *site = site_of(t, c->sites.stacks.at[cell->stack].frame);
+            uint32_t frame = c->sites.stacks.at[cell->stack].frame;
+            site_t *site = frame < c->sites.frames.count ? site_of(t, frame) : NULL;
             made += (uint64_t)cell->total.bytes;
             if (!site) continue;
             site->live_bytes += (uint64_t)cell->live.bytes;

@@ -113,10 +113,15 @@ static int numbers_room(collect_numbers_t *v, uint32_t i) {
     return 0;
 }
 
+/* What a damaged region leads to. */
+static uint32_t unknown_frame(collect_sites_t *s) {
+    return frame_number(s, &(collect_frame_t){.kind = REGION_FRAME_OTHER});
+}
+
 static uint32_t read_frame(collect_sites_t *s, pid_t pid, const observed_t *o, collect_seen_t *seen,
                            uint32_t i) {
     region_frame_t frame;
-    if (!observed_frame(o, i, &frame)) return 0;
+    if (!observed_frame(o, i, &frame)) return unknown_frame(s);
     if (i < seen->frames.count && seen->frames.at[i]) return seen->frames.at[i] - 1;
     observed_text_t function = observed_text(o, frame.function);
     observed_text_t file = observed_text(o, frame.file);
@@ -161,7 +166,7 @@ static uint32_t read_stack(collect_sites_t *s, pid_t pid, const observed_t *o, c
         parent = stack_number(s, ours) + 1;
         if (numbers_room(&seen->stacks, path[n]) == 0) seen->stacks.at[path[n]] = parent;
     }
-    return parent ? parent - 1 : 0;
+    return parent ? parent - 1 : stack_number(s, (collect_stack_t){.frame = unknown_frame(s)});
 }
 
 bool sites_read(collect_sites_t *s, pid_t pid, const observed_t *o, collect_seen_t *seen) {

@@ -3,17 +3,22 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 
-#define REGION_BYTES_MOST (UINT64_C(1) << 36)
+/* Several times what an agent makes: the recorder's own memory is bounded by it. */
+#define REGION_BYTES_MOST (UINT64_C(1) << 32)
+enum { TEXT_BYTES_MOST = 256 << 20, ELEMENTS_MOST = 4 << 20 };
 
 static bool part_open(const observed_t *o, const region_part_t *part, uint64_t size,
                       observed_part_t *out) {
     uint64_t offset = part->offset, room = part->room;
     if (offset < sizeof(region_t) || offset > o->bytes || offset % 8 != 0) return false;
-    if (room > UINT32_MAX || room > (o->bytes - offset) / size) return false;
+    if (room > (size == 1 ? TEXT_BYTES_MOST : ELEMENTS_MOST) || room > (o->bytes - offset) / size)
+        return false;
     *out = (observed_part_t){
         .at = (const char *)o->region + offset, .room = room, .used = &part->used};
     return true;
@@ -31,13 +36,16 @@ static bool parts_open(observed_t *o) {
 
 int observed_open(observed_t *o, int fd, err_t *e) {
     struct stat st;
+    struct statfs fs;
     *o = (observed_t){0};
     /* A region that could shrink would end us by SIGBUS. */
     int seals = fcntl(fd, F_GET_SEALS);
     if (seals >= 0 && !(seals & F_SEAL_SHRINK) && fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK) == 0)
         seals |= F_SEAL_SHRINK;
-    if (seals < 0 || !(seals & F_SEAL_SHRINK) || fstat(fd, &st) != 0 ||
-        st.st_size < (off_t)sizeof(region_t) || (uint64_t)st.st_size > REGION_BYTES_MOST)
+    /* Huge pages may be missing when they are looked at: SIGBUS again. */
+    if (seals < 0 || !(seals & F_SEAL_SHRINK) || fstat(fd, &st) != 0 || fstatfs(fd, &fs) != 0 ||
+        fs.f_type == HUGETLBFS_MAGIC || st.st_size < (off_t)sizeof(region_t) ||
+        (uint64_t)st.st_size > REGION_BYTES_MOST)
         return err_set(e, -EBADMSG, "the program sent something that is not a profile");
     o->bytes = (uint64_t)st.st_size;
     void *at = mmap(NULL, o->bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);

@@ -1,0 +1,268 @@
+/* What the recorder makes of a process's region, be it whole, damaged or hostile. */
+#define _GNU_SOURCE
+#include "collect/collect.h"
+#include "collect/collect_peak.h"
+#include "lowtide/recording.h"
+#include "region_sample.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+/* The region as memory that both sides have: *r maps it. */
+static int share(const region_sample_t *from, region_sample_t **r) {
+    int fd = memfd_create("region", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    assert_int_equal(ftruncate(fd, sizeof *from), 0);
+    *r = mmap(NULL, sizeof **r, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    assert_true(*r != MAP_FAILED);
+    memcpy((void *)*r, (const void *)from, sizeof *from);
+    return fd;
+}
+
+static collect_process_t *add(collect_t *c, int fd) {
+    err_t e;
+    int number = collect_add(c, getpid(), 0, COLLECT_STARTED, fd, "3.13.0", &e);
+    close(fd);
+    assert_true(number >= 0);
+    return c->processes.at[number];
+}
+
+static const observed_cell_t *cell(const collect_process_t *p, size_t i) {
+    assert_true(i < p->seen.cells.count);
+    return &p->seen.cells.at[i].figures;
+}
+
+static void a_region_is_read_whole(void **state) {
+    (void)state;
+    region_sample_t sample, *r;
+    collect_t c;
+    err_t e;
+    region_sample(&sample);
+    assert_int_equal(collect_begin(&c, &e), 0);
+    collect_process_t *p = add(&c, share(&sample, &r));
+    collect_drain(&c);
+    assert_int_equal(c.sites.frames.count, 2);
+    assert_int_equal(c.sites.stacks.count, 2);
+    const collect_frame_t *leaf = c.sites.frames.at + c.sites.stacks.at[cell(p, 1)->stack].frame;
+    assert_string_equal(sites_text_at(&c.sites, leaf->function), "build");
+    assert_string_equal(sites_text_at(&c.sites, leaf->file), "app.py");
+    assert_int_equal(cell(p, 1)->live.bytes, 2000);
+    assert_int_equal(c.events.count, 1);
+    assert_string_equal(sites_text_at(&c.sites, c.events.at[0].text), "loaded");
+    collect_samples(&c, getpid());
+    assert_int_equal(c.samples.count, 1);
+    assert_int_equal(c.samples.at[0].address, 0x7000);
+    collect_end(&c);
+    munmap(r, sizeof *r);
+}
+
+static void peaks_are_told_whether_a_cell_has_changed_since_or_not(void **state) {
+    (void)state;
+    region_sample_t sample, *r;
+    collect_t c;
+    err_t e;
+    region_sample(&sample);
+    assert_int_equal(collect_begin(&c, &e), 0);
+    collect_process_t *p = add(&c, share(&sample, &r));
+    r->head.heap_epoch = 3; /* the peak has ended; cell 0 has changed since */
+    r->cells[0].peak.bytes = 5000;
+    r->cells[0].heap_epoch = 3;
+    collect_drain(&c);
+    assert_int_equal(cell(p, 0)->peak.bytes, 5000);
+    assert_int_equal(cell(p, 1)->peak.bytes, 2000);
+    collect_end(&c);
+    munmap(r, sizeof *r);
+}
+
+static int refused(region_sample_t *sample, uint64_t bytes, bool seal) {
+    observed_t o;
+    err_t e = {{0}};
+    int fd = memfd_create("region", seal ? MFD_ALLOW_SEALING : 0);
+    assert_int_equal(ftruncate(fd, (off_t)bytes), 0);
+    assert_true(pwrite(fd, (void *)sample, bytes < sizeof *sample ? bytes : sizeof *sample, 0) > 0);
+    int status = observed_open(&o, fd, &e);
+    if (!status) observed_close(&o);
+    assert_true(!status || (e.text[0] && !strchr(e.text, '\n')));
+    close(fd);
+    return status;
+}
+
+static void what_is_no_region_is_refused(void **state) {
+    (void)state;
+    region_sample_t good, r;
+    region_sample(&good);
+    assert_int_equal(refused(&good, sizeof good, true), 0);
+    assert_int_equal(refused(&good, sizeof good, false), -EBADMSG); /* it could shrink */
+    assert_int_equal(refused(&good, sizeof(region_t) - 1, true), -EBADMSG);
+    assert_int_equal(refused(&good, UINT64_C(1) << 33, true), -EBADMSG);
+    int pipes[2];
+    observed_t o;
+    err_t e;
+    assert_int_equal(pipe(pipes), 0);
+    assert_int_equal(observed_open(&o, pipes[0], &e), -EBADMSG);
+    close(pipes[0]), close(pipes[1]);
+    const size_t parts[] = {offsetof(region_t, texts),  offsetof(region_t, frames),
+                            offsetof(region_t, stacks), offsetof(region_t, cells),
+                            offsetof(region_t, blocks), offsetof(region_t, events)};
+    const uint64_t offsets[] = {0, 1, sizeof good, sizeof good + 8, UINT64_MAX - 7};
+    const uint64_t rooms[] = {sizeof good, UINT32_MAX, UINT64_MAX, UINT64_C(1) << 60};
+    for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) {
+        for (size_t k = 0; k < sizeof offsets / sizeof offsets[0]; k++) {
+            memcpy((void *)&r, (void *)&good, sizeof r);
+            ((region_part_t *)((char *)&r + parts[i]))->offset = offsets[k];
+            assert_int_equal(refused(&r, sizeof r, true), -EBADMSG);
+        }
+        for (size_t k = 0; k < sizeof rooms / sizeof rooms[0]; k++) {
+            memcpy((void *)&r, (void *)&good, sizeof r);
+            ((region_part_t *)((char *)&r + parts[i]))->room = rooms[k];
+            assert_int_equal(refused(&r, sizeof r, true), -EBADMSG);
+        }
+    }
+    memcpy((void *)&r, (void *)&good, sizeof r);
+    r.head.version++;
+    assert_int_equal(refused(&r, sizeof r, true), -EBADMSG);
+    memcpy((void *)&r, (void *)&good, sizeof r);
+    r.head.mode = 7;
+    assert_int_equal(refused(&r, sizeof r, true), -EBADMSG);
+}
+
+static void what_does_not_hold_reads_as_nothing(void **state) {
+    (void)state;
+    region_sample_t sample, *r;
+    collect_t c;
+    err_t e;
+    region_sample(&sample);
+    assert_int_equal(collect_begin(&c, &e), 0);
+    sample.head.cells.used = UINT64_MAX; /* more than there is room for */
+    sample.cells[2] = (region_cell_t){.stack = 77, .domain = REGION_LIBC}; /* no such stack */
+    sample.cells[3] = (region_cell_t){.stack = 3, .domain = REGION_LIBC};
+    sample.head.stacks.used = 4;
+    sample.stacks[2] = (region_stack_t){.parent = 4, .frame = 99}; /* its own descendant */
+    sample.stacks[3] = (region_stack_t){.parent = 3, .frame = UINT32_MAX};
+    sample.frames[1].function = 60; /* a text that begins in the last bytes */
+    sample.frames[1].file = UINT32_MAX;
+    sample.frames[1].kind = 12;
+    memset(sample.texts, 0xff, 4); /* text 0 is four gibibytes long */
+    sample.blocks[0].address = 0x100;
+    sample.blocks[0].cell = UINT32_MAX;
+    sample.cells[0].live.bytes = INT64_MIN;
+    collect_process_t *p = add(&c, share(&sample, &r));
+    collect_drain(&c);
+    assert_int_equal(p->seen.cells.count, 4);
+    assert_int_equal(cell(p, 0)->live.bytes, 0);
+    for (size_t i = 0; i < 4; i++) assert_true(cell(p, i)->stack < c.sites.stacks.count);
+    for (size_t i = 0; i < c.sites.stacks.count; i++) {
+        assert_true(c.sites.stacks.at[i].parent <= i);
+        assert_true(c.sites.stacks.at[i].frame < c.sites.frames.count);
+    }
+    collect_samples(&c, getpid());
+    assert_int_equal(c.samples.count, 1);
+    collect_end(&c);
+    munmap(r, sizeof *r);
+}
+
+static void a_recording_has_what_was_read(void **state) {
+    (void)state;
+    region_sample_t sample, *r;
+    collect_t c;
+    err_t e;
+    rec_writer_t *w;
+    lowtide_recording *rec;
+    lowtide_error error;
+    struct stat st;
+    region_sample(&sample);
+    assert_int_equal(collect_begin(&c, &e), 0);
+    add(&c, share(&sample, &r));
+    collect_drain(&c);
+    int fd = memfd_create("t.tide", 0);
+    assert_int_equal(rec_open(&w, fd, 0, c.began_ns, &e), 0);
+    collect_write(&c, w, false);
+    assert_int_equal(rec_close(w, 0, 0, &e), 0);
+    assert_int_equal(fstat(fd, &st), 0);
+    void *bytes = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_SHARED, fd, 0);
+    assert_int_equal(lowtide_open_memory(bytes, (size_t)st.st_size, &rec, &error), 0);
+    assert_string_equal(lowtide_meta(rec, "python"), "3.13.0");
+    lowtide_close(rec);
+    munmap(bytes, (size_t)st.st_size);
+    close(fd);
+    collect_end(&c);
+    munmap(r, sizeof *r);
+}
+
+static void how_a_process_ended_is_known_of_a_child_and_of_a_zombie(void **state) {
+    (void)state;
+    collect_t c;
+    err_t e;
+    assert_int_equal(collect_begin(&c, &e), 0);
+    pid_t child = fork();
+    if (child == 0) {
+        pause();
+        _exit(0);
+    }
+    assert_int_equal(collect_add(&c, child, 0, COLLECT_FORKED, -1, "", &e), 0);
+    assert_non_null(collect_find(&c, child));
+    kill(child, SIGKILL);
+    while (collect_find(&c, child)) {
+        collect_tick(&c);
+        usleep(1000);
+    }
+    assert_int_equal(c.processes.at[0]->status, SIGKILL + 1);
+    assert_true(c.processes.at[0]->end_us > 0);
+    waitpid(child, NULL, 0);
+    collect_end(&c);
+}
+
+static void a_snapshot_is_wanted_once_it_is_worth_its_cost(void **state) {
+    (void)state;
+    region_sample_t sample, *r;
+    collect_t c;
+    err_t e;
+    region_sample(&sample);
+    assert_int_equal(collect_begin(&c, &e), 0);
+    collect_process_t *p = add(&c, share(&sample, &r));
+    c.peaks = true;
+    peaks_aim(&c); /* just begun: nothing may be spent */
+    assert_int_equal(r->head.snapshot_above, INT64_MAX);
+    c.begin_ns -= UINT64_C(60) * 1000000000;
+    peaks_aim(&c);
+    assert_int_equal(r->head.snapshot_above, 32 << 20);
+    r->head.heap_bytes = 40 << 20;
+    assert_true(peak_begin(&c, getpid(), memfd_create("peak", 0)));
+    ctl_result_t failed = {.status = -EIO}, done = {0};
+    peak_done(&c, getpid(), &failed);
+    assert_int_equal(p->peak.fd, 0);
+    assert_true(peak_begin(&c, getpid(), memfd_create("peak", 0)));
+    peak_done(&c, getpid(), &done);
+    assert_true(p->peak.fd > 0);
+    assert_int_equal(p->peak.samples.count, 1);
+    peaks_aim(&c);
+    assert_true(r->head.snapshot_above >= 50 << 20);
+    assert_true(r->head.snapshot_above < INT64_MAX);
+    c.peaks_us = UINT64_C(1) << 40; /* all is spent */
+    peaks_aim(&c);
+    assert_int_equal(r->head.snapshot_above, INT64_MAX);
+    collect_end(&c);
+    munmap(r, sizeof *r);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_region_is_read_whole),
+        cmocka_unit_test(peaks_are_told_whether_a_cell_has_changed_since_or_not),
+        cmocka_unit_test(what_is_no_region_is_refused),
+        cmocka_unit_test(what_does_not_hold_reads_as_nothing),
+        cmocka_unit_test(a_recording_has_what_was_read),
+        cmocka_unit_test(how_a_process_ended_is_known_of_a_child_and_of_a_zombie),
+        cmocka_unit_test(a_snapshot_is_wanted_once_it_is_worth_its_cost),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
