@@ -115,7 +115,7 @@ static int numbers_room(collect_numbers_t *v, uint32_t i) {
 
 /* What a damaged region leads to. */
 static uint32_t unknown_frame(collect_sites_t *s) {
-    return frame_number(s, &(collect_frame_t){.kind = REGION_FRAME_OTHER});
+    return frame_number(s, 0, &(collect_frame_t){.kind = REGION_FRAME_OTHER});
 }
 
 static uint32_t read_frame(collect_sites_t *s, pid_t pid, const observed_t *o, collect_seen_t *seen,
