@@ -4,6 +4,7 @@
 #include "base/mem.h"
 #include "collect/collect_peak.h"
 #include "collect/collect_write.h"
+#include "collect/touched.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -209,10 +210,12 @@ void collect_ended(collect_t *c, pid_t pid, int status) {
 
 static void add_point(collect_t *c, uint32_t number, uint64_t t_us, uint64_t rss) {
     collect_process_t *p = c->processes.at[number];
+    uint64_t heap = observed_heap_bytes(&p->observed);
     collect_point_t point = {.process = number,
                              .t_us = t_us,
                              .rss_bytes = rss,
-                             .heap_bytes = observed_heap_bytes(&p->observed)};
+                             .heap_bytes =
+                                 heap > p->untouched_bytes ? heap - p->untouched_bytes : 0};
     p->point_us = t_us;
     p->point_rss = 0;
     collect_points_push(&c->timeline, point); /* without memory the line has a gap */
@@ -237,6 +240,32 @@ static bool read_rss(collect_process_t *p) {
     return true;
 }
 
+static void untouched_add(void *arg, uint32_t cell, uint64_t bytes) {
+    collect_process_t *p = arg;
+    if (cell >= p->seen.cells.count) return;
+    p->seen.cells.at[cell].untouched += bytes;
+    p->seen.cells.at[cell].changed = true;
+}
+
+/* It may be asked again when that has cost a fiftieth of the time. */
+static void read_untouched(collect_t *c, uint32_t number, bool peak) {
+    collect_process_t *p = c->processes.at[number];
+    uint64_t begin = collect_now_us(c);
+    if (!p->observed.region || p->ended || p->frozen) return;
+    sites_read(&c->sites, p->pid, &p->observed, &p->seen);
+    for (size_t i = 0; i < p->seen.cells.count; i++) {
+        collect_cell_t *cell = p->seen.cells.at + i;
+        if (cell->untouched) cell->changed = true;
+        cell->untouched = 0;
+    }
+    p->untouched_bytes = touched_not(&p->observed, p->pid, untouched_add, p);
+    if (peak) p->peak_stale = false;
+    for (size_t i = 0; peak && i < p->seen.cells.count; i++)
+        p->seen.cells.at[i].peak_untouched = p->seen.cells.at[i].untouched;
+    uint64_t end = collect_now_us(c), wait = 50 * (end - begin);
+    p->untouched_due_us = end + (wait > GRAIN_US_MIN ? wait : GRAIN_US_MIN);
+}
+
 /* The point of a stretch is its highest: so no peak falls between two points. */
 static void look(collect_t *c, uint32_t number, bool now) {
     collect_process_t *p = c->processes.at[number];
@@ -246,7 +275,12 @@ static void look(collect_t *c, uint32_t number, bool now) {
         p->rss_peak_bytes = p->rss_bytes;
         p->rss_peak_us = t;
         observed_rss_peak(&p->observed);
+        p->peak_stale = true;
     }
+    bool high = p->rss_bytes + p->rss_peak_bytes / 64 >= p->rss_peak_bytes;
+    bool above = observed_heap_bytes(&p->observed) > p->rss_bytes + p->untouched_bytes;
+    if (now || (t >= p->untouched_due_us && ((high && p->peak_stale) || above)))
+        read_untouched(c, number, high);
     if (p->rss_bytes >= p->point_rss) {
         p->point_rss = p->rss_bytes;
         p->point_rss_us = t;

@@ -51,6 +51,8 @@ typedef struct collect_process {
     uint32_t mode;
     uint64_t interval_bytes;
     uint64_t rss_bytes, rss_peak_bytes, rss_peak_us;
+    uint64_t untouched_bytes, untouched_due_us; /* of its live bytes; when to look again */
+    bool peak_stale; /* the RSS has been higher since they were last read at its highest */
     uint64_t point_us, point_rss, point_rss_us; /* last point of the timeline; highest since */
     uint64_t end_heap_bytes;                    /* live when it ended, or had run its last line */
     collect_peak_t peak, next_peak;             /* next: being written */

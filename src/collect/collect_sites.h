@@ -28,7 +28,9 @@ typedef struct collect_stack {
 
 typedef struct collect_cell {
     observed_cell_t figures; /* stack: of the recording */
-    bool changed;            /* since it was last written to the live file */
+    /* Never touched (touched.h), of what lives now, and when the RSS was highest. */
+    uint64_t untouched, peak_untouched;
+    bool changed; /* since it was last written to the live file */
 } collect_cell_t;
 
 VEC_DEFINE(collect_texts, char);

@@ -86,17 +86,32 @@ static void write_stacks(const collect_t *c, rec_writer_t *w, size_t from) {
     rec_table_end(w);
 }
 
-static void write_cell(rec_writer_t *w, uint64_t process, const observed_cell_t *cell) {
-    const observed_counts_t *const counts[] = {&cell->live, &cell->total, &cell->peak,
-                                               &cell->rss_peak};
+/* What was never touched is no memory. */
+static void write_counts(rec_writer_t *w, const observed_counts_t *counts, uint64_t untouched) {
+    uint64_t bytes = (uint64_t)counts->bytes;
+    rec_table_number(w, bytes > untouched ? bytes - untouched : 0);
+    rec_table_number(w, (uint64_t)counts->blocks);
+}
+
+/* A peak may have passed before anybody looked; what lives unchanged since then was not touched more at that time than now. */
+static uint64_t untouched_at(const collect_cell_t *c, const observed_counts_t *peak) {
+    const observed_counts_t *live = &c->figures.live;
+    bool same = peak->bytes == live->bytes && peak->blocks == live->blocks;
+    return same && c->untouched > c->peak_untouched ? c->untouched : c->peak_untouched;
+}
+
+static void write_cell(rec_writer_t *w, uint64_t process, const collect_cell_t *c) {
+    const observed_cell_t *cell = &c->figures;
     rec_table_number(w, process);
     rec_table_number(w, cell->stack);
     rec_table_number(w, cell->domain);
-    for (size_t i = 0; i < 4; i++) {
-        rec_table_number(w, (uint64_t)counts[i]->bytes);
-        rec_table_number(w, (uint64_t)counts[i]->blocks);
-    }
-    for (size_t i = 0; i < 3; i++) rec_table_number(w, counts[i]->variance);
+    write_counts(w, &cell->live, c->untouched);
+    write_counts(w, &cell->total, 0);
+    write_counts(w, &cell->peak, untouched_at(c, &cell->peak));
+    write_counts(w, &cell->rss_peak, untouched_at(c, &cell->rss_peak));
+    rec_table_number(w, cell->live.variance);
+    rec_table_number(w, cell->total.variance);
+    rec_table_number(w, cell->peak.variance);
 }
 
 static void write_allocations(const collect_t *c, rec_writer_t *w, bool all) {
@@ -116,7 +131,7 @@ static void write_allocations(const collect_t *c, rec_writer_t *w, bool all) {
             if (!cell->figures.domain || (!all && !cell->changed)) continue;
             if (!begun) BEGIN(w, "allocations", columns);
             begun = true;
-            write_cell(w, i, &cell->figures);
+            write_cell(w, i, cell);
             if (!all) cell->changed = false;
         }
     }

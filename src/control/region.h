@@ -11,8 +11,9 @@
  * Texts, frames and stacks are append-only, and so are cells (one a stack and domain). Many threads write without a lock:
  * `used` counts what has been reserved, and may run ahead of what is written. So begin at the cells: one whose `domain` is not 0
  * (stored last, with release) is complete, and with it all that it refers to. Cells are counters changed by relaxed atomics;
- * blocks (the sampled blocks that are alive) are a table whose slots are claimed by their address: `used` is no bound there, look
- * at all `room` (it is sparse: mostly pages never touched). What is full loses detail and never memory safety:
+ * blocks (what is alive of the sampled blocks, in exact mode of those of REGION_LARGE_BYTES and more, and of the mapped ranges) are a
+ * table whose slots are claimed by their address: `used` is the highest slot ever taken + 1, and the table
+ * sparse (mostly pages never touched). What is full loses detail and never memory safety:
  * `lost_*` counts it; what has no place goes to stack 0, "(stacks beyond the table)".
  * A stack is an index of its leaf: {parent, frame}, parent + 1 stored, 0 at the outermost. Text 0 is empty.
  *
@@ -36,7 +37,7 @@
 #include <stdatomic.h>
 #include <stdint.h>
 
-enum { REGION_VERSION = 2 };
+enum { REGION_VERSION = 2, REGION_LARGE_BYTES = 1 << 20 };
 #define REGION_MAGIC 0x6c61746564697431ull
 
 enum region_mode { REGION_SAMPLED = 1, REGION_EXACT = 2 };

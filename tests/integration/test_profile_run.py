@@ -73,7 +73,8 @@ def mapped():
     pages = mmap.mmap(-1, 30_000_000)
     pages.write(bytes(30_000_000))
     return pages
-def of_objects(): return bytes(20_000_000)
+def of_objects(): return b"." * kept_size
+kept_size = 20_000_000
 kept = of_libc(), mapped(), of_objects()
 """
     run(lowtide, tmp_path, code, *(["--exact"] if mode == "exact" else []), "--python", sys.executable)
@@ -81,6 +82,28 @@ kept = of_libc(), mapped(), of_objects()
     for function, expected in (("of_libc", 40e6), ("mapped", 30e6), ("of_objects", 20e6)):
         sites = [site for site in report["allocations"]["sites"] if site["function"] == function]
         assert abs(sum(site["live_bytes"] for site in sites) - expected) < 2e6, sites
+
+
+@pytest.mark.parametrize("mode", ["sampled", "exact"])
+def test_what_was_set_aside_and_never_touched_is_no_memory(mode: str, lowtide: Lowtide, tmp_path: Path) -> None:
+    pytest.importorskip("numpy")
+    code = """
+import mmap, time
+import numpy
+def zeros(): return numpy.zeros(100_000_000)
+def reserve(): return mmap.mmap(-1, 1 << 30)
+kept = zeros(), reserve()
+kept[0][:5_000_000] = 1
+kept[1].write(bytes(50_000_000))
+time.sleep(0.3)
+"""
+    recording = run(lowtide, tmp_path, code, *(["--exact"] if mode == "exact" else []), "--python", sys.executable)
+    for column in ("live_bytes", "rss_peak_bytes"):
+        assert abs(live_bytes(recording, "zeros", column) - 40e6) < 2e6
+        assert abs(live_bytes(recording, "reserve", column) - 50e6) < 2e6
+    assert live_bytes(recording, "zeros", "total_bytes") > 700e6
+    last = list(recording.table_rows("timeline"))[-1]
+    assert int(last["heap_bytes"]) < int(last["rss_bytes"])
 
 
 @pytest.mark.parametrize(

@@ -203,6 +203,12 @@ static void shadow_write(uint32_t *word, uint64_t bytes, uint32_t cell) {
     if (bytes >> 32) memcpy(&word[2], &bytes, sizeof bytes);
 }
 
+/* The recorder asks the kernel which pages of it have ever been touched. */
+static void large_show(void *block, uint64_t bytes, uint32_t cell) {
+    region_block_t replaced;
+    if (bytes >= REGION_LARGE_BYTES) store_block_put((uintptr_t)block, bytes, cell, &replaced);
+}
+
 static uint32_t cell_of(uint32_t stack, uint32_t domain, bool alone) {
     if (!alone) return store_cell(stack, domain);
     uint64_t key = (uint64_t)stack << 4 | domain;
@@ -224,6 +230,7 @@ void count_born(void *block, size_t bytes, uint32_t domain, bool alone) {
     uint32_t cell = cell_of(alone ? stack_here_alone() : stack_here(), domain, alone);
     if (*word) count_died(block); /* its end was missed */
     shadow_write(word, bytes, cell);
+    large_show(block, bytes, cell);
     store_change_t c = one_of(bytes, alone);
     store_born(cell, &c);
 }
@@ -244,6 +251,8 @@ count_taken_t count_died(void *block) {
             word[2] = word[3] = 0;
         }
         word[1] = 0; /* a smaller block may begin there next */
+        region_block_t large;
+        if (t.bytes >= REGION_LARGE_BYTES) store_block_take((uintptr_t)block, &large);
     }
     uint32_t domain = store_domain(t.cell);
     store_change_t c = one_of(t.bytes, domain == REGION_MEM || domain == REGION_OBJECT);
@@ -260,6 +269,7 @@ void count_put_back(void *block, const count_taken_t *taken) {
     uint32_t domain = store_domain(taken->cell);
     store_change_t c = one_of(taken->bytes, domain == REGION_MEM || domain == REGION_OBJECT);
     shadow_write(shadow_word(block, true), taken->bytes, taken->cell); /* it was there before */
+    large_show(block, taken->bytes, taken->cell);
     store_born(taken->cell, &c);
 }
 
@@ -276,6 +286,16 @@ static void ranges_unlock(void) {
     atomic_flag_clear_explicit(&count.ranges_busy, memory_order_release);
 }
 
+static void range_show(const range_t *r) {
+    region_block_t replaced;
+    store_block_put(r->begin, r->end - r->begin, r->cell, &replaced);
+}
+
+static void range_hide(const range_t *r) {
+    region_block_t taken;
+    store_block_take(r->begin, &taken);
+}
+
 static void range_ends(const range_t *r, uint64_t bytes, int64_t blocks) {
     store_change_t c = {.bytes = (int64_t)bytes, .blocks = blocks};
     store_died(r->cell, &c);
@@ -288,11 +308,15 @@ static void ranges_cut_locked(uintptr_t begin, uintptr_t end) {
             i++;
         } else if (r->begin >= begin && r->end <= end) {
             range_ends(&old, old.end - old.begin, 1);
+            range_hide(&old);
             *r = count.ranges[--count.range_count];
         } else if (r->begin < begin && r->end > end && count.range_count < RANGES) {
+            range_t *behind = &count.ranges[count.range_count++];
             r->end = begin;
-            count.ranges[count.range_count++] = (range_t){end, old.end, old.cell};
+            *behind = (range_t){end, old.end, old.cell};
             range_ends(&old, end - begin, -1); /* it is two now */
+            range_show(r);
+            range_show(behind);
             i++;
         } else {
             if (r->begin < begin)
@@ -300,6 +324,8 @@ static void ranges_cut_locked(uintptr_t begin, uintptr_t end) {
             else
                 r->begin = end;
             range_ends(&old, (old.end - old.begin) - (r->end - r->begin), 0);
+            range_hide(&old);
+            range_show(r);
             i++;
         }
     }
@@ -316,7 +342,8 @@ void count_mapped(void *at, size_t bytes) {
     ranges_lock();
     ranges_cut_locked(begin, end);
     if (count.range_count < RANGES) {
-        count.ranges[count.range_count++] = (range_t){begin, end, cell};
+        count.ranges[count.range_count] = (range_t){begin, end, cell};
+        range_show(&count.ranges[count.range_count++]);
         store_change_t c = one_of(end - begin, false);
         store_born(cell, &c);
     }
