@@ -124,6 +124,17 @@ typedef struct profile {
 int profile_build(const lowtide_recording *rec, profile_t **out, err_t *e);
 void profile_free(profile_t *p);
 
+/* Memory of all processes together over time, in at most `most` points: of each stretch of time the
+ * one with the most. The caller mem_frees `at`. */
+typedef struct profile_moment {
+    uint64_t t_us, rss_bytes, heap_bytes;
+} profile_moment_t;
+typedef struct profile_series {
+    uint32_t count;
+    profile_moment_t *at;
+} profile_series_t;
+int profile_series(const profile_t *p, uint32_t most, profile_series_t *out);
+
 uint64_t profile_error(const profile_sums_t *sums, int figure);
 void profile_add_sums(profile_sums_t *to, const profile_sums_t *from);
 /* Standard library, installed package, or text that is in no file: not the program's own. */

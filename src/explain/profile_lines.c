@@ -150,33 +150,85 @@ static int together_compare(const void *a, const void *b) {
 }
 
 /* Between its points a process has what it had at the last one, and nothing behind its end. */
-int profile_together(profile_t *p) {
-    uint64_t now = 0, *has = mem_alloc(((size_t)p->process_count + 1) * sizeof *has);
-    const profile_point_t **order = mem_alloc(((size_t)p->point_count + 1) * sizeof *order);
-    if (!has || !order) {
-        mem_free(has);
-        mem_free(order);
+typedef struct together {
+    const profile_t *p;
+    uint64_t *rss, *heap; /* by process */
+    const profile_point_t **order;
+    profile_moment_t now;
+} together_t;
+
+static void together_end(together_t *x) {
+    mem_free(x->rss);
+    mem_free(x->heap);
+    mem_free(x->order);
+}
+
+static int together_begin(together_t *x, const profile_t *p) {
+    size_t bytes = ((size_t)p->process_count + 1) * sizeof *x->rss;
+    *x = (together_t){.p = p, .rss = mem_alloc(bytes), .heap = mem_alloc(bytes)};
+    x->order = mem_alloc(((size_t)p->point_count + 1) * sizeof *x->order);
+    if (!x->rss || !x->heap || !x->order) {
+        together_end(x);
         return -ENOMEM;
     }
-    for (uint32_t i = 0; i < p->process_count; i++) has[i] = 0;
-    for (uint32_t i = 0; i < p->point_count; i++) order[i] = &p->points[i];
-    qsort(order, p->point_count, sizeof *order, together_compare);
+    memset(x->rss, 0, bytes);
+    memset(x->heap, 0, bytes);
+    for (uint32_t i = 0; i < p->point_count; i++) x->order[i] = &p->points[i];
+    qsort(x->order, p->point_count, sizeof *x->order, together_compare);
+    return 0;
+}
+
+static void together_set(together_t *x, uint32_t process, uint64_t rss, uint64_t heap) {
+    x->now.rss_bytes += rss - x->rss[process];
+    x->now.heap_bytes += heap - x->heap[process];
+    x->rss[process] = rss;
+    x->heap[process] = heap;
+}
+
+static const profile_moment_t *together_next(together_t *x, uint32_t i) {
+    const profile_t *p = x->p;
+    const profile_point_t *point = x->order[i];
+    for (uint32_t k = 0; k < p->process_count && p->process_count > 1; k++) {
+        const profile_process_t *one = &p->processes[k];
+        if (x->rss[k] && one->ended && one->end_us < point->t_us) together_set(x, k, 0, 0);
+    }
+    together_set(x, point->process, point->rss_bytes, point->heap_bytes);
+    x->now.t_us = point->t_us;
+    return &x->now;
+}
+
+int profile_together(profile_t *p) {
+    together_t x;
+    if (together_begin(&x, p)) return -ENOMEM;
     for (uint32_t i = 0; i < p->point_count; i++) {
-        const profile_point_t *point = order[i];
-        for (uint32_t k = 0; k < p->process_count && p->process_count > 1; k++) {
-            const profile_process_t *one = &p->processes[k];
-            if (!has[k] || !one->ended || one->end_us >= point->t_us) continue;
-            now -= has[k];
-            has[k] = 0;
-        }
-        now += point->rss_bytes - has[point->process];
-        has[point->process] = point->rss_bytes;
-        if (now > p->together_bytes) {
-            p->together_bytes = now;
-            p->together_us = point->t_us;
+        const profile_moment_t *now = together_next(&x, i);
+        if (now->rss_bytes <= p->together_bytes) continue;
+        p->together_bytes = now->rss_bytes;
+        p->together_us = now->t_us;
+    }
+    together_end(&x);
+    return 0;
+}
+
+int profile_series(const profile_t *p, uint32_t most, profile_series_t *out) {
+    together_t x;
+    *out = (profile_series_t){.at = mem_alloc(((size_t)most + 1) * sizeof *out->at)};
+    if (!out->at || together_begin(&x, p)) {
+        mem_free(out->at);
+        return -ENOMEM;
+    }
+    uint64_t begin = p->point_count ? x.order[0]->t_us : 0, last = UINT64_MAX;
+    uint64_t span = p->point_count ? x.order[p->point_count - 1]->t_us - begin + 1 : 1;
+    for (uint32_t i = 0; i < p->point_count; i++) {
+        const profile_moment_t *now = together_next(&x, i);
+        uint64_t slot = (uint64_t)((double)(now->t_us - begin) / (double)span * most);
+        if (slot != last && out->count < most) {
+            out->at[out->count++] = *now;
+            last = slot;
+        } else if (now->rss_bytes > out->at[out->count - 1].rss_bytes) {
+            out->at[out->count - 1] = *now;
         }
     }
-    mem_free(has);
-    mem_free(order);
+    together_end(&x);
     return 0;
 }

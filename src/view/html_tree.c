@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { PARTS = 2000, FIGURES = 3 };
+enum { PARTS = 2000, NODES_MOST = 20000, MOMENTS_MOST = 2000, FIGURES = 3 };
 static const int figures[FIGURES] = {PROFILE_LIVE, PROFILE_PEAK, PROFILE_TOTAL};
 static const char *const figure_names[FIGURES] = {"live", "peak", "total"};
 
@@ -34,13 +34,25 @@ static void add_up(const profile_t *p, node_t *nodes) {
     }
 }
 
-static uint32_t keep(node_t *nodes, uint32_t count) {
+static uint32_t keep(node_t *nodes, uint32_t count, uint64_t parts) {
     uint32_t kept = 1;
     nodes[0].kept = true;
     for (uint32_t i = 1; i < count; i++) {
+        nodes[i].kept = false;
         for (int f = 0; f < FIGURES && !nodes[i].kept; f++)
-            nodes[i].kept = nodes[i].bytes[f] && nodes[i].bytes[f] >= nodes[0].bytes[f] / PARTS;
+            nodes[i].kept = nodes[i].bytes[f] && nodes[i].bytes[f] >= nodes[0].bytes[f] / parts;
         if (nodes[i].kept) nodes[i].place = kept++;
+    }
+    return kept;
+}
+
+/* Fewer parts where they are deep: a browser draws so many and no more. */
+static uint32_t keep_most(node_t *nodes, uint32_t count, uint64_t *parts) {
+    *parts = PARTS;
+    uint32_t kept = keep(nodes, count, *parts);
+    while (kept > NODES_MOST && *parts > 1) {
+        *parts /= 2;
+        kept = keep(nodes, count, *parts);
     }
     return kept;
 }
@@ -109,7 +121,8 @@ int html_tree(const profile_t *p, json_t *j, err_t *e) {
     node_t *nodes = mem_alloc(count * sizeof *nodes);
     if (nodes) memset(nodes, 0, count * sizeof *nodes);
     if (nodes) add_up(p, nodes);
-    if (!nodes || gather_texts(p, nodes, keep(nodes, count), &texts)) {
+    uint64_t parts = PARTS;
+    if (!nodes || gather_texts(p, nodes, keep_most(nodes, count, &parts), &texts)) {
         mem_free(nodes);
         return err_set(e, -ENOMEM, "no memory for the call tree");
     }
@@ -127,7 +140,7 @@ int html_tree(const profile_t *p, json_t *j, err_t *e) {
             if (nodes[i].kept) json_uint(j, NULL, nodes[i].bytes[f]);
         json_close(j);
     }
-    json_uint(j, "threshold_bytes", nodes[0].bytes[1] / PARTS);
+    json_uint(j, "threshold_bytes", nodes[0].bytes[1] / parts);
     json_close(j);
     mem_free(texts.sorted);
     mem_free(nodes);
@@ -144,15 +157,51 @@ static void event(const profile_event_t *v, json_t *j) {
     json_close(j);
 }
 
+static bool is_told(const profile_event_t *v, uint64_t least_us) {
+    return v->kind != PROFILE_EVENT_GC || v->duration_us >= least_us;
+}
+
+/* A young collection is no event; one of a hundredth of a second may be felt, and of too many the longest. */
 void html_events(const profile_t *p, json_t *j) {
-    uint32_t said = 0;
+    enum { FELT_US = 10000 };
+    uint64_t least_us = FELT_US;
+    uint32_t collections, others = 0, seen = 0;
+    do {
+        collections = others = 0;
+        for (uint32_t i = 0; i < p->event_count; i++) {
+            bool told = is_told(&p->events[i], least_us);
+            collections += told && p->events[i].kind == PROFILE_EVENT_GC;
+            others += p->events[i].kind != PROFILE_EVENT_GC;
+        }
+        if (collections > HTML_EVENTS_MOST / 2) least_us *= 2;
+    } while (collections > HTML_EVENTS_MOST / 2);
+    uint32_t every = others / (HTML_EVENTS_MOST / 2) + 1; /* of too many marks one in so many */
     json_open(j, "events", '[');
-    for (uint32_t i = 0; i < p->event_count && said < HTML_EVENTS_MOST; i++) {
+    for (uint32_t i = 0; i < p->event_count; i++) {
         const profile_event_t *v = &p->events[i];
-        /* A young collection is no event; one of a hundredth of a second may be felt. */
-        if (v->kind == PROFILE_EVENT_GC && v->duration_us < 10000) continue;
-        event(v, j);
-        said++;
+        if (!is_told(v, least_us)) continue;
+        if (v->kind == PROFILE_EVENT_GC || seen++ % every == 0) event(v, j);
     }
     json_close(j);
+}
+
+int html_moments(const profile_t *p, json_t *j, err_t *e) {
+    static const char *const names[] = {"t_s", "rss_bytes", "heap_bytes"};
+    profile_series_t series;
+    if (profile_series(p, MOMENTS_MOST, &series))
+        return err_set(e, -ENOMEM, "no memory for the timeline");
+    json_open(j, "moments", '{');
+    for (int column = 0; column < 3; column++) {
+        json_open(j, names[column], '[');
+        for (uint32_t i = 0; i < series.count; i++) {
+            const profile_moment_t *m = &series.at[i];
+            if (column == 0) json_real(j, NULL, (double)m->t_us / 1e6);
+            if (column == 1) json_uint(j, NULL, m->rss_bytes);
+            if (column == 2) json_uint(j, NULL, m->heap_bytes);
+        }
+        json_close(j);
+    }
+    json_close(j);
+    mem_free(series.at);
+    return 0;
 }

@@ -8,24 +8,21 @@
 /* web/src/data.ts says what the page reads. */
 int report_html(const report_t *r, FILE *file, err_t *e) {
     html_page_t page;
-    profile_t *profile;
     json_t j;
     int status;
     if (!html_page_get(&page))
         return err_set(e, -ENOSYS,
                        "this lowtide was built without its page: install Node.js and build again, "
                        "or use --json");
-    if ((status = profile_build(r->rec, &profile, e))) return status;
     fwrite(page.before, 1, page.before_bytes, file);
     json_init(&j, file);
     j.in_html = j.compact = true;
     json_open(&j, NULL, '{');
     report_json_object(r, &j, "report");
-    if (!(status = html_tree(profile, &j, e))) {
-        html_events(profile, &j);
+    if (!(status = html_tree(r->profile, &j, e)) && !(status = html_moments(r->profile, &j, e))) {
+        html_events(r->profile, &j);
         json_close(&j);
     }
-    profile_free(profile);
     fwrite(page.after, 1, page.after_bytes, file);
     return status;
 }

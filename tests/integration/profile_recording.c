@@ -1,8 +1,9 @@
 /* A recording with a fixed allocation profile, for the tests of what is shown of it.
  *
- *     profile_recording OUT SOURCE [MODE [INTERVAL [SHIFT [MORE [PEAK]]]]]    SOURCE: the file that the frames name;
+ *     profile_recording OUT SOURCE [MODE [INTERVAL [SHIFT [MORE [PEAK [STACKS]]]]]]    SOURCE: the file that the frames name;
  *                       SHIFT: its functions stand so many lines lower; MORE: MiB more that load keeps;
- *                       PEAK: a recording of view_recording, to be nested as the heap at the peak: parse made its rows
+ *                       PEAK: a recording of view_recording, to be nested as the heap at the peak: parse made its rows (- none);
+ *                       STACKS: so many more, and four hours of timeline
  *
  * Two processes, of which the second was killed; app.main calls load (line 3: alive), parse (line 6: only at the peak; by
  * it json.decoder, much made) and spin (line 9: much made, nothing kept), and a library has a little. MODE 1 sampled, 2 exact (default 1, 524288).
@@ -18,7 +19,7 @@
 #define BEGIN(w, name, columns)                                                                    \
     rec_table_begin(w, name, columns, sizeof(columns) / sizeof((columns)[0]))
 
-enum { MIB = 1 << 20 };
+enum { MIB = 1 << 20, GIB = 1 << 30 };
 
 static uint64_t shift, more;
 
@@ -165,11 +166,64 @@ static int nest(rec_writer_t *outer, const char *path, err_t *e) {
     return status;
 }
 
+/* Chains of 40 frames that begin at <module>, of which the n-th has an n-th of the first's at its end. */
+static void many(rec_writer_t *w, uint64_t stacks_more) {
+    enum { DEPTH = 40, FRAMES = 20000, OWN_STACKS = 8, OWN_FRAMES = 7 };
+    static const rec_table_column_t frames[] = {{"kind", REC_VARINT},
+                                                {"function", REC_TEXT},
+                                                {"file", REC_TEXT},
+                                                {"line", REC_VARINT},
+                                                {"source", REC_TEXT}};
+    static const rec_table_column_t stacks[] = {{"parent", REC_VARINT}, {"frame", REC_VARINT}};
+    static const rec_table_column_t cells[] = {
+        {"process", REC_DELTA},     {"stack", REC_DELTA},        {"domain", REC_VARINT},
+        {"live_bytes", REC_VARINT}, {"live_blocks", REC_VARINT}, {"peak_bytes", REC_VARINT},
+        {"total_bytes", REC_VARINT}};
+    static const rec_table_column_t points[] = {{"process", REC_DELTA},
+                                                {"t_us", REC_DELTA},
+                                                {"rss_bytes", REC_VARINT},
+                                                {"heap_bytes", REC_VARINT}};
+    static const rec_table_column_t events[] = {{"process", REC_VARINT},
+                                                {"t_us", REC_DELTA},
+                                                {"kind", REC_VARINT},
+                                                {"duration_us", REC_VARINT},
+                                                {"text", REC_TEXT}};
+    char name[64], file[64];
+    BEGIN(w, "frames", frames);
+    for (uint64_t i = 0; i < FRAMES; i++) {
+        snprintf(name, sizeof name, "function_%u", (unsigned)i);
+        snprintf(file, sizeof file, "/srv/app/module_%u.py", (unsigned)i % 300);
+        frame(w, 1, name, file, i % 1000 + 1, "return do_something_with(what, was, given)");
+    }
+    rec_table_end(w);
+    BEGIN(w, "stacks", stacks);
+    for (uint64_t i = 0; i < stacks_more; i++)
+        NUMBERS(w, i % DEPTH ? OWN_STACKS + i : 1, OWN_FRAMES + i * 7919 % FRAMES);
+    rec_table_end(w);
+    BEGIN(w, "allocations", cells);
+    for (uint64_t i = 0; i < stacks_more; i++)
+        NUMBERS(w, 0, OWN_STACKS + i, 3, i % 3 * 1000, i % 3,
+                (i % DEPTH == DEPTH - 1 ? GIB / (i / DEPTH + 1) : 1000), 5000);
+    rec_table_end(w);
+    BEGIN(w, "timeline", points);
+    for (uint64_t t = 11; t < 4 * 3600; t++)
+        for (uint64_t process = 0; process < 2; process++)
+            NUMBERS(w, process, t * 1000000, (100 + t % 97 + process) * MIB, (t % 89 + 5) * MIB);
+    rec_table_end(w);
+    BEGIN(w, "events", events);
+    for (uint64_t t = 11; t < 4 * 3600; t++) {
+        NUMBERS(w, 0, t * 1000000, t % 60 ? 1 : 2, t % 60 ? t % 50 * 1000 : 0);
+        text(w, t % 60 ? "" : "another minute");
+    }
+    rec_table_end(w);
+}
+
 int main(int argc, char **argv) {
     err_t e;
     rec_writer_t *w;
     if (argc < 3) {
-        fputs("usage: profile_recording OUT SOURCE [MODE [INTERVAL [SHIFT [MORE [PEAK]]]]]\n",
+        fputs("usage: profile_recording OUT SOURCE [MODE [INTERVAL [SHIFT [MORE [PEAK "
+              "[STACKS]]]]]]\n",
               stderr);
         return 2;
     }
@@ -190,7 +244,8 @@ int main(int argc, char **argv) {
     stacks(w, argv[2]);
     allocations(w, mode);
     times(w);
-    int status = argc > 7 ? nest(w, argv[7], &e) : 0;
+    if (argc > 8) many(w, strtoull(argv[8], NULL, 10));
+    int status = argc > 7 && argv[7][0] != '-' ? nest(w, argv[7], &e) : 0;
     if (!status) status = rec_close(w, 0, 0, &e);
     if (status) fprintf(stderr, "%s\n", e.text);
     close(fd);

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from shop import make_shop
@@ -51,5 +52,62 @@ def test_chromium_shows_each_finding_with_its_fix(page, tmp_path, lowtide_exe):
     found = json.loads(report)
     assert found["findings"]
     for finding in found["findings"]:
-        assert finding["fix"] in dom
+        assert finding["fix"][1:] in dom  # its first letter may be a capital
     assert found["heap"]["types"][0]["type"] in dom
+
+
+@pytest.fixture(scope="module")
+def huge(lowtide_exe, tmp_path_factory):
+    """A million stacks and four hours of two processes, with a collection a second."""
+    where = tmp_path_factory.mktemp("huge")
+    words = [where / "huge.tide", "/srv/app/app.py", 1, 524288, 0, 0, "-", 1_000_000]
+    subprocess.run([lowtide_exe.parent / "profile_recording", *map(str, words)], check=True)
+    done = subprocess.run(
+        [lowtide_exe, "report", where / "huge.tide", "--html", where / "huge.html"], capture_output=True, text=True
+    )
+    if "built without its page" in done.stderr:
+        pytest.skip("this build has no page: Node.js was missing")
+    assert (done.returncode, done.stderr) == (0, "")
+    return where / "huge.html"
+
+
+def data_of(path: Path) -> dict[str, Any]:
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', path.read_text(), re.S)
+    assert found is not None
+    data: dict[str, Any] = json.loads(found[1])
+    return data
+
+
+def test_the_page_of_a_huge_recording_is_cut_by_thresholds_that_it_states(huge):
+    assert huge.stat().st_size < 4 << 20
+    data = data_of(huge)
+    tree, moments, events = data["tree"], data["moments"], data["events"]
+    assert 1000 < len(tree["parent"]) <= 20_000
+    assert all(parent < i for i, parent in enumerate(tree["parent"]) if i)
+    assert 1000 < len(moments["t_s"]) <= 2000 and moments["t_s"] == sorted(moments["t_s"])
+    assert len(events) <= 2000 and events[-1]["t_s"] > 3 * 3600
+    # What is folded is still counted: the whole is the sum of the recording.
+    sites = data["report"]["allocations"]["sites"]
+    assert tree["peak"][0] >= sum(site["peak_bytes"] for site in sites)
+    kept = [i for i, name in enumerate(tree["name"]) if tree["texts"][name] == "function_0"]
+    assert kept and all(tree["peak"][i] >= tree["threshold_bytes"] for i in kept)
+
+
+def test_processes_together_are_one_line_over_time(lowtide_exe, tmp_path):
+    subprocess.run([lowtide_exe.parent / "profile_recording", tmp_path / "p.tide", "/srv/app/app.py"], check=True)
+    done = subprocess.run(
+        [lowtide_exe, "report", tmp_path / "p.tide", "--html", tmp_path / "p.html"], capture_output=True, text=True
+    )
+    if "built without its page" in done.stderr:
+        pytest.skip("this build has no page: Node.js was missing")
+    moments = data_of(tmp_path / "p.html")["moments"]
+    assert max(moments["rss_bytes"]) == (293 + 30) << 20
+    at = [moments["rss_bytes"][i] for i, t in enumerate(moments["t_s"]) if t > 9.2]
+    assert set(at) == {92 << 20}  # the second has ended
+
+
+def test_chromium_draws_a_huge_recording(huge, tmp_path):
+    dom = shown(huge, tmp_path / "home")
+    page = html.unescape(dom.split('<script type="application/json"', 1)[0])
+    assert "Lines that make the memory" in page and "function_0" in page
+    assert page.count("<rect") > 100  # frames of the flame graph

@@ -4,6 +4,39 @@ export interface Site {
   file: string;
   line: number;
   function: string;
+  source?: string | null;
+}
+
+/** A line that made memory, and what samples tell of what holds it. */
+export interface MadeSite extends Site {
+  live_bytes: number;
+  live_blocks: number;
+  peak_bytes: number;
+  total_bytes: number;
+  total_blocks: number;
+  error_bytes: number;
+  live_error_bytes: number;
+  total_error_bytes: number;
+  from: Site | null;
+  held_by: string | null;
+  peak_held_by: string | null;
+}
+
+export interface Dominator {
+  path: string;
+  type: string;
+  retained_bytes: number;
+  retained_objects: number;
+}
+
+export interface Process {
+  pid: number;
+  how: string | null;
+  command: string[];
+  begin_s: number;
+  end_s: number | null;
+  exit_status: number | null;
+  peak_rss_bytes: number;
 }
 
 export interface Finding {
@@ -15,6 +48,7 @@ export interface Finding {
   fix: string;
   confidence: string;
   site?: Site | null;
+  held_at_peak?: string | null;
 }
 
 export interface Report {
@@ -36,19 +70,14 @@ export interface Report {
   heap: {
     objects: number;
     types: { type: string; count: number; shallow_bytes: number; retained_bytes: number }[];
-    dominators: { path: string; type: string; retained_bytes: number; retained_objects: number }[];
+    dominators: Dominator[];
   };
+  peak: { t_s: number | null; shallow_bytes: number; dominators: Dominator[] } | null;
+  processes: Process[];
   allocations: {
     mode?: string;
     interval_bytes?: number;
-    sites?: (Site & {
-      live_bytes: number;
-      live_blocks: number;
-      peak_bytes: number;
-      total_bytes: number;
-      total_blocks: number;
-      error_bytes: number;
-    })[];
+    sites?: MadeSite[];
   };
   findings: Finding[];
 }
@@ -77,9 +106,17 @@ export interface Moment {
   text: string;
 }
 
+/** Memory of all processes together, by columns. */
+export interface Moments {
+  t_s: number[];
+  rss_bytes: number[];
+  heap_bytes: number[];
+}
+
 export interface PageData {
   report: Report;
   tree: Tree | null;
+  moments: Moments;
   events: Moment[];
 }
 

@@ -14,7 +14,7 @@ function colorOf(place: string): string {
   const file = place.replace(/:\d+$/, "");
   let hash = 0;
   for (const letter of file) hash = (hash * 31 + letter.charCodeAt(0)) >>> 0;
-  return `hsl(${hash % 360} 45% 72%)`;
+  return `hsl(${hash % 360} 45% ${matchMedia("(prefers-color-scheme: dark)").matches ? 62 : 72}%)`;
 }
 
 interface Frame {
@@ -103,5 +103,18 @@ export function drawFlame(room: HTMLElement, tree: Tree): void {
     else current?.clear();
   });
   bar.append(search);
+  addEventListener("keydown", (key) => {
+    const typing = document.activeElement === search;
+    if (key.key === "/" && !typing) {
+      key.preventDefault();
+      search.focus();
+      search.scrollIntoView({ block: "nearest" });
+    } else if (key.key === "Escape") {
+      (search as HTMLInputElement).value = "";
+      search.blur();
+      current?.clear();
+      current?.resetZoom();
+    }
+  });
   if (metrics[0]) show(metrics[0]);
 }

@@ -1,7 +1,7 @@
 import "./page.css";
-import { readData, type PageData, type Report } from "./data";
+import { readData, type Dominator, type MadeSite, type PageData, type Report, type Site } from "./data";
 import { drawFlame } from "./flame";
-import { bytes, count, element, place, seconds } from "./text";
+import { bytes, commonDirectory, count, element, place, seconds, sentence, short } from "./text";
 import { drawTimeline } from "./timeline";
 
 const ROWS = 50;
@@ -22,29 +22,47 @@ function header(report: Report): HTMLElement[] {
   return [element("h1", {}, title), element("p", { class: "quiet" }, facts.join(" · "))];
 }
 
-function findings(report: Report): HTMLElement[] {
+/** A line of the program: where it is, its function, and its text. */
+function line(site: Site, lead: string, home: string): HTMLElement {
+  const library = short(site.file);
+  const own = library === site.file && site.file.startsWith(home);
+  const file = own ? site.file.slice(home.length) : library;
+  return element(
+    "div",
+    { class: "line", title: place(site.file, site.line) },
+    element("span", { class: "quiet" }, lead),
+    element("span", { class: "where" }, `${place(file, site.line)}  `),
+    element("span", { class: "function" }, site.function),
+    ...(site.source ? [element("code", {}, site.source)] : []),
+  );
+}
+
+function findings(report: Report, home: string): HTMLElement[] {
   if (report.findings.length === 0) return [element("p", {}, "Nothing to change was found.")];
-  return report.findings.map((f) => {
-    const made = f.site ? `made by ${f.site.function} (${place(f.site.file, f.site.line)})` : "";
-    return element(
+  return report.findings.map((f) =>
+    element(
       "div",
       { class: "finding" },
       element("span", { class: "bytes" }, bytes(f.bytes)),
       element(
         "div",
         {},
-        element("p", {}, element("b", {}, f.fix)),
+        element("p", {}, element("b", {}, sentence(f.fix))),
         element("p", { class: "quiet" }, f.title),
-        ...(made ? [element("p", { class: "quiet" }, made)] : []),
+        ...(f.path ? [element("p", { class: "path" }, f.path)] : []),
+        ...(f.held_at_peak
+          ? [element("p", { class: "quiet" }, `held at the peak by ${f.held_at_peak}`)]
+          : []),
+        ...(f.site ? [line(f.site, "made by ", home)] : []),
       ),
-    );
-  });
+    ),
+  );
 }
 
 interface Column<Row> {
   title: string;
-  cell: (row: Row) => string;
-  kind?: "n" | "code";
+  cell: (row: Row) => string | HTMLElement;
+  kind?: "n" | "code" | "block";
 }
 
 /** A heading and a table of at most ROWS rows; nothing where there are no rows. */
@@ -54,7 +72,13 @@ function table<Row>(title: string, rows: Row[], columns: Column<Row>[]): HTMLEle
   const head = element("tr", {}, ...columns.map((c) => element("th", kind(c), c.title)));
   const body = rows
     .slice(0, ROWS)
-    .map((row) => element("tr", {}, ...columns.map((c) => element("td", kind(c), c.cell(row)))));
+    .map((row) =>
+      element(
+        "tr",
+        {},
+        ...columns.map((c) => element("td", { ...kind(c), "data-title": c.title }, c.cell(row))),
+      ),
+    );
   const more =
     rows.length > ROWS ? [element("p", { class: "quiet" }, `and ${count(rows.length - ROWS)} more`)] : [];
   return [
@@ -64,22 +88,63 @@ function table<Row>(title: string, rows: Row[], columns: Column<Row>[]): HTMLEle
   ];
 }
 
-function tables(report: Report): HTMLElement[] {
-  const sites = report.allocations.sites ?? [];
+/** Figures that a few samples cannot tell from nothing say nothing. */
+function told(site: MadeSite): boolean {
+  return (
+    site.error_bytes < site.peak_bytes ||
+    site.live_error_bytes < site.live_bytes ||
+    site.total_error_bytes < site.total_bytes
+  );
+}
+
+function figure(n: number, error: number): string {
+  return n === 0 ? "" : error === 0 ? bytes(n) : `${bytes(n)} ± ${bytes(error)}`;
+}
+
+function madeBy(site: MadeSite, home: string): HTMLElement {
+  const held = site.held_by
+    ? `held by ${site.held_by}`
+    : site.peak_held_by
+      ? `held at the peak by ${site.peak_held_by}`
+      : "";
+  return element(
+    "div",
+    {},
+    line({ ...site, source: site.from ? null : site.source }, "", home),
+    ...(site.from ? [line(site.from, "from ", home)] : []),
+    ...(held ? [element("div", { class: "quiet" }, held)] : []),
+  );
+}
+
+function holders(title: string, dominators: Dominator[]): HTMLElement[] {
+  return table(title, dominators, [
+    { title: "retained", cell: (d) => bytes(d.retained_bytes), kind: "n" },
+    { title: "objects", cell: (d) => count(d.retained_objects), kind: "n" },
+    { title: "path", cell: (d) => d.path, kind: "code" },
+    { title: "type", cell: (d) => d.type, kind: "code" },
+  ]);
+}
+
+function tables(report: Report, home: string): HTMLElement[] {
+  const sites = (report.allocations.sites ?? []).filter(told);
+  const processes = report.processes.length > 1 ? report.processes : [];
   return [
     ...table("Lines that make the memory", sites, [
-      { title: "at the peak", cell: (s) => bytes(s.peak_bytes), kind: "n" },
-      { title: "alive at the end", cell: (s) => bytes(s.live_bytes), kind: "n" },
-      { title: "made in all", cell: (s) => bytes(s.total_bytes), kind: "n" },
-      { title: "±", cell: (s) => (s.error_bytes ? bytes(s.error_bytes) : ""), kind: "n" },
-      { title: "where", cell: (s) => `${s.function}  ${place(s.file, s.line)}`, kind: "code" },
+      { title: "at the peak", cell: (s) => figure(s.peak_bytes, s.error_bytes), kind: "n" },
+      { title: "alive at the end", cell: (s) => figure(s.live_bytes, s.live_error_bytes), kind: "n" },
+      { title: "made in all", cell: (s) => figure(s.total_bytes, s.total_error_bytes), kind: "n" },
+      { title: "line", cell: (s) => madeBy(s, home), kind: "block" },
     ]),
-    ...table("Who holds it", report.heap.dominators, [
-      { title: "retained", cell: (d) => bytes(d.retained_bytes), kind: "n" },
-      { title: "objects", cell: (d) => count(d.retained_objects), kind: "n" },
-      { title: "type", cell: (d) => d.type, kind: "code" },
-      { title: "path", cell: (d) => d.path, kind: "code" },
+    ...table("Processes", processes, [
+      { title: "highest RSS", cell: (p) => bytes(p.peak_rss_bytes), kind: "n" },
+      { title: "pid", cell: (p) => `${p.pid}`, kind: "n" },
+      { title: "from", cell: (p) => seconds(p.begin_s), kind: "n" },
+      { title: "to", cell: (p) => (p.end_s === null ? "" : seconds(p.end_s)), kind: "n" },
+      { title: "exit status", cell: (p) => (p.exit_status === null ? "" : `${p.exit_status}`), kind: "n" },
+      { title: "command", cell: (p) => p.command.join(" "), kind: "code" },
     ]),
+    ...holders("Who holds it", report.heap.dominators),
+    ...holders("Who held it at the peak", report.peak?.dominators ?? []),
     ...table("Types", report.heap.types, [
       { title: "retained", cell: (t) => bytes(t.retained_bytes), kind: "n" },
       { title: "own", cell: (t) => bytes(t.shallow_bytes), kind: "n" },
@@ -96,12 +161,14 @@ function tables(report: Report): HTMLElement[] {
 }
 
 function draw(page: HTMLElement, data: PageData): void {
-  const { report, tree, events } = data;
-  page.replaceChildren(...header(report), element("h2", {}, "What to change"), ...findings(report));
-  if (report.memory.timeline.length > 1) {
+  const { report, tree, moments, events } = data;
+  const own = (report.allocations.sites ?? []).map((site) => site.from?.file ?? site.file);
+  const home = commonDirectory(own);
+  page.replaceChildren(...header(report), element("h2", {}, "What to change"), ...findings(report, home));
+  if (moments.t_s.length > 1) {
     const room = element("div");
     page.append(element("h2", {}, "Memory over time"), room);
-    drawTimeline(room, report.memory.timeline, events);
+    drawTimeline(room, moments, events);
   }
   if (tree && tree.parent.length > 1) {
     const interval = report.allocations.interval_bytes ?? 0;
@@ -112,13 +179,13 @@ function draw(page: HTMLElement, data: PageData): void {
       element(
         "p",
         { class: "quiet" },
-        `${how}; below ${bytes(tree.threshold_bytes)} folded into the caller; click to zoom`,
+        `${how}; below ${bytes(tree.threshold_bytes)} folded into the caller. Click to zoom, / finds, Esc shows all again`,
       ),
       room,
     );
     drawFlame(room, tree);
   }
-  page.append(...tables(report));
+  page.append(...tables(report, home));
 }
 
 const page = document.getElementById("page");

@@ -27,6 +27,30 @@ export function place(file: string, line: number): string {
   return line > 0 ? `${file}:${line}` : file;
 }
 
+const ROOTS = /^.*\/(?:site-packages|dist-packages|lib(?:64)?\/python3[^/]*)\//;
+
+/** Without the directory that all libraries share. */
+export function short(file: string): string {
+  return file.replace(ROOTS, "");
+}
+
+/** The directory that the program's own files share, to be left out. */
+export function commonDirectory(files: string[]): string {
+  const own = files.filter((file) => file.startsWith("/") && !ROOTS.test(file));
+  if (own.length === 0) return "";
+  let common = own[0]?.slice(0, own[0].lastIndexOf("/") + 1) ?? "";
+  for (const file of own)
+    while (!file.startsWith(common)) common = common.slice(0, common.lastIndexOf("/", common.length - 2) + 1);
+  return common.length > 1 ? common : "";
+}
+
+/** "make it small" → "Make it small"; what begins with a name or with Python stays. */
+export function sentence(text: string): string {
+  return /^[a-z]+ /.test(text) && !text.startsWith("del ")
+    ? text.charAt(0).toUpperCase() + text.slice(1)
+    : text;
+}
+
 type Child = Node | string;
 
 /** An element with its attributes and children; texts are never read as HTML. */

@@ -1,6 +1,6 @@
 import uPlot from "uplot";
 import "uplot/dist/uPlot.min.css";
-import type { Moment, Report } from "./data";
+import type { Moment, Moments } from "./data";
 import { bytes, seconds } from "./text";
 
 const HEIGHT = 220;
@@ -8,11 +8,7 @@ const HEIGHT = 220;
 const STEPS = Array.from({ length: 44 }, (_, i) => 2 ** i);
 
 /** Draws resident memory and heap over time, with a line at each mark and a dot at each collection worth seeing. */
-export function drawTimeline(
-  room: HTMLElement,
-  timeline: Report["memory"]["timeline"],
-  events: Moment[],
-): void {
+export function drawTimeline(room: HTMLElement, moments: Moments, events: Moment[]): void {
   const style = getComputedStyle(document.documentElement);
   const ink = style.getPropertyValue("--ink");
   const grid = { stroke: style.getPropertyValue("--line"), width: 1 };
@@ -24,13 +20,17 @@ export function drawTimeline(
         ctx.font = `${12 * devicePixelRatio}px sans-serif`;
         ctx.textAlign = "left";
         ctx.fillStyle = ctx.strokeStyle = ink;
+        let labelled = -Infinity; // where the last text ends: none is drawn over another
         for (const event of events) {
           const x = Math.round(u.valToPos(event.t_s, "x", true));
           if (x < bbox.left || x > bbox.left + bbox.width) continue;
           const isMark = event.kind === "mark";
           ctx.globalAlpha = isMark ? 0.8 : 0.25;
           ctx.fillRect(x, bbox.top, devicePixelRatio, isMark ? bbox.height : 6 * devicePixelRatio);
-          if (isMark) ctx.fillText(event.text, x + 4 * devicePixelRatio, bbox.top + 14 * devicePixelRatio);
+          const at = x + 4 * devicePixelRatio;
+          if (!isMark || at < labelled) continue;
+          ctx.fillText(event.text, at, bbox.top + 14 * devicePixelRatio);
+          labelled = at + ctx.measureText(event.text).width + 8 * devicePixelRatio;
         }
         ctx.restore();
       },
@@ -53,7 +53,7 @@ export function drawTimeline(
       ],
       plugins: [marks],
     },
-    [timeline.map((p) => p.t_s), timeline.map((p) => p.rss_bytes), timeline.map((p) => p.heap_bytes)],
+    [moments.t_s, moments.rss_bytes, moments.heap_bytes],
     room,
   );
   addEventListener("resize", () => plot.setSize({ width: room.clientWidth, height: HEIGHT }));
