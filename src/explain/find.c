@@ -1,5 +1,6 @@
 /* From words to objects: a path as Python writes it, the name of a type, an address. */
 #include "explain/find_local.h"
+#include "explain/find_near.h"
 #include "explain/literal.h"
 #include "explain/names.h"
 #include "explain/path.h"
@@ -197,7 +198,22 @@ static int find_start(find_t *f) {
     return status == -ENOENT ? find_name(f) : status;
 }
 
+/* The dict that a functools.lru_cache keeps its answers in. */
+static int find_lru_cache(find_t *f) {
+    lowtide_object o;
+    int status = model_read(f->m, f->id, &o, f->e);
+    if (status) return status;
+    for (uint32_t k = lowtide_shape_at(f->m->rec, o.shape)->fixed_count; k < o.edge_count; k++) {
+        if (o.edges[k] == LOWTIDE_NONE || strcmp(model_type_name(f->m, o.edges[k]), "dict") != 0)
+            continue;
+        f->id = o.edges[k];
+        return 0;
+    }
+    return -ENOENT;
+}
+
 static int find_path(find_t *f) {
+    static const char cache[] = "'s lru_cache";
     int status = find_start(f);
     while (!status && f->at < f->end) {
         if (*f->at == '.') {
@@ -211,6 +227,10 @@ static int find_path(find_t *f) {
             if (!end) return -ENOENT;
             f->at = end + 1;
             status = find_item(f, key, (size_t)(end - key));
+        } else if ((size_t)(f->end - f->at) >= sizeof cache - 1 &&
+                   memcmp(f->at, cache, sizeof cache - 1) == 0) {
+            f->at += sizeof cache - 1;
+            status = find_lru_cache(f);
         } else {
             return -ENOENT;
         }
@@ -275,24 +295,6 @@ static int find_one(uint32_t id, model_found_t *out, err_t *e) {
     return 0;
 }
 
-/* Says what is not there, and what comes near: a type whose name begins so. */
-static int find_nothing(const model_t *m, const char *what, err_t *e) {
-    size_t bytes = strlen(what);
-    const char *last = strrchr(what, '.');
-    const char *word = last && last[1] ? last + 1 : what;
-    for (uint32_t i = 0; i < m->type_count && bytes > 2; i++) {
-        const char *dot = strrchr(m->types[i].name, '.');
-        if (strncasecmp(dot ? dot + 1 : m->types[i].name, word, strlen(word)) != 0) continue;
-        return err_set(e, -ENOENT,
-                       "nothing is called %s in this recording; a type that comes near: %s", what,
-                       m->types[i].name);
-    }
-    return err_set(e, -ENOENT,
-                   "nothing is called %s in this recording; name a path (app.cache['k'][0]), a "
-                   "type or an address",
-                   what);
-}
-
 int model_find(const model_t *m, const char *what, model_found_t *out, err_t *e) {
     uint32_t id, type;
     char *stop;
@@ -314,7 +316,7 @@ int model_find(const model_t *m, const char *what, model_found_t *out, err_t *e)
     if (status && status != -ENOENT) return status;
     if (is_type && (status || f.id == m->types[type].type_id))
         return find_instances(m, type, out, e);
-    return status ? find_nothing(m, what, e) : find_one(f.id, out, e);
+    return status ? find_near(m, what, e) : find_one(f.id, out, e);
 }
 
 void model_found_free(model_found_t *found) {

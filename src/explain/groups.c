@@ -3,6 +3,7 @@
  */
 #include "explain/names.h"
 #include "explain/path.h"
+#include "explain/task.h"
 
 #include "base/map.h"
 #include "base/mem.h"
@@ -40,23 +41,9 @@ static int groups_add(groups_t *g, const char *name, size_t bytes, uint32_t id) 
     return 0;
 }
 
-/* A task's name is a str that it refers to ("Task-7"). */
 static int groups_task_name(groups_t *g, uint32_t id, strbuf_t *name) {
-    lowtide_object o;
-    int status = model_read(g->m, id, &o, g->e);
-    uint32_t targets[64], count = 0;
-    for (uint32_t k = 0; !status && k < o.edge_count && count < 64; k++) {
-        if (o.edges[k] != LOWTIDE_NONE) targets[count++] = o.edges[k];
-    }
-    for (uint32_t k = 0; k < count && !status; k++) {
-        status = model_read(g->m, targets[k], &o, g->e);
-        if (status || o.value.kind != LOWTIDE_VALUE_STR) continue;
-        strbuf_puts(name, "task ");
-        strbuf_put(name, o.value.text, o.value.text_bytes);
-        return 0;
-    }
-    strbuf_puts(name, "task");
-    return status;
+    strbuf_puts(name, "task ");
+    return task_put_name(g->m, id, name, g->e);
 }
 
 static int groups_name(groups_t *g, uint32_t id, strbuf_t *name) {
@@ -118,12 +105,8 @@ static uint32_t groups_key(const groups_t *g, uint32_t id) {
                                                                                 : LOWTIDE_NONE;
     case MODEL_BY_THREAD:
         return shape->kind == LOWTIDE_SHAPE_THREAD ? id : LOWTIDE_NONE;
-    default: {
-        const char *name = m->types[m->type_of_shape[m->g.shape[id]]].name;
-        return strcmp(name, "_asyncio.Task") == 0 || strcmp(name, "asyncio.tasks.Task") == 0
-                   ? id
-                   : LOWTIDE_NONE;
-    }
+    default:
+        return task_is(m, id) ? id : LOWTIDE_NONE;
     }
 }
 

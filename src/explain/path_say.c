@@ -1,6 +1,7 @@
 #include "explain/literal.h"
 #include "explain/names.h"
 #include "explain/path.h"
+#include "explain/task.h"
 
 #include <errno.h>
 #include <string.h>
@@ -23,6 +24,7 @@ typedef struct say {
     bool expression;
     uint32_t owner;
     size_t thread_end; /* frames are put behind the name of their thread */
+    uint32_t local;    /* what a frame's local is, while the path is there */
     err_t *e;
 } say_t;
 
@@ -181,6 +183,53 @@ static int say_closure(say_t *s, uint32_t function) {
     return status;
 }
 
+static int say_suspended(say_t *s, uint32_t id) {
+    say_step(s, "");
+    return suspended_put_name(s->m, id, s->out, s->e);
+}
+
+/* From a task to what it runs or has: whoever holds the task matters less than its name. */
+static int say_from_task(say_t *s, uint32_t task, uint32_t to) {
+    strbuf_t name = {0};
+    int status = task_put_name(s->m, task, &name, s->e);
+    if (!status && name.count > 0) {
+        strbuf_clear(s->out);
+        say_step(s, s->style == PATH_SHAPE ? "task …" : "task ");
+        if (s->style == PATH_EXACT) literal_put_str(s->out, strbuf_text(&name), name.count, true);
+        s->thread_end = s->out->count;
+    }
+    strbuf_free(&name);
+    if (status) return status;
+    if (suspended_is(s->m, to)) return say_suspended(s, to);
+    say_step(s, "reference");
+    return 0;
+}
+
+/* A local of a function that is suspended. One that a frame of its event loop holds stands for itself. */
+static int say_suspended_local(say_t *s, uint32_t from, const char *name) {
+    int status = 0;
+    if (from == s->local && s->thread_end > 0) {
+        s->out->count = s->thread_end;
+        if (s->out->at) s->out->at[s->out->count] = 0;
+        status = say_suspended(s, from);
+    }
+    say_step(s, name);
+    return status;
+}
+
+/* References that only tp_traverse tells of. */
+static int say_told(say_t *s, uint32_t from, uint32_t to) {
+    if (task_is(s->m, from)) return say_from_task(s, from, to);
+    if (strcmp(model_type_name(s->m, from), "functools._lru_cache_wrapper") == 0 &&
+        strcmp(model_type_name(s->m, to), "dict") == 0) {
+        strbuf_puts(s->out, "'s lru_cache");
+        s->expression = false;
+        return 0;
+    }
+    say_step(s, "reference");
+    return 0;
+}
+
 /* From the object at hand along a reference. */
 static int say_from_value(say_t *s, uint32_t from, uint32_t to, const path_edge_t *edge) {
     const char *name = lowtide_string(s->m->rec, edge->label.name);
@@ -212,6 +261,7 @@ static int say_from_value(say_t *s, uint32_t from, uint32_t to, const path_edge_
         name = "element";
         break;
     case LOWTIDE_STACK:
+        if (suspended_is(s->m, from) && suspended_is(s->m, to)) return say_suspended(s, to);
         name = "evaluation stack";
         break;
     case LOWTIDE_CELL:
@@ -219,11 +269,12 @@ static int say_from_value(say_t *s, uint32_t from, uint32_t to, const path_edge_
         strbuf_puts(s->out, ".cell_contents");
         return 0;
     case LOWTIDE_LOCAL:
+        if (suspended_is(s->m, from)) return say_suspended_local(s, from, name);
+        break;
     case LOWTIDE_ROOT:
         break;
     default:
-        name = "reference";
-        break;
+        return say_told(s, from, to);
     }
     say_step(s, name);
     return 0;
@@ -290,6 +341,7 @@ static int say_from_root(say_t *s, uint32_t from, uint32_t to, const path_edge_t
     s->expression = false;
     if (s->out->count == 0)
         say_step(s, lowtide_string(s->m->rec, model_shape_of(s->m, from)->name));
+    if (edge->label.kind == LOWTIDE_LOCAL) s->local = to;
     return say_from_value(s, from, to, edge);
 }
 
@@ -327,6 +379,7 @@ int path_say(const model_t *m, const uint32_t *nodes, size_t count, int style, s
                .style = style,
                .state = SAY_ROOT,
                .expression = style == PATH_EXACT,
+               .local = LOWTIDE_NONE,
                .e = e};
     size_t i = 1;
     int status = 0;
@@ -353,7 +406,8 @@ int path_say(const model_t *m, const uint32_t *nodes, size_t count, int style, s
 }
 
 int path_say_from(const model_t *m, const uint32_t *nodes, size_t count, strbuf_t *out, err_t *e) {
-    say_t s = {.m = m, .out = out, .style = PATH_SHAPE, .state = SAY_VALUE, .e = e};
+    say_t s = {
+        .m = m, .out = out, .style = PATH_SHAPE, .state = SAY_VALUE, .local = LOWTIDE_NONE, .e = e};
     int status = 0;
     strbuf_puts(out, model_type_name(m, nodes[0]));
     for (size_t i = 1; i < count && !status; i++)

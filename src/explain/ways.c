@@ -155,6 +155,14 @@ static bool why_same(const model_path_t *path, const path_ids_t *nodes) {
            memcmp(path->nodes, nodes->at, nodes->count * sizeof *nodes->at) == 0;
 }
 
+/* Different ways to one task are said alike: by its name. */
+static bool why_said(const model_paths_t *out, const model_path_t *path) {
+    for (uint32_t i = 0; i < out->count; i++) {
+        if (strcmp(out->paths[i].text, path->text) == 0) return true;
+    }
+    return false;
+}
+
 static int why_collect(why_t *w, uint32_t max, model_paths_t *out) {
     while (!out->more && w->round < WHY_ROUNDS_MAX) {
         int status = why_search(w);
@@ -168,7 +176,10 @@ static int why_collect(why_t *w, uint32_t max, model_paths_t *out) {
             return 0;
         }
         if ((status = path_finish(w->m, &w->nodes, &out->paths[out->count], w->e))) return status;
-        out->count++;
+        if (why_said(out, &out->paths[out->count]))
+            model_path_free(&out->paths[out->count]);
+        else
+            out->count++;
         if (w->nodes.at[0] >= w->m->g.n) return 0; /* C code comes last */
         if (why_block(w)) return err_set(w->e, -ENOMEM, "no memory for a path");
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -351,3 +352,70 @@ def test_without_values_everything_works_with_less_text(record: Record, lowtide:
     assert "cache" in said
     assert not any("secret" in path or "hidden" in path for path in said)
     assert lowtide("report", tide).status == 0
+
+
+TASKS = """
+import asyncio, functools, sys
+@functools.lru_cache(maxsize=None)
+def lookup(n):
+    return [n] * 40
+async def fetch():
+    body = [str(i) * 9 for i in range(3000)]
+    await asyncio.sleep(3600)
+async def crawl(n):
+    rows = [str(i) * 9 for i in range(3000)]
+    await fetch()
+async def main():
+    seen = [str(i) * 9 for i in range(3000)]
+    tasks = [asyncio.create_task(crawl(i), name=f"worker-{i}") for i in range(3)]
+    tasks.append(asyncio.create_task(crawl(9)))
+    for i in range(40_000): lookup(i)
+    await asyncio.sleep(0.05)
+    end = asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+    print("ready", flush=True)
+    await end
+    for task in tasks: task.cancel()
+asyncio.run(main())
+"""
+
+
+def test_what_tasks_and_caches_hold_is_said_by_their_names(
+    target_python: Python, spawn: Spawn, lowtide: Lowtide, tmp_path: Path
+) -> None:
+    target = spawn(target_python, TASKS)
+    file = tmp_path / "t.tide"
+    assert lowtide("dump", target.pid, "-o", file).status == 0
+    paths = {
+        "task 'worker-1' > crawl() > rows": "list",
+        "task 'worker-1' > crawl() > fetch() > body": "list",
+        "thread MainThread > main() > seen": "list",
+        "lookup's lru_cache": "dict",
+    }
+    for path, kind in paths.items():
+        why = json.loads(lowtide("why", file, path, "--json").stdout)
+        assert (why["type"], why["paths"][0]["path"]) == (kind, path)
+    assert "task … > crawl() > rows" in lowtide("why", file, "list", "--paths", "200").stdout
+    unnamed = lowtide("sql", file, "select path from paths where path like 'task ''Task-% > crawl() > rows'")
+    assert len(unnamed.stdout.splitlines()) == 2
+    finding = json.loads(lowtide("report", file, "--json").stdout)["findings"][0]
+    assert (finding["kind"], finding["path"]) == ("leak-suspect", "lookup's lru_cache")
+    assert "@functools.lru_cache(maxsize=" in finding["fix"]
+    assert target.finish()[0] == 0
+
+
+def test_a_name_that_is_not_there_is_answered_by_what_comes_near(
+    this_python: Python, spawn: Spawn, lowtide: Lowtide, tmp_path: Path
+) -> None:
+    target = spawn(this_python, "import logging.handlers\nhandlers_by_name = {}")
+    file = tmp_path / "t.tide"
+    assert lowtide("dump", target.pid, "-o", file).status == 0
+    for asked, near in {
+        "handlers_by_nam": "handlers_by_name",
+        "main.Handlers_By_Name['x']": "handlers_by_name",
+        "MemoryHandlr": "logging.handlers.MemoryHandler",
+        "app.MemoryHandler": "logging.handlers.MemoryHandler",
+    }.items():
+        done = lowtide("why", file, asked)
+        assert (done.status, done.stderr.count("\n")) == (1, 1)
+        assert done.stderr.endswith(f"what comes near: {near}\n")
+    assert target.finish()[0] == 0

@@ -135,7 +135,7 @@ static int suspect_report(suspect_t *s, uint32_t place, const suspect_view_t *vi
     x->type = (char *)model_type_name(m, id);
     int status = path_text(m, id, PATH_EXACT, &f->out->memory, &x->path, &x->expression, f->e);
     if (status) return status;
-    bool local = strncmp(x->path, "thread ", 7) == 0;
+    bool local = strncmp(x->path, "thread ", 7) == 0 || strncmp(x->path, "task ", 5) == 0;
     unsigned share = (unsigned)(bytes * 100 / (findings_heap(m) ? findings_heap(m) : 1));
     bool alone = view->type == UINT32_MAX; /* an array: big by itself */
     findings_bytes(bytes, size);
@@ -144,9 +144,17 @@ static int suspect_report(suspect_t *s, uint32_t place, const suspect_view_t *vi
                      : findings_text(f, "%s (%s) has gathered %s %s: %s, %u %% of the heap",
                                      x->path, x->type, findings_count(view->type_count, number),
                                      m->types[view->type].name, size, share);
+    static const char lru[] = "'s lru_cache";
+    size_t length = strlen(x->path), lru_bytes = sizeof lru - 1;
+    bool cache = length > lru_bytes && strcmp(x->path + length - lru_bytes, lru) == 0;
     const char *name = strrchr(x->path, '>'); /* of a local: behind its thread and function */
     x->fix =
-        local && name
+        cache ? findings_text(
+                    f,
+                    "give %.*s a bound, or a lower one: @functools.lru_cache(maxsize=1000), or "
+                    "in bytes: @lowtide.cache(max_bytes=\"64MiB\")",
+                    (int)(length - lru_bytes), x->path)
+        : local && name
             ? findings_text(f, "del%s once it has been used, or work through the data in parts",
                             name + 1)
         : alone
