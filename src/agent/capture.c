@@ -7,6 +7,7 @@
 #include "agent/gil.h"
 #include "agent/heap/heap.h"
 #include "agent/ledger/ledger.h"
+#include "agent/resources/resources.h"
 #include "base/mem.h"
 #include "format/rec_table.h"
 
@@ -39,8 +40,10 @@ typedef struct work {
     int64_t held_us;     /* when the program stopped */
     int64_t deadline_us; /* of a walk in place */
     err_t error;
-    uint32_t self; /* the program's PID, for its child */
+    uint32_t self;      /* the program's PID, for its child */
+    uint64_t agent_tid; /* of the thread that captures, where it is the agent's own; else 0 */
     ledger_t ledger;
+    resources_t resources;
 } work_t;
 
 static int64_t now_us(void) {
@@ -149,6 +152,22 @@ static void write_heaps(const ledger_heaps_t *heaps, rec_writer_t *w) {
     rec_table_end(w);
 }
 
+/* What was open at a peak is no answer to what the memory was for. */
+static void look_at_descriptors(void *arg) {
+    work_t *work = arg;
+    if (work->c->leave) return;
+    /* An agent's own thread may have a table of its own. */
+    uint32_t of = work->agent_tid ? work->self : 0;
+    resources_read_descriptors(&work->resources, of, work->fd, work->c->peer);
+}
+
+static void write_resources(work_t *work, rec_writer_t *w, uint32_t of) {
+    if (work->c->leave) return;
+    resources_read_threads(&work->resources, work->c->rt, of, work->agent_tid);
+    resources_write(&work->resources, w);
+    resources_free(&work->resources);
+}
+
 static int tick_in_place(void *arg, uint64_t objects) {
     const work_t *work = arg;
     (void)objects;
@@ -173,7 +192,9 @@ static void record(work_t *work, bool in_place, ctl_result_t *r) {
                               .hide_tid = c->join ? (uint64_t)gettid() : 0,
                               .tick = in_place ? tick_in_place : NULL,
                               .tick_arg = work,
-                              .known = alloc_may_know};
+                              .known = alloc_may_know,
+                              .handle = c->leave ? NULL : resources_handle,
+                              .handle_arg = &work->resources};
     heap_stats_t stats = {0};
     rec_writer_t *w;
     err_t e = {{0}};
@@ -182,6 +203,7 @@ static void record(work_t *work, bool in_place, ctl_result_t *r) {
     int status = rec_open(&w, work->fd, 0, work->facts.captured_ns, &e);
     if (!status) {
         write_meta(work, w, in_place, r->pause_us);
+        if (in_place) look_at_descriptors(work);
         read_ledger(work, in_place);
         status = heap_capture(c->rt, &options, w, &stats, &e);
         r->walk_us = (uint64_t)(now_us() - began);
@@ -198,6 +220,7 @@ static void record(work_t *work, bool in_place, ctl_result_t *r) {
         write_arenas(&work->ledger.pools.books, w);
         write_heaps(&work->ledger.heaps, w);
         ledger_free(&work->ledger);
+        write_resources(work, w, in_place ? 0 : work->self);
         int closed = rec_close(w, stats.reached, stats.skipped, &closing);
         if (closed && (!status || unwritten)) {
             status = closed;
@@ -339,7 +362,7 @@ static int capture_held(work_t *work, ctl_result_t *out, pid_t *child) {
     if (status) return fail(out, status, &work->error);
     status = fork_unwanted(c, &work->error);
     if (!status) {
-        *child = child_start(child_main, work, work->fd, c->peer);
+        *child = child_start(look_at_descriptors, child_main, work, work->fd, c->peer);
         if (*child >= 0) {
             out->mode = CTL_MODE_FORK;
             return 0;
@@ -366,6 +389,7 @@ int capture_run(const capture_t *c, ctl_result_t *out) {
         work->c = c;
         work->outcome = outcome;
         work->self = (uint32_t)getpid();
+        work->agent_tid = c->hold ? (uint64_t)gettid() : 0;
         /* Asks the loader, which a child must not. */
         status = ledger_prepare(&work->ledger, c->rt, &e);
         int64_t began = now_us();

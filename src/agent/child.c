@@ -72,6 +72,17 @@ static void be_modest(void) {
     prctl(PR_SET_NAME, "lowtide");
 }
 
+/* What the program may not have for itself is there for its copy: the walk's tables, and pages that the program writes on. */
+static void raise_limits(void) {
+    const int kinds[] = {RLIMIT_DATA, RLIMIT_AS};
+    struct rlimit limit;
+    for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
+        if (getrlimit((__rlimit_resource_t)kinds[i], &limit)) continue;
+        limit.rlim_cur = limit.rlim_max;
+        setrlimit((__rlimit_resource_t)kinds[i], &limit);
+    }
+}
+
 /* While the parent lives it watches for a CANCEL. When it has died, nobody does but this. */
 static void on_watch(int signal) {
     (void)signal;
@@ -104,7 +115,7 @@ void child_leave(void) {
     if (report_to >= 0) watch_start(); /* timers are not inherited */
 }
 
-pid_t child_start(void (*work)(void *arg), void *arg, int keep, int peer) {
+pid_t child_start(void (*look)(void *arg), void (*work)(void *arg), void *arg, int keep, int peer) {
     sigset_t all, before;
     sigfillset(&all);
     /* So that no handler of the target runs in the child before its signals are reset. */
@@ -119,6 +130,8 @@ pid_t child_start(void (*work)(void *arg), void *arg, int keep, int peer) {
     }
     parent = self;
     report_to = peer;
+    raise_limits();
+    if (look) look(arg);
     close_all_but(keep, peer);
     signals_reset();
     be_modest();

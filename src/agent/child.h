@@ -11,8 +11,9 @@
 #include <sys/types.h>
 
 /* Clones with exit signal 0 and runs work(arg) in the child, which then ends. Returns the child's PID, to be reaped with
- * __WALL, or a negative errno. Every descriptor but keep and peer (either may be -1) is closed in the child. */
-pid_t child_start(void (*work)(void *arg), void *arg, int keep, int peer);
+ * __WALL, or a negative errno. Every descriptor but keep and peer (either may be -1) is closed in the child, after look(arg) has
+ * seen them (NULL: nobody looks). Its soft limits on memory are raised to the hard ones: a walk needs tables of its own. */
+pid_t child_start(void (*look)(void *arg), void (*work)(void *arg), void *arg, int keep, int peer);
 
 /* In the child, first of all: goes on in a child of its own, that nobody has to reap; the first one ends, with 0 where that
  * went well. */

@@ -158,7 +158,8 @@ static void on_fork(void) {
 static void start_profile(int sock) {
     alloc_options_t o = {.mode = profile.mode,
                          .interval_bytes = profile.interval_bytes,
-                         .native = profile.flags & CTL_PROFILE_NATIVE};
+                         .native = profile.flags & CTL_PROFILE_NATIVE,
+                         .opens = true};
     int region;
     err_t e;
     peak_begin(&runtime, dial_at_peak);

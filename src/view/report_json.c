@@ -1,5 +1,6 @@
 #define _GNU_SOURCE
 #include "view/profile_view.h"
+#include "view/report_resources.h"
 #include "view/report_view.h"
 
 #include <string.h>
@@ -227,8 +228,7 @@ void report_json_object(const report_t *r, json_t *j, const char *key) {
     heap_json(r, j);
     peak_json(r, j);
     profile_json(r, j);
-    json_open(j, "resources", '[');
-    json_close(j);
+    resources_json(r, j);
     view_findings_json(&r->findings, j);
     json_close(j);
 }

@@ -1,5 +1,6 @@
 #define _GNU_SOURCE
 #include "view/profile_view.h"
+#include "view/report_resources.h"
 #include "view/report_view.h"
 #include "view/units.h"
 
@@ -480,5 +481,6 @@ void report_text(const report_t *r, const screen_t *s) {
     types_text(r, s);
     dominators_text(r, s);
     groups_text(r, s);
+    resources_text(r, s);
     garbage_text(r, s);
 }

@@ -53,6 +53,7 @@ int report_build(const model_t *m, const report_options_t *options, report_t *ou
     err_t damaged; /* a peak that cannot be explained is left out */
     if (!status && out->profile->peak) model_build(out->profile->peak, &out->peak, &damaged);
     if (!status) status = profile_join(out->profile, m, out->peak, e);
+    if (!status) status = model_resources(m, out->profile, &out->resources, e);
     if (!status) status = model_findings(m, &out->findings, e);
     if (!status) status = profile_findings(out->profile, m, out->peak, &out->findings, e);
     /* A line that holds less than a thousandth is no answer to where the memory went. */
@@ -74,6 +75,7 @@ void report_free(report_t *r) {
     model_free(r->peak);
     profile_free(r->profile);
     model_findings_free(&r->findings);
+    model_resources_free(&r->resources);
     model_dominators_free(&r->dominators);
     model_cycles_free(&r->cycles);
     model_pins_free(&r->pins);

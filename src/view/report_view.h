@@ -11,6 +11,7 @@
 
 #include "explain/model.h"
 #include "explain/model_pins.h"
+#include "explain/open_resources.h"
 #include "explain/profile.h"
 #include "view/json.h"
 #include "view/screen.h"
@@ -52,6 +53,7 @@ typedef struct report {
     model_cycles_t cycles;
     model_pins_t pins;
     model_findings_t findings;
+    model_resources_t resources;
     model_groups_t groups;
 } report_t;
 

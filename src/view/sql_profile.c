@@ -199,7 +199,8 @@ const sql_table_t sql_profile_tables[] = {
      {
          {"kind", "TEXT", "file, socket, thread, ...", 0, 0},
          {"name", "TEXT", "of the file, thread ...", 0, 0},
-         {"descriptor", "INTEGER", "its file descriptor", 0, 0},
+         {"note", "TEXT", "deleted, listening, daemon, ended ...", 0, 0},
+         {"descriptor", "INTEGER", "file descriptor, PID or TID; -1: none", 0, 0},
          {"file", "TEXT", "where it was opened", 0, 0},
          {"line", "INTEGER", "in that file", 0, 0},
          {"function", "TEXT", "that opened it", 0, 0},

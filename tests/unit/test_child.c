@@ -69,7 +69,7 @@ static void the_child_has_the_two_descriptors_alone_and_bothers_nobody(void **st
     signal(SIGUSR1, on_child);
     int nice = getpriority(PRIO_PROCESS, 0);
     int keep = fcntl(1, F_DUPFD, 20), peer = fcntl(1, F_DUPFD, 10), other = fcntl(1, F_DUPFD, 30);
-    reap(child_start(look_around, s, keep, peer));
+    reap(child_start(NULL, look_around, s, keep, peer));
     for (int fd = 0; fd < WORDS; fd++) assert_int_equal(s->open[fd], fd == keep || fd == peer);
     assert_int_equal(s->score, 1000);
     assert_true(s->core.rlim_cur <= 1);
@@ -87,7 +87,7 @@ static void the_program_neither_hears_of_it_nor_sees_it(void **state) {
     (void)state;
     heard = 0;
     signal(SIGCHLD, on_child);
-    pid_t child = child_start(nothing, NULL, -1, -1);
+    pid_t child = child_start(NULL, nothing, NULL, -1, -1);
     assert_true(child > 0);
     usleep(100000);
     assert_int_equal(waitpid(-1, NULL, WNOHANG), -1);
@@ -95,7 +95,7 @@ static void the_program_neither_hears_of_it_nor_sees_it(void **state) {
     assert_int_equal(heard, 0);
     signal(SIGCHLD, SIG_IGN);
     reap(child);
-    reap(child_start(nothing, NULL, -1, -1));
+    reap(child_start(NULL, nothing, NULL, -1, -1));
     signal(SIGCHLD, SIG_DFL);
 }
 
@@ -105,11 +105,47 @@ static void the_mask_of_the_caller_is_as_before(void **state) {
     sigemptyset(&before);
     sigaddset(&before, SIGUSR2);
     sigprocmask(SIG_SETMASK, &before, NULL);
-    reap(child_start(nothing, NULL, -1, -1));
+    reap(child_start(NULL, nothing, NULL, -1, -1));
     sigprocmask(SIG_SETMASK, NULL, &after);
     assert_true(sigismember(&after, SIGUSR2) && !sigismember(&after, SIGUSR1));
     sigemptyset(&before);
     sigprocmask(SIG_SETMASK, &before, NULL);
+}
+
+typedef struct seen {
+    int looked_at;
+    bool open_then, open_later;
+    rlim_t data;
+} seen_t;
+
+static void look(void *arg) {
+    seen_t *s = arg;
+    s->open_then = fcntl(s->looked_at, F_GETFD) >= 0;
+}
+
+static void work_later(void *arg) {
+    seen_t *s = arg;
+    struct rlimit limit;
+    s->open_later = fcntl(s->looked_at, F_GETFD) >= 0;
+    if (getrlimit(RLIMIT_DATA, &limit) == 0) s->data = limit.rlim_cur;
+}
+
+static void
+it_may_look_at_descriptors_before_they_go_and_has_memory_up_to_the_hard_limit(void **state) {
+    (void)state;
+    seen_t *s = mmap(NULL, sizeof *s, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    struct rlimit before, low;
+    assert_true(s != MAP_FAILED);
+    assert_int_equal(getrlimit(RLIMIT_DATA, &before), 0);
+    s->looked_at = fcntl(1, F_DUPFD, 20);
+    low = (struct rlimit){(rlim_t)1 << 30, before.rlim_max};
+    assert_int_equal(setrlimit(RLIMIT_DATA, &low), 0);
+    reap(child_start(look, work_later, s, -1, -1));
+    setrlimit(RLIMIT_DATA, &before);
+    assert_true(s->open_then && !s->open_later);
+    assert_true(s->data == before.rlim_max);
+    close(s->looked_at);
+    munmap(s, sizeof *s);
 }
 
 static void report_late(void *arg) {
@@ -129,7 +165,7 @@ static void an_orphan_reports_to_the_other_side(void **state) {
     if (target == 0) {
         pid_t self = getpid();
         close(s[0]);
-        _exit(child_start(report_late, &self, -1, s[1]) > 0 ? 0 : 1);
+        _exit(child_start(NULL, report_late, &self, -1, s[1]) > 0 ? 0 : 1);
     }
     close(s[1]);
     reap(target);
@@ -144,6 +180,8 @@ int main(void) {
         cmocka_unit_test(the_child_has_the_two_descriptors_alone_and_bothers_nobody),
         cmocka_unit_test(the_program_neither_hears_of_it_nor_sees_it),
         cmocka_unit_test(the_mask_of_the_caller_is_as_before),
+        cmocka_unit_test(
+            it_may_look_at_descriptors_before_they_go_and_has_memory_up_to_the_hard_limit),
         cmocka_unit_test(an_orphan_reports_to_the_other_side),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

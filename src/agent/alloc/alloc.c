@@ -3,6 +3,7 @@
 
 #include "agent/alloc/alloc_count.h"
 #include "agent/alloc/alloc_libc.h"
+#include "agent/alloc/alloc_opens.h"
 #include "agent/alloc/alloc_python.h"
 #include "agent/alloc/alloc_stack.h"
 #include "agent/alloc/alloc_store.h"
@@ -29,6 +30,7 @@ static struct {
 
 static void close_all(void) {
     count_close();
+    opens_close();
     stack_close();
     unwind_close();
     store_close();
@@ -50,7 +52,7 @@ int alloc_start(const rt_t *rt, const alloc_options_t *o, int *region_fd, err_t 
         status = err_set(e, -ENOMEM, "no memory for the profile");
     if (!status) status = count_open(o->mode, *interval, e);
     if (!status) status = python_hook(rt, o->mode, e);
-    if (!status && (status = libc_hook(o->mode, e))) python_unhook(rt);
+    if (!status && (status = libc_hook(o->mode, o->opens, e))) python_unhook(rt);
     if (status) {
         close(*region_fd);
         close_all();
@@ -157,7 +159,12 @@ int alloc_fork_child(int *region_fd, err_t *e) {
     } else {
         err_set(e, status, "not followed");
     }
-    if (status) alloc.state = STATE_SILENT;
+    if (status) {
+        alloc.state = STATE_SILENT;
+        opens_close();
+    } else {
+        opens_forget();
+    }
     count_restart(!status);
     return status;
 }

@@ -34,6 +34,8 @@ typedef struct alloc_options {
     enum region_mode mode;
     uint64_t interval_bytes; /* 0: ALLOC_INTERVAL_BYTES; not used where exact */
     bool native;             /* frames of C too */
+    bool
+        opens; /* where descriptors are opened and threads started: only where nobody will ask for alloc_quiet */
 } alloc_options_t;
 
 /* The caller holds the GIL (with or without a thread state) and has proven rt, which must live until alloc_quiet has said

@@ -260,6 +260,12 @@ count_taken_t count_died(void *block) {
     return t;
 }
 
+uint32_t count_cell_at(const void *block) {
+    if (count.mode != REGION_EXACT || !count.shadow || (uintptr_t)block >> ADDRESS_BITS) return 0;
+    const uint32_t *word = shadow_word(block, false);
+    return word && word[0] & ((1u << CELL_SHIFT) - 1) ? word[0] >> CELL_SHIFT : 0;
+}
+
 void count_put_back(void *block, const count_taken_t *taken) {
     if (!taken->known) return;
     if (count.mode == REGION_SAMPLED) {

@@ -94,6 +94,9 @@ void count_put_back(void *block, const count_taken_t *taken);
 void count_born(void *block, size_t bytes, uint32_t domain, bool alone);
 count_taken_t count_died(void *block);
 
+/* The cell of the block that begins here, plus 1; 0: none that is known. Also in a forked child that counts nothing. */
+uint32_t count_cell_at(const void *block);
+
 /* Mapped memory, in either mode: counted one by one. */
 void count_mapped(void *at, size_t bytes);
 void count_unmapped(void *at, size_t bytes);

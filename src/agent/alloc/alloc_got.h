@@ -28,7 +28,7 @@ typedef struct got_hook {
     got_function_t real; /* found by got_open */
 } got_hook_t;
 
-enum { GOT_HOOKS_MAX = 24 };
+enum { GOT_HOOKS_MAX = 64 };
 
 /* One set of hooks: the caller's memory, never given back once opened. Two sets do not share a function: what one has
  * put in a slot the other leaves there. */

@@ -3,6 +3,7 @@
 
 #include "agent/alloc/alloc_count.h"
 #include "agent/alloc/alloc_got.h"
+#include "agent/alloc/alloc_opens.h"
 #include "agent/alloc/alloc_unwind.h"
 
 #include <errno.h>
@@ -31,7 +32,7 @@ enum real {
     REALS
 };
 
-static got_hook_t hooks[REALS];
+static got_hook_t hooks[REALS + OPENS_HOOKS];
 static got_t got;
 static _Atomic uint32_t inside;
 static _Atomic bool something_loaded;
@@ -301,7 +302,7 @@ static int check_alignment(err_t *e) {
                     : 0;
 }
 
-int libc_hook(enum region_mode mode, err_t *e) {
+int libc_hook(enum region_mode mode, bool opens, err_t *e) {
     exact = mode == REGION_EXACT;
     const got_hook_t all[REALS] = {
         [MALLOC] = {"malloc", exact ? (got_function_t)exact_malloc : (got_function_t)sampled_malloc,
@@ -327,7 +328,8 @@ int libc_hook(enum region_mode mode, err_t *e) {
     if (status) return status;
     for (int i = 0; i < REALS; i++) hooks[i] = all[i];
     atomic_flag_clear(&patching);
-    got = (got_t){.hooks = hooks, .count = REALS, .left = "malloc"};
+    size_t count = REALS + (opens ? opens_hooks(hooks + REALS) : 0);
+    got = (got_t){.hooks = hooks, .count = count, .left = "malloc"};
     status = got_open(&got, e);
     if (!status) got_patch(&got);
     return status;

@@ -5,9 +5,11 @@
 #include "base/err.h"
 #include "control/region.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 
-int libc_hook(enum region_mode mode, err_t *e);
+/* opens: those of alloc_opens.h, too. */
+int libc_hook(enum region_mode mode, bool opens, err_t *e);
 void libc_unhook(void);
 /* Threads that are in a hook at this moment, beyond its first and last few instructions. */
 uint32_t libc_inside(void);

@@ -240,6 +240,10 @@ uint32_t store_domain(uint32_t cell) {
     return store.cells[cell].domain;
 }
 
+uint32_t store_stack_of(uint32_t cell) {
+    return store.cells[cell].stack;
+}
+
 /* ── Counting ── */
 
 static inline int64_t add_signed(_Atomic int64_t *to, int64_t v, bool alone) {

@@ -23,6 +23,7 @@ uint32_t store_frame(const region_frame_t *frame);
 uint32_t store_stack(uint32_t parent /* + 1 */, uint32_t frame);
 uint32_t store_cell(uint32_t stack, uint32_t domain);
 uint32_t store_domain(uint32_t cell);
+uint32_t store_stack_of(uint32_t cell);
 
 /* What an allocation or a free changes a cell by. */
 typedef struct store_change {

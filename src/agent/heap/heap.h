@@ -29,6 +29,26 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+/* An object that stands for something of the system's, and is open (handles.h). */
+enum heap_handle_kind {
+    HEAP_HANDLE_NONE,
+    HEAP_HANDLE_DESCRIPTOR, /* number: of the descriptor */
+    HEAP_HANDLE_MAPPING,    /* number: where it begins; bytes */
+    HEAP_HANDLE_CONNECTION, /* sqlite3's */
+    HEAP_HANDLE_CURSOR,
+    HEAP_HANDLE_CHILD, /* not waited for; number: its PID */
+    HEAP_HANDLE_THREAD /* number: threading.get_ident() */
+};
+enum { HEAP_HANDLE_NAME = 64 };
+typedef struct heap_handle {
+    enum heap_handle_kind kind;
+    rt_addr_t address, block; /* of the object, and of its memory with what stands in front */
+    uint64_t number, bytes;
+    bool daemon,
+        running; /* of a thread; running: its function has not returned, as far as one can tell */
+    char name[HEAP_HANDLE_NAME]; /* of a thread */
+} heap_handle_t;
+
 typedef struct heap_options {
     bool values;       /* false: only namespace keys are written, no other contents */
     uint64_t hide_tid; /* Linux TID of a thread that is the agent's own: left out; 0: none */
@@ -37,6 +57,9 @@ typedef struct heap_options {
     void *tick_arg;
     /* Does a profile know the block at that address? May be wrong in saying so. May be NULL: there is none. */
     bool (*known)(uintptr_t block);
+    /* Told of each handle, in the middle of the walk: must not fault. May be NULL. */
+    void (*handle)(void *arg, const heap_handle_t *h);
+    void *handle_arg;
 } heap_options_t;
 
 typedef struct heap_stats {

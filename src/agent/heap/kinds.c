@@ -1,6 +1,7 @@
 #include "agent/heap/kinds.h"
 
 #include "agent/heap/buffers.h"
+#include "agent/heap/handles.h"
 #include "agent/heap/kind_bases.h"
 #include "agent/heap/ndarray.h"
 #include "agent/heap/py_text.h"
@@ -213,6 +214,7 @@ static kind_t *kind_new(walk_t *k, rt_addr_t type) {
     if (t->fixed_count > WALK_LABELS_MAX) return NULL;
     t->hidden_items = kind_hidden_items(k, t);
     t->value_rule = kind_value_rule(k, t);
+    t->handle = handle_find(k, t);
     size_choose(k, t);
     kind_names(k, type, &t->module, &t->name);
     for (int i = 0; i < KIND_VARIANTS; i++) t->shape[i] = LOWTIDE_NONE;

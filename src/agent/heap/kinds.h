@@ -97,6 +97,7 @@ typedef struct kind {
     kind_sizeof_fn size_of;
     kind_measure_fn measure;
     kind_buffer_fn buffer;
+    enum heap_handle_kind handle;
     uint32_t name, module; /* strings */
     uint32_t shape[KIND_VARIANTS];
 } kind_t;

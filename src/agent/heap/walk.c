@@ -5,6 +5,7 @@
 #include "agent/heap/ahead.h"
 #include "agent/heap/edges.h"
 #include "agent/heap/fault.h"
+#include "agent/heap/handles.h"
 #include "agent/heap/kinds.h"
 #include "agent/heap/py_text.h"
 #include "agent/heap/roots.h"
@@ -112,6 +113,7 @@ static void walk_write_object(walk_t *k, unsigned tag) {
         if (!k->status) walk_write_unreadable(k);
         return;
     }
+    if (__builtin_expect(t->handle != HEAP_HANDLE_NONE, 0)) handle_tell(k, t, o);
     edges_form_t form = edges_gather(k, t, tag);
     uint64_t size = size_measure(k, t, o);
     walk_emit(k, form.shape, form.fixed, form.repeat, size, walk_refcount(k, t, o),

@@ -14,6 +14,8 @@ static const struct {
     {"held-traceback", finding_held_traceback},
     {"native-reference", finding_native_reference},
     {"allocator-retention", finding_allocator_retention},
+    {"unclosed-resource", finding_unclosed_resource},
+    {"thread-leak", finding_thread_leak},
 };
 
 int findings_no_memory(findings_t *f) {

@@ -22,7 +22,8 @@ typedef struct findings {
 typedef int finding_fn(findings_t *f);
 
 finding_fn finding_allocator_retention, finding_leak_suspect, finding_garbage_cycle,
-    finding_held_traceback, finding_native_reference;
+    finding_held_traceback, finding_native_reference, finding_thread_leak,
+    finding_unclosed_resource;
 
 int findings_no_memory(findings_t *f);
 /* A new finding, to be filled in; texts come from findings_text. NULL when there is no memory. */
