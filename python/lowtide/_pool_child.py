@@ -62,7 +62,8 @@ class Source:
         self.control = ours
 
     def _spawn(self, theirs: socket.socket, parent: int) -> int:
-        code = f"from lowtide._pool_zygote import main; main({theirs.fileno()}, {parent}, {_surroundings()!r})"
+        # Nothing of the environment stands here: everybody on the machine can read a command line.
+        code = f"from lowtide._pool_zygote import main; main({theirs.fileno()}, {parent})"
         code = f"import sys; sys.path[:] = {sys.path!r}; {code}"
         command = [sys.executable, *util._args_from_interpreter_flags(), "-c", code]  # type: ignore[attr-defined]
         fds = sorted((theirs.fileno(), parent))

@@ -161,13 +161,12 @@ class Zygote:
             _pool_worker.end()
 
 
-def main(control: int, parent: int, shape: dict[str, Any]) -> None:
+def main(control: int, parent: int) -> None:
     """The body of a fresh interpreter that becomes a zygote."""
     if os.fork():
         os._exit(0)
     os.set_inheritable(control, False)
     os.set_inheritable(parent, False)
-    adopt(shape)
     _pool_wire.cloudpickle()
     gc.collect()
     gc.freeze()
