@@ -390,9 +390,11 @@ def test_the_bar_says_how_far_it_is_and_fits_the_line() -> None:
     now = Progress(100 << 20, 400 << 20, 1, 1, 2, 90 << 20, 95 << 20, 512 << 20, 1.0)
     bar.plain = True
     assert bar.line(now, 200) == (
-        "#######.......................  25 % 100 MiB of 400 MiB | 100 MiB/s | 3 s left | memory 90.0 MiB of 512 MiB"
+        "#######.......................  25 % 100 of 400 MiB | 100 MiB/s | 3 s left | memory 90.0 of 512 MiB"
         " | 2 set aside"
     )
+    assert bar.line(now, 79) == " 25 % 100 MiB | 100 MiB/s | 3 s left | memory 90.0 of 512 MiB | 2 set aside"
+    assert bar.line(now, 59) == " 25 % 100 MiB/s | 3 s left | 90.0 of 512 MiB | 2 set aside"
     assert all(len(bar.line(now, width)) <= width for width in range(10, 200))
 
 

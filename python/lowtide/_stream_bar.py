@@ -22,6 +22,13 @@ def text_time(seconds: float) -> str:
     return f"{whole // 3600}:{whole % 3600 // 60:02}:{whole % 60:02}"
 
 
+def text_of(part: float, whole: float) -> str:
+    """``50.6 of 256 MiB``."""
+    first, second = text_bytes(part), text_bytes(whole)
+    number, _, unit = first.partition(" ")
+    return f"{number if second.endswith(' ' + unit) else first} of {second}"
+
+
 def draw_bar(share: float, width: int, plain: bool) -> str:
     filled = max(0.0, min(1.0, share)) * width
     if plain:
@@ -55,27 +62,29 @@ class Bar:
         self.file.flush()
 
     def line(self, now: Progress, width: int) -> str:
+        """As much as `width` columns hold: what is cut off first is what the rest lets guess."""
         (t0, b0), (t1, b1) = self._past[0], self._past[-1]
         rate = (b1 - b0) / (t1 - t0) if t1 > t0 else 0.0
+        memory = text_of(now.memory_bytes, now.ceiling_bytes)
+        speed = [f"{text_bytes(rate)}/s"] if now.position_bytes else []
+        aside = [f"{now.aside} set aside"] if now.aside else []
         dot = " | " if self.plain else " · "
-        memory = f"memory {text_bytes(now.memory_bytes)} of {text_bytes(now.ceiling_bytes)}"
-        words = [f"{text_bytes(rate)}/s"]
-        if now.total_bytes:
-            words.insert(0, f"{text_bytes(now.position_bytes)} of {text_bytes(now.total_bytes)}")
-            if rate:
-                words.append(f"{text_time((now.total_bytes - now.position_bytes) / rate)} left")
-        else:
-            words.insert(0, f"{now.records_in} records")
-            if not now.position_bytes:
-                words.pop()
-        words.append(memory)
-        if now.aside:
-            words.append(f"{now.aside} set aside")
-        text = dot.join(words)
         if not now.total_bytes:
-            return text[:width]
+            return dot.join([f"{now.records_in} records", *speed, f"memory {memory}", *aside])[:width]
+        if rate:
+            speed.append(f"{text_time((now.total_bytes - now.position_bytes) / rate)} left")
+        position = text_of(now.position_bytes, now.total_bytes)
         share = now.position_bytes / now.total_bytes
-        room = width - len(text) - 7
+        texts = [
+            [position, *speed, f"memory {memory}", *aside],
+            [text_bytes(now.position_bytes), *speed, f"memory {memory}", *aside],
+            [text_bytes(now.position_bytes), *speed, memory, *aside],
+            [*speed, memory, *aside],
+        ]
+        room, text = next(
+            ((room, text) for text in map(dot.join, texts) if (room := width - len(text) - 7) >= 0),
+            (0, dot.join(texts[-1])),
+        )
         bar = f"{draw_bar(share, min(30, room), self.plain)} " if room >= 8 else ""
         return f"{bar}{int(share * 100):3d} % {text}"[:width]
 
