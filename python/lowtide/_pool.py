@@ -118,9 +118,12 @@ class _State:
         """Whether a child has had its time."""
         return (
             (self.max_tasks is not None and tasks >= self.max_tasks)
-            or (self.max_age is not None and time.monotonic() - child.born >= self.max_age)
+            or self.is_old(child)
             or (self.max_growth is not None and child.rss_bytes() - child.ready_bytes > self.max_growth)
         )
+
+    def is_old(self, child: _pool_child.Child) -> bool:
+        return self.max_age is not None and time.monotonic() - child.born >= self.max_age
 
     def drop(self, child: _pool_child.Child) -> None:
         """Ends a child that has no call."""
@@ -153,7 +156,7 @@ class _State:
         try:
             if self.broken is not None:
                 raise self._broken_error()
-            if child is not None and not child.is_alive():  # it was killed while it had nothing to do
+            if child is not None and (not child.is_alive() or self.is_old(child)):  # since its last call
                 self.drop(child)
                 child = None
             message = _pool_child.pack_call(function, args, kwargs, self.start_method)

@@ -1,0 +1,181 @@
+"""How pools and their processes begin and end: initializers, age, cancelled calls, and what kills from outside."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import CancelledError
+from pathlib import Path
+
+import lowtide
+import pytest
+
+_begun: list[tuple[object, ...]] = []
+
+
+def begin(*args: object) -> None:
+    _begun.append((os.getpid(), *args))
+
+
+def begun() -> tuple[int, list[tuple[object, ...]]]:
+    return os.getpid(), list(_begun)
+
+
+def pid() -> int:
+    return os.getpid()
+
+
+def wait_for(path: str) -> int:
+    """Says that it runs, by a file; and ends when that file is gone."""
+    Path(path).write_text("")
+    while Path(path).exists():
+        time.sleep(0.005)
+    return os.getpid()
+
+
+def fill_behind(group: str, count: int) -> int:
+    """Goes into a control group, if it is to, and takes that many bytes there."""
+    if group:
+        (Path(group) / "cgroup.procs").write_text(str(os.getpid()))
+    return len([b"x" * (1 << 20) for _ in range(count >> 20)])
+
+
+@lowtide.isolate
+def isolated_pid() -> int:
+    return os.getpid()
+
+
+def until_exists(path: Path) -> None:
+    end = time.monotonic() + 120
+    while not path.exists():
+        assert time.monotonic() < end, "the call never began"
+        time.sleep(0.005)
+
+
+def parent_of(process: int) -> int:
+    return int(Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[1])
+
+
+def is_gone(process: int) -> bool:
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        try:
+            if Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z":
+                return True
+        except FileNotFoundError:
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def test_calls_that_have_not_begun_are_cancelled_and_the_one_at_work_is_finished(tmp_path: Path) -> None:
+    busy = tmp_path / "busy"
+    pool = lowtide.Pool(1)
+    at_work = pool.submit(wait_for, str(busy))
+    until_exists(busy)
+    waiting = [pool.submit(pid) for _ in range(5)]
+    pool.shutdown(wait=False, cancel_futures=True)
+    assert all(future.cancelled() for future in waiting)
+    with pytest.raises(CancelledError):
+        waiting[0].result(60)
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        pool.submit(pid)
+    assert not at_work.done()
+    busy.unlink()
+    worker = at_work.result(120)
+    pool.shutdown()
+    assert is_gone(worker)
+
+
+def test_a_future_cancelled_by_itself_is_passed_over(tmp_path: Path) -> None:
+    busy = tmp_path / "busy"
+    with lowtide.Pool(1) as pool:
+        at_work = pool.submit(wait_for, str(busy))
+        until_exists(busy)
+        passed_over, kept = pool.submit(wait_for, str(tmp_path / "never")), pool.submit(pid)
+        assert passed_over.cancel()
+        assert not at_work.cancel()
+        busy.unlink()
+        assert kept.result(120) == at_work.result(120)
+    assert not (tmp_path / "never").exists()
+
+
+def test_a_worker_past_its_age_takes_no_further_call() -> None:
+    with lowtide.Pool(1, max_age=3600) as pool:
+        first = pool.submit(pid).result(120)
+        assert pool.submit(pid).result(120) == first
+        pool._state.max_age = 1e-6
+        second = pool.submit(pid).result(120)
+        assert second != first
+        assert pool.submit(pid).result(120) not in (first, second)
+        assert is_gone(first)
+
+
+def test_each_worker_begins_with_the_initializer_and_its_arguments_once() -> None:
+    with lowtide.Pool(1, initializer=begin, initargs=("data", [1, 2]), max_tasks=2) as pool:
+        said = [pool.submit(begun).result(120) for _ in range(4)]
+    assert len({worker for worker, _ in said}) == 2
+    assert all(calls == [(worker, "data", [1, 2])] for worker, calls in said)
+    assert _begun == []
+
+
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+def test_a_pool_goes_on_when_the_process_that_its_workers_are_forked_from_is_killed(
+    method: str, tmp_path: Path
+) -> None:
+    busy = tmp_path / "busy"
+    with lowtide.Pool(1, start_method=method) as pool:
+        at_work = pool.submit(wait_for, str(busy))
+        until_exists(busy)
+        (worker,) = pool._rss_bytes()
+        zygote = parent_of(worker)
+        assert zygote not in (os.getpid(), 1)
+        os.kill(zygote, signal.SIGKILL)
+        with pytest.raises(lowtide.WorkerDied, match=f"wait_for.*pid {worker}.* has ended"):
+            at_work.result(120)
+        assert is_gone(zygote)
+        assert is_gone(worker)  # nobody is left to see to it
+        again = pool.submit(pid).result(120)
+        assert again not in (worker, os.getpid())
+    assert isolated_pid() not in (worker, os.getpid())
+
+
+def test_a_pool_goes_on_when_that_process_is_killed_while_nothing_runs() -> None:
+    with lowtide.Pool(1) as pool:
+        worker = pool.submit(pid).result(120)
+        os.kill(parent_of(worker), signal.SIGKILL)
+        assert is_gone(worker)
+        assert pool.submit(pid).result(120) != worker
+
+
+@pytest.fixture
+def small_group() -> Iterator[Path]:
+    """A memory control group of 64 MiB, of version 2 or 1."""
+    for root, limit in (("/sys/fs/cgroup", "memory.max"), ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")):
+        group = Path(root) / f"lowtide-{os.getpid()}"
+        with contextlib.suppress(OSError):
+            group.mkdir()
+            if (group / limit).exists():
+                (group / limit).write_text(str(64 << 20))
+                for swap in ("memory.swap.max", "memory.swappiness"):
+                    with contextlib.suppress(OSError):
+                        (group / swap).write_text("0")
+                yield group
+                group.rmdir()
+                return
+            group.rmdir()
+    pytest.skip("this machine grants no memory cgroup")
+
+
+def test_one_that_the_kernel_killed_for_want_of_memory_is_told_from_one_over_its_own_bound(small_group: Path) -> None:
+    with lowtide.Pool(1, memory="2GiB") as pool:
+        with pytest.raises(lowtide.WorkerDied, match="SIGKILL, most likely by the kernel for want of memory") as died:
+            pool.submit(fill_behind, str(small_group), 1 << 30).result(120)
+        assert died.value.signal == signal.SIGKILL
+    with lowtide.Pool(1, memory="48MiB") as pool:
+        with pytest.raises(lowtide.IsolatedMemoryError, match="more than its 48 MiB, and was killed") as told:
+            pool.submit(fill_behind, "", 1 << 30).result(120)
+        assert told.value.limit_bytes == 48 << 20
