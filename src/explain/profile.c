@@ -400,6 +400,9 @@ static int profile_peak(profile_t *p, const lowtide_recording *rec) {
     for (uint32_t i = 0; i < p->process_count; i++) {
         if (p->processes[i].pid == wanted) p->peak_heap_process = i;
     }
+    const char *number = lowtide_meta(p->peak, "process"); /* a pid may have been given twice */
+    uint64_t process = number ? strtoull(number, NULL, 10) : UINT64_MAX;
+    if (process < p->process_count) p->peak_heap_process = (uint32_t)process;
     lowtide_table *t;
     lowtide_error error;
     int status = lowtide_table_load(p->peak, "samples", &t, &error);

@@ -231,6 +231,15 @@ static bool join_local(const char *path, char *local, char *function, size_t roo
     return true;
 }
 
+/* One may be told to write `del` only into the program's own functions. */
+static bool join_is_own(const profile_t *p, const char *function) {
+    for (uint32_t i = 0; i < p->line_count; i++) {
+        const profile_frame_t *f = &p->lines[i].frame;
+        if (!profile_is_library(f) && strcmp(f->function, function) == 0) return true;
+    }
+    return false;
+}
+
 /* Who held at the peak what the line made; the caller frees it. */
 static void join_peak_holder(const profile_t *p, const model_t *peak, uint32_t line,
                              profile_held_t *held) {
@@ -260,7 +269,8 @@ static int join_temporary(findings_t *f, const profile_t *p, const model_t *peak
                              off ? findings_bytes(off, error) : "", off ? ")" : "", at);
     join_peak_holder(p, peak_heap, (uint32_t)(line - p->lines), &held);
     if (held.path) x->held_at_peak = findings_text(f, "%s", held.path);
-    bool has_local = held.path && join_local(held.path, local, function, sizeof local);
+    bool has_local = held.path && join_local(held.path, local, function, sizeof local) &&
+                     join_is_own(p, function);
     x->fix =
         findings_text(f, "make what %s:%u makes piece by piece: %s%s%s%s%s%s", base,
                       line->frame.line, join_advice(p, line), has_local ? "; or `del " : "",
