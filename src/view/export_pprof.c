@@ -15,7 +15,8 @@ enum { PPROF_DEPTH_MOST = 4096, GZIP_BLOCK_MOST = 65535 };
 
 typedef struct pprof {
     strbuf_t out, part;
-    map_t texts; /* text by its hash, to its number */
+    map_t texts;    /* text by its hash, to its number */
+    map_t mappings; /* build id by its hash, to its number */
     strbuf_t table;
     uint32_t text_count;
     bool failed;
@@ -69,6 +70,38 @@ static void put_value_type(pprof_t *w, unsigned field, const char *type, const c
 
 /* ---- The profile ---- */
 
+/* A library that native frames lie in: known by its build id, 0 where it has none. Addresses are
+ * offsets in its file, so it begins at 0. */
+static uint32_t mapping_number(pprof_t *w, const profile_frame_t *f) {
+    if (f->kind != PROFILE_NATIVE || !*f->build_id) return 0;
+    int fresh;
+    uint64_t hash = rec_checksum(f->build_id, strlen(f->build_id));
+    uint32_t *number = map_put(&w->mappings, hash - (hash == MAP_NO_KEY), &fresh);
+    if (!number) {
+        w->failed = true;
+        return 0;
+    }
+    if (fresh) *number = (uint32_t)w->mappings.count;
+    return *number;
+}
+
+/* Each once, by its first frame; the names that frames have are all that there is to know. */
+static void put_mappings(pprof_t *w, const profile_t *p) {
+    uint32_t put = 0;
+    for (uint32_t i = 0; i < p->frame_count; i++) {
+        const profile_frame_t *f = &p->frames[i];
+        uint32_t number = mapping_number(w, f);
+        if (number <= put) continue;
+        put = number;
+        put_number(&w->part, 1, number);
+        put_number(&w->part, 3, INT64_MAX); /* where it ends is not recorded */
+        put_number(&w->part, 5, text_number(w, f->line ? f->build_id : f->file));
+        put_number(&w->part, 6, text_number(w, f->build_id));
+        for (unsigned has = 7; has <= 9; has++) put_number(&w->part, has, 1);
+        put_part(w, 3);
+    }
+}
+
 /* Without a system_name, or pprof takes "<module>" for a template to cut off. */
 static void put_frames(pprof_t *w, const profile_t *p) {
     for (uint32_t i = 0; i < p->frame_count; i++) {
@@ -86,6 +119,9 @@ static void put_frames(pprof_t *w, const profile_t *p) {
         *at++ = 2 << 3;
         at = varint_put(at, p->frames[i].line);
         put_number(&w->part, 1, i + 1);
+        uint32_t mapping = mapping_number(w, &p->frames[i]);
+        if (mapping) put_number(&w->part, 2, mapping);
+        if (mapping) put_number(&w->part, 3, p->frames[i].offset);
         put_bytes(&w->part, 4, (const char *)line, (size_t)(at - line));
         put_part(w, 4);
     }
@@ -151,6 +187,7 @@ int export_pprof(const export_what_t *what, FILE *file, err_t *e) {
     put_value_type(&w, 1, "inuse_objects", "count");
     put_value_type(&w, 1, "inuse_space", "bytes");
     for (uint32_t i = 0; i < p->cell_count; i++) put_sample(&w, what, &p->cells[i]);
+    put_mappings(&w, p);
     put_frames(&w, p);
     put_number(&w.out, 9, lowtide_captured_ns(what->rec));
     if (p->process_count && p->processes[0].end_us > p->processes[0].begin_us)
@@ -169,5 +206,6 @@ int export_pprof(const export_what_t *what, FILE *file, err_t *e) {
     strbuf_free(&w.part);
     strbuf_free(&w.table);
     map_free(&w.texts);
+    map_free(&w.mappings);
     return status;
 }

@@ -63,14 +63,14 @@ static void frame(rec_writer_t *w, uint64_t kind, const char *function, const ch
     text(w, file);
     rec_table_number(w, line ? line + shift : 0);
     text(w, of_line);
+    rec_table_number(w, kind == 2 ? 0x1234 : 0);
+    text(w, kind == 2 ? "c44eeda961fe793ef28f257397de598c363789b9" : "");
 }
 
 static void stacks(rec_writer_t *w, const char *source) {
-    static const rec_table_column_t frames[] = {{"kind", REC_VARINT},
-                                                {"function", REC_TEXT},
-                                                {"file", REC_TEXT},
-                                                {"line", REC_VARINT},
-                                                {"source", REC_TEXT}};
+    static const rec_table_column_t frames[] = {
+        {"kind", REC_VARINT}, {"function", REC_TEXT}, {"file", REC_TEXT},    {"line", REC_VARINT},
+        {"source", REC_TEXT}, {"offset", REC_VARINT}, {"build_id", REC_TEXT}};
     static const rec_table_column_t columns[] = {{"parent", REC_VARINT}, {"frame", REC_VARINT}};
     BEGIN(w, "frames", frames);
     frame(w, 1, "<module>", source, 11, "");
@@ -171,11 +171,9 @@ static int nest(rec_writer_t *outer, const char *path, err_t *e) {
 /* Chains of 40 frames that begin at <module>, of which the n-th has an n-th of the first's at its end. */
 static void many(rec_writer_t *w, uint64_t stacks_more) {
     enum { DEPTH = 40, FRAMES = 20000, OWN_STACKS = 9, OWN_FRAMES = 8 };
-    static const rec_table_column_t frames[] = {{"kind", REC_VARINT},
-                                                {"function", REC_TEXT},
-                                                {"file", REC_TEXT},
-                                                {"line", REC_VARINT},
-                                                {"source", REC_TEXT}};
+    static const rec_table_column_t frames[] = {
+        {"kind", REC_VARINT}, {"function", REC_TEXT}, {"file", REC_TEXT},    {"line", REC_VARINT},
+        {"source", REC_TEXT}, {"offset", REC_VARINT}, {"build_id", REC_TEXT}};
     static const rec_table_column_t stacks[] = {{"parent", REC_VARINT}, {"frame", REC_VARINT}};
     static const rec_table_column_t cells[] = {
         {"process", REC_DELTA},     {"stack", REC_DELTA},        {"domain", REC_VARINT},

@@ -45,12 +45,68 @@ def test_go_tool_pprof_shows_the_line_that_made_most(lowtide, profile, tmp_path,
     assert cumulative[most] == mebibytes
 
 
-def test_pprof_holds_the_four_heap_sample_types(lowtide, profile, tmp_path):  # noqa: F811
+def fields(data: bytes) -> dict[int, list[int | bytes]]:
+    """A message of Protocol Buffers by field: numbers, and bytes of what has a length."""
+
+    def varint() -> int:
+        nonlocal at
+        value = shift = 0
+        while True:
+            byte = data[at]
+            at += 1
+            value |= (byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80:
+                return value
+
+    found: dict[int, list[int | bytes]] = {}
+    at = 0
+    while at < len(data):
+        key = varint()
+        value: int | bytes = varint()
+        if key & 7 == 2:
+            size, value = int(value), b""
+            value = data[at : at + size]
+            assert len(value) == size
+            at += size
+        else:
+            assert key & 7 == 0
+        found.setdefault(key >> 3, []).append(value)
+    return found
+
+
+def read_pprof(path: Path) -> tuple[dict[int, list[int | bytes]], list[str]]:
+    found = fields(gzip.decompress(path.read_bytes()))
+    return found, [text.decode() for text in found[6]]
+
+
+def test_pprof_holds_the_four_heap_sample_types_and_values_for_each(lowtide, profile, tmp_path):  # noqa: F811
+    out = tmp_path / "p.pb.gz"
+    export(lowtide, profile, "--format", "pprof", "--at", "peak", "-o", out)
+    found, texts = read_pprof(out)
+    assert texts[0] == ""
+    types = [(texts[fields(one)[1][0]], texts[fields(one)[2][0]]) for one in found[1]]
+    assert types == [("alloc_objects", "count"), ("alloc_space", "bytes")] + [
+        ("inuse_objects", "count"),
+        ("inuse_space", "bytes"),
+    ]
+    sums = [sum(column) for column in zip(*(fields(one)[2] for one in found[2]))]
+    assert (sums[1], sums[3]) == (4785 * MIB, 290 * MIB)
+    locations = {fields(one)[1][0] for one in found[4]}
+    functions = {fields(one)[1][0] for one in found[5]}
+    assert all(set(fields(one)[1]) <= locations for one in found[2])
+    assert all(fields(fields(one)[4][0])[1][0] in functions for one in found[4])
+
+
+def test_pprof_names_the_library_of_native_frames_by_its_build_id(lowtide, profile, tmp_path):  # noqa: F811
     out = tmp_path / "p.pb.gz"
     export(lowtide, profile, "--format", "pprof", "-o", out)
-    raw = gzip.decompress(out.read_bytes())
-    found = [name for name in (b"alloc_objects", b"alloc_space", b"inuse_objects", b"inuse_space") if name in raw]
-    assert len(found) == 4
+    found, texts = read_pprof(out)
+    (mapping,) = map(fields, found[3])
+    assert texts[mapping[5][0]] == "/usr/lib/libpython3.13.so"
+    assert texts[mapping[6][0]] == "c44eeda961fe793ef28f257397de598c363789b9"
+    native = [fields(one) for one in found[4] if 2 in fields(one)]
+    assert [(one[2], one[3]) for one in native] == [(mapping[1], [0x1234])]
 
 
 def test_speedscope_has_a_weight_for_each_stack_and_frames_that_are_there(lowtide, profile):  # noqa: F811
