@@ -7,9 +7,9 @@
 #include "agent/gil.h"
 #include "agent/heap/heap.h"
 #include "agent/ledger/ledger.h"
+#include "agent/ledger/ledger_write.h"
 #include "agent/resources/resources.h"
 #include "base/mem.h"
-#include "format/rec_table.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -95,63 +95,6 @@ static void read_ledger(work_t *work, bool in_place) {
     if (ledger_read_system(l, in_place ? 0 : work->self, &e)) l->count = 0;
 }
 
-static void write_ledger(const ledger_t *l, rec_writer_t *w) {
-    static const rec_table_column_t columns[] = {{"name", REC_TEXT},
-                                                 {"bytes", REC_VARINT},
-                                                 {"returnable_bytes", REC_VARINT},
-                                                 {"note", REC_TEXT}};
-    if (!l->count) return;
-    rec_table_begin(w, "ledger", columns, sizeof columns / sizeof columns[0]);
-    for (uint32_t i = 0; i < l->count; i++) {
-        const ledger_line_t *line = &l->lines[i];
-        rec_table_text(w, line->name, strlen(line->name));
-        rec_table_number(w, line->bytes);
-        rec_table_number(w, line->returnable_bytes);
-        rec_table_text(w, line->note, strlen(line->note));
-    }
-    rec_table_end(w);
-}
-
-/* For whoever explains: the objects that lie in these are what keeps them. */
-static void write_arenas(const pools_arenas_t *arenas, rec_writer_t *w) {
-    static const rec_table_column_t columns[] = {{"address", REC_VARINT},
-                                                 {"bytes", REC_VARINT},
-                                                 {"resident_bytes", REC_VARINT},
-                                                 {"live_bytes", REC_VARINT},
-                                                 {"returnable_bytes", REC_VARINT}};
-    if (!arenas->count) return;
-    rec_table_begin(w, "arenas", columns, sizeof columns / sizeof columns[0]);
-    for (size_t i = 0; i < arenas->count; i++) {
-        const pools_arena_t *a = &arenas->at[i];
-        rec_table_number(w, a->address);
-        rec_table_number(w, a->bytes);
-        rec_table_number(w, a->resident_bytes);
-        rec_table_number(w, a->live_bytes);
-        rec_table_number(w, a->returnable_bytes);
-    }
-    rec_table_end(w);
-}
-
-static void write_heaps(const ledger_heaps_t *heaps, rec_writer_t *w) {
-    static const rec_table_column_t columns[] = {
-        {"address", REC_VARINT},         {"main", REC_VARINT},       {"bytes", REC_VARINT},
-        {"resident_bytes", REC_VARINT},  {"free_bytes", REC_VARINT}, {"top_bytes", REC_VARINT},
-        {"returnable_bytes", REC_VARINT}};
-    if (!heaps->count) return;
-    rec_table_begin(w, "heaps", columns, sizeof columns / sizeof columns[0]);
-    for (size_t i = 0; i < heaps->count; i++) {
-        const ledger_heap_t *h = &heaps->at[i];
-        rec_table_number(w, h->address);
-        rec_table_number(w, h->main);
-        rec_table_number(w, h->bytes);
-        rec_table_number(w, h->resident_bytes);
-        rec_table_number(w, h->free_bytes);
-        rec_table_number(w, h->top_bytes);
-        rec_table_number(w, h->returnable_bytes);
-    }
-    rec_table_end(w);
-}
-
 /* What was open at a peak is no answer to what the memory was for. */
 static void look_at_descriptors(void *arg) {
     work_t *work = arg;
@@ -166,6 +109,12 @@ static void write_resources(work_t *work, rec_writer_t *w, uint32_t of) {
     resources_read_threads(&work->resources, work->c->rt, of, work->agent_tid);
     resources_write(&work->resources, w);
     resources_free(&work->resources);
+}
+
+/* Which blocks that objects own apart from their own somebody will ask for. One walk at a time. */
+static const ledger_t *walked;
+static bool may_know(uintptr_t block) {
+    return alloc_may_know(block) || ledger_in_mapping(walked, block);
 }
 
 static int tick_in_place(void *arg, uint64_t objects) {
@@ -192,7 +141,7 @@ static void record(work_t *work, bool in_place, ctl_result_t *r) {
                               .hide_tid = c->join ? (uint64_t)gettid() : 0,
                               .tick = in_place ? tick_in_place : NULL,
                               .tick_arg = work,
-                              .known = alloc_may_know,
+                              .known = may_know,
                               .handle = c->leave ? NULL : resources_handle,
                               .handle_arg = &work->resources};
     heap_stats_t stats = {0};
@@ -205,6 +154,7 @@ static void record(work_t *work, bool in_place, ctl_result_t *r) {
         write_meta(work, w, in_place, r->pause_us);
         if (in_place) look_at_descriptors(work);
         read_ledger(work, in_place);
+        walked = &work->ledger;
         status = heap_capture(c->rt, &options, w, &stats, &e);
         r->walk_us = (uint64_t)(now_us() - began);
         facts_meta_thousandths(w, "walk_ms", r->walk_us);
@@ -216,9 +166,7 @@ static void record(work_t *work, bool in_place, ctl_result_t *r) {
          * something is missing. */
         bool unwritten = rec_status(w) != 0;
         err_t closing = {{0}};
-        write_ledger(&work->ledger, w);
-        write_arenas(&work->ledger.pools.books, w);
-        write_heaps(&work->ledger.heaps, w);
+        ledger_write(&work->ledger, w);
         ledger_free(&work->ledger);
         write_resources(work, w, in_place ? 0 : work->self);
         int closed = rec_close(w, stats.reached, stats.skipped, &closing);

@@ -147,6 +147,20 @@ static void peak_json(const report_t *r, json_t *j) {
     json_close(j);
 }
 
+static void owners_json(const report_t *r, json_t *j) {
+    json_open(j, "owners", '[');
+    for (uint32_t i = 0; i < r->owners.count; i++) {
+        const model_owner_t *o = &r->owners.owners[i];
+        json_open(j, NULL, '{');
+        json_text(j, "layer", o->line);
+        json_text(j, "type", o->type);
+        json_text(j, "path", o->path);
+        json_uint(j, "bytes", o->bytes);
+        json_close(j);
+    }
+    json_close(j);
+}
+
 static void heap_json(const report_t *r, json_t *j) {
     const model_totals_t *t = model_totals(r->model);
     json_open(j, "heap", '{');
@@ -224,6 +238,7 @@ void report_json_object(const report_t *r, json_t *j, const char *key) {
     memory_json(r, j);
     capture_json(r, j);
     ledger_json(r, j);
+    owners_json(r, j);
     pins_json(r, j);
     heap_json(r, j);
     peak_json(r, j);

@@ -201,6 +201,22 @@ static void ledger_lines(const report_t *r, const screen_t *s, uint64_t whole) {
     if (returnable * 100 >= whole) memory_line(s, returnable, whole, "  returnable now");
 }
 
+/* " 300.0 MiB  private mappings: mmap.mmap  cache.file" */
+static void owners_lines(const report_t *r, const screen_t *s, uint64_t whole) {
+    enum { OWNERS_SAID = 5, SHARE_CELLS = 7 };
+    char size[UNITS_BYTES], line[768];
+    for (uint32_t i = 0; i < r->owners.count && i < OWNERS_SAID; i++) {
+        const model_owner_t *o = &r->owners.owners[i];
+        if (o->bytes * 100 < whole) break;
+        int n =
+            snprintf(line, sizeof line, "of it %.200s  %.300s (%.120s)", o->type, o->path, o->line);
+        figure(s, units_size(size, o->bytes), BYTES_CELLS);
+        screen_gap(s, SHARE_CELLS + GAP);
+        screen_text(s, line, (size_t)n, s->width - BYTES_CELLS - SHARE_CELLS - GAP);
+        line_end(s);
+    }
+}
+
 /* "        37.0 MiB  in 37 nearly empty arenas, kept by 412 Order in app.cache" */
 static void pins_lines(const report_t *r, const screen_t *s, uint64_t whole) {
     enum { PINS_SAID = 5, SHARE_CELLS = 7 };
@@ -245,6 +261,7 @@ static void memory_text(const report_t *r, const screen_t *s) {
     screen_style(s, STYLE_PLAIN);
     line_end(s);
     ledger_lines(r, s, whole);
+    owners_lines(r, s, whole);
     pins_lines(r, s, whole);
 }
 

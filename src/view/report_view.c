@@ -64,6 +64,7 @@ int report_build(const model_t *m, const report_options_t *options, report_t *ou
         status = model_dominators(out->peak, options->top, least, &out->peak_dominators, e);
     }
     if (!status) status = model_cycles(m, options->top, &out->cycles, e);
+    if (!status) status = model_owners(m, options->top, &out->owners, e);
     if (!status) status = model_pins(m, options->top, &out->pins, e);
     if (!status && options->grouped) status = model_group_by(m, options->by, &out->groups, e);
     if (status) report_free(out);
@@ -78,6 +79,7 @@ void report_free(report_t *r) {
     model_resources_free(&r->resources);
     model_dominators_free(&r->dominators);
     model_cycles_free(&r->cycles);
+    model_owners_free(&r->owners);
     model_pins_free(&r->pins);
     model_groups_free(&r->groups);
     *r = (report_t){0};

@@ -10,6 +10,7 @@
 #define LOWTIDE_VIEW_REPORT_VIEW_H
 
 #include "explain/model.h"
+#include "explain/model_owners.h"
 #include "explain/model_pins.h"
 #include "explain/open_resources.h"
 #include "explain/profile.h"
@@ -51,6 +52,7 @@ typedef struct report {
     model_t *peak; /* the heap at the peak, where the recording has it; else NULL */
     model_dominators_t peak_dominators;
     model_cycles_t cycles;
+    model_owners_t owners;
     model_pins_t pins;
     model_findings_t findings;
     model_resources_t resources;

@@ -80,3 +80,54 @@ assert lines["malloc: large blocks, each mapped"] >= 30 << 20, lines
 assert sum(lines.values()) == ledger.rss_bytes
 assert str(ledger).splitlines()[-1].split()[-1] == "resident" """
     run(this_python, package, code)
+
+
+OWNED = """
+import mmap, sys
+class Cache: pass
+cache = Cache()
+cache.private = mmap.mmap(-1, 40 << 20, flags=mmap.MAP_PRIVATE); cache.private.write(b"x" * (40 << 20))
+cache.shared = mmap.mmap(-1, 20 << 20); cache.shared.write(b"x" * (20 << 20))
+cache.text = "x" * (36 << 20)
+cache.items = [None] * 5_000_000
+"""
+
+
+def test_large_blocks_and_mappings_are_named_by_the_object_that_owns_them(
+    target_python: Python, spawn: Spawn, lowtide: Lowtide, tmp_path: Path
+) -> None:
+    target = spawn(target_python, OWNED)
+    told = json.loads(lowtide("rss", target.pid, "--json").stdout)
+    lines = {line["name"]: line["bytes"] for line in told["ledger"]}
+    assert 40 << 20 <= lines["private mappings"] < 42 << 20, lines
+    assert lines["unexplained"] < told["memory"]["rss_bytes"] * 0.03, lines
+    file = tmp_path / "a.tide"
+    assert lowtide("dump", target.pid, "-o", file).status == 0
+    told = json.loads(lowtide("report", file, "--json").stdout)
+    owners = {owner["path"]: owner for owner in told["owners"]}
+    for path, layer, kind, mib in (
+        ("cache.private", "private mappings", "mmap.mmap", 40),
+        ("cache.shared", "shared memory", "mmap.mmap", 20),
+        ("cache.text", "malloc: large blocks, each mapped", "str", 36),
+        ("cache.items", "malloc: large blocks, each mapped", "list", 38),
+    ):
+        owner = owners[path]
+        assert (owner["layer"], owner["type"]) == (layer, kind), told["owners"]
+        assert abs(owner["bytes"] - (mib << 20)) < 1 << 20, owner
+    lines = {line["name"]: line["bytes"] for line in told["ledger"]}
+    assert sum(owner["bytes"] for owner in told["owners"]) <= sum(lines.values())
+    assert "of it mmap.mmap cache.private" in " ".join(lowtide("report", file).stdout.split())
+    target.finish()
+
+
+def test_an_arrays_data_is_the_arrays(this_python: Python, spawn: Spawn, lowtide: Lowtide, tmp_path: Path) -> None:
+    target = spawn(
+        this_python, "import numpy\nclass Cache: pass\ncache = Cache()\ncache.matrix = numpy.ones((5000, 1000))\n"
+    )
+    file = tmp_path / "a.tide"
+    assert lowtide("dump", target.pid, "-o", file).status == 0
+    told = json.loads(lowtide("report", file, "--json").stdout)
+    owner = told["owners"][0]
+    assert (owner["path"], owner["type"]) == ("cache.matrix", "numpy.ndarray"), told["owners"]
+    assert abs(owner["bytes"] - 40_000_000) < 64 << 10, owner
+    target.finish()

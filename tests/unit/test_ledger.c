@@ -122,17 +122,19 @@ static void a_heaps_free_chunks_and_top_are_told(void **state) {
     munmap((void *)at, bytes);
 }
 
-static void blocks_mapped_each_for_itself_are_followed_as_far_as_they_are_some(void **state) {
+static void a_block_mapped_for_itself_ends_where_its_size_says(void **state) {
     (void)state;
     size_t bytes = 64 * (size_t)RES_PAGE;
     uintptr_t at =
         (uintptr_t)mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    size_t first = 40 * RES_PAGE | 2, second = 20 * RES_PAGE | 2;
+    size_t first = 40 * RES_PAGE | 2, newer = (20 * RES_PAGE - 16) | 2;
     memcpy((void *)(at + 8), &first, sizeof first);
-    memcpy((void *)(at + 40 * RES_PAGE + 8), &second, sizeof second);
-    assert_int_equal(heaps_mapped_blocks(at, at + bytes, at + bytes), at + 60 * RES_PAGE);
-    assert_int_equal(heaps_mapped_blocks(at, at + bytes, at + 50 * RES_PAGE), at + 40 * RES_PAGE);
-    assert_int_equal(heaps_mapped_blocks(at + RES_PAGE, at + bytes, at + bytes), at + RES_PAGE);
+    memcpy((void *)(at + 40 * RES_PAGE + 8), &newer, sizeof newer);
+    uintptr_t second = heaps_mapped_block(at, at + bytes);
+    assert_int_equal(second, at + 40 * RES_PAGE);
+    assert_int_equal(heaps_mapped_block(second, at + bytes), at + 60 * RES_PAGE);
+    assert_int_equal(heaps_mapped_block(second, second + 10 * RES_PAGE), second);
+    assert_int_equal(heaps_mapped_block(at + RES_PAGE, at + bytes), at + RES_PAGE);
     munmap((void *)at, bytes);
 }
 
@@ -340,7 +342,7 @@ int main(void) {
         cmocka_unit_test(mappings_are_read_with_their_names_and_figures),
         cmocka_unit_test(what_is_cut_or_no_smaps_is_read_as_far_as_it_goes),
         cmocka_unit_test(a_heaps_free_chunks_and_top_are_told),
-        cmocka_unit_test(blocks_mapped_each_for_itself_are_followed_as_far_as_they_are_some),
+        cmocka_unit_test(a_block_mapped_for_itself_ends_where_its_size_says),
         cmocka_unit_test(whatever_is_trimmed_pymalloc_goes_on_and_every_block_keeps_its_bytes),
         cmocka_unit_test(books_that_do_not_agree_are_refused_before_anything_is_touched),
     };

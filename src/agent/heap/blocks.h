@@ -1,5 +1,5 @@
 /* Blocks that an object owns apart from its own: a list's items, a dict's and a set's table, an array's data. A profile knows
- * blocks by their address; so those that it may know (heap_options_t.known) are told with the object whose they are, in the
+ * blocks by their address; and the ledger large ones; so those that either may know (heap_options_t.known) are told with the object whose they are, in the
  * table `blocks`. That is some hundreds of rows, however large the heap.
  */
 #ifndef LOWTIDE_AGENT_HEAP_BLOCKS_H

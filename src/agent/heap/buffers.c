@@ -1,9 +1,12 @@
 #include "agent/heap/buffers.h"
 
+#include "agent/heap/blocks.h"
+
 #include <errno.h>
 
 enum {
     WORD = sizeof(rt_addr_t),
+    MMAP_DATA = 16,
     MMAP_SIZE = 24,
     CDATA_POINTER = 16,
     CDATA_NEEDS_FREE = 24,
@@ -33,6 +36,7 @@ static rt_addr_t buffer_peek(rt_addr_t at) {
 
 static void buffer_of_mmap(walk_t *k, rt_addr_t object) {
     k->buffer += (uint64_t)rt_i64(object, MMAP_SIZE);
+    blocks_note(k, rt_ptr(object, MMAP_DATA));
 }
 
 /* Small values lie in the object itself; what was made from_buffer or is a part of another is not its own. */

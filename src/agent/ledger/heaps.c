@@ -139,18 +139,15 @@ void heaps_walk(const map_entry_t *v, bool main, res_t *r, heap_sum_t *sum) {
     }
 }
 
-uintptr_t heaps_mapped_blocks(uintptr_t begin, uintptr_t end, uintptr_t reach) {
-    uintptr_t p = begin;
-    while (p + RES_PAGE <= end) {
-        size_t words[2];
-        if (rt_peek(p, words, sizeof words)) break;
-        size_t size = words[1] & ~(size_t)SIZE_BITS;
-        if ((words[1] & SIZE_BITS) != IS_MMAPPED || size % RES_PAGE || size < RES_PAGE ||
-            size > reach - p || words[0] >= RES_PAGE)
-            break;
-        p += size;
-    }
-    return p;
+uintptr_t heaps_mapped_block(uintptr_t begin, uintptr_t reach) {
+    size_t words[2];
+    if (begin + RES_PAGE > reach || rt_peek(begin, words, sizeof words)) return begin;
+    size_t size = words[1] & ~(size_t)SIZE_BITS;
+    if (size % RES_PAGE == RES_PAGE - sizeof words) size += sizeof words; /* since glibc 2.43 */
+    if ((words[1] & SIZE_BITS) != IS_MMAPPED || size % RES_PAGE || size < RES_PAGE ||
+        size > reach - begin || words[0] >= RES_PAGE)
+        return begin;
+    return begin + size;
 }
 
 void heaps_walk_all(const maps_t *m, res_t *r, heap_sum_t *sum) {

@@ -43,8 +43,8 @@ bool heaps_bounds(uintptr_t address, heap_bounds_t *out);
 void heaps_walk(const map_entry_t *v, bool main, res_t *r, heap_sum_t *sum);
 /* The program break and every other heap. */
 void heaps_walk_all(const maps_t *m, res_t *r, heap_sum_t *sum);
-/* How far, from `begin` on, there is a row of blocks that malloc mapped each for itself. They begin before `end`; the last may go
- * on to `reach`: advice about huge pages cuts a block's mapping in two. */
-uintptr_t heaps_mapped_blocks(uintptr_t begin, uintptr_t end, uintptr_t reach);
+/* Where the block ends that malloc mapped for itself at `begin`, or `begin` where none is. It may go on to `reach`: advice about
+ * huge pages cuts a block's mapping in two. */
+uintptr_t heaps_mapped_block(uintptr_t begin, uintptr_t reach);
 
 #endif

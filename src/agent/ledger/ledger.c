@@ -21,7 +21,9 @@ enum {
         256, /* libraries and files that are told apart before the smaller ones are put together */
     LIBRARIES_SAID = 12,
     FILES_SAID = 6,
-    PINS_SAID = 3
+    PINS_SAID = 3,
+    PRIVATE_MIN = 1 << 20, /* from here on somebody meant to map it */
+    MAPPINGS_MAX = 16384
 };
 
 /* Where mimalloc asks for its memory to be, and nobody else's is. */
@@ -41,6 +43,7 @@ enum line {
     LINE_PYTHON,
     LINE_LOWTIDE,
     LINE_SHARED,
+    LINE_PRIVATE,
     LINE_UNEXPLAINED,
     LINES
 };
@@ -57,6 +60,7 @@ static const char *const line_names[LINES] = {
     [LINE_PYTHON] = "interpreter: code and data",
     [LINE_LOWTIDE] = "lowtide itself",
     [LINE_SHARED] = "shared memory",
+    [LINE_PRIVATE] = "private mappings",
     [LINE_UNEXPLAINED] = "unexplained",
 };
 
@@ -72,7 +76,7 @@ typedef struct work {
     uint64_t bytes[LINES];
     uint64_t arena_bytes;        /* resident, of all arenas, now */
     heap_sum_t heaps, main_heap; /* of threads' arenas but for the last two fields; of the break */
-    uint32_t arena_heaps, stacks, large;
+    uint32_t arena_heaps, stacks, large, private_count;
     bool heap_walked;
     uint64_t heap_free; /* of the program break, not dealt out yet */
     uintptr_t block_end,
@@ -113,15 +117,28 @@ static const char *base_name(const char *path) {
 
 /* ── Anonymous memory ── */
 
+static void note_mapping(work_t *w, int line, uintptr_t begin, uintptr_t end, uint64_t bytes) {
+    ledger_mappings_t *v = &w->l->mappings;
+    if (v->count >= MAPPINGS_MAX) return;
+    /* One less that finds its owner, where memory is out. */
+    (void)ledger_mappings_push(v, (ledger_mapping_t){begin, end, bytes, line_names[line]});
+}
+
 static uint64_t mapped_blocks(work_t *w, uintptr_t begin, uintptr_t end) {
     uint64_t bytes = 0;
     for (uintptr_t p = begin; p + RES_PAGE <= end;) {
         uintptr_t stop = w->block_end; /* of one that began in the mapping before */
-        if (p >= stop) stop = res_page(&w->resident, p) ? heaps_mapped_blocks(p, end, w->reach) : p;
+        if (p >= stop) stop = res_page(&w->resident, p) ? heaps_mapped_block(p, w->reach) : p;
         if (stop > p) {
-            w->large += p >= w->block_end;
+            uint64_t here = res_bytes(&w->resident, p, stop < end ? stop : end);
+            if (p >= w->block_end) {
+                w->large++;
+                note_mapping(w, LINE_MALLOC_LARGE, p, stop, here);
+            } else if (w->l->mappings.count) { /* what advice has cut off: of the same block */
+                w->l->mappings.at[w->l->mappings.count - 1].resident_bytes += here;
+            }
             w->block_end = stop;
-            bytes += res_bytes(&w->resident, p, stop < end ? stop : end);
+            bytes += here;
             p = stop;
         } else {
             p += RES_PAGE;
@@ -305,6 +322,7 @@ static void take_mapping(work_t *w, size_t i) {
         take(w, LINE_STACKS, &left, left);
         w->stacks++;
     } else if (is_shared(&v)) {
+        note_mapping(w, LINE_SHARED, v.begin, v.end, left);
         take(w, LINE_SHARED, &left, left);
     } else if (name[0] == '/') {
         take_file(w, name, left);
@@ -320,6 +338,11 @@ static void take_mapping(work_t *w, size_t i) {
     } else if (v.end - v.begin < HEAPS_RESERVED_MIN) {
         w->reach = row_end(w, i);
         take_anonymous(w, &v, &left);
+        if (left >= PRIVATE_MIN) {
+            note_mapping(w, LINE_PRIVATE, v.begin, v.end, left);
+            w->private_count++;
+            take(w, LINE_PRIVATE, &left, left);
+        }
     }
     take(w, LINE_UNEXPLAINED, &left, left);
 }
@@ -463,6 +486,14 @@ static void say_all(work_t *w) {
     say_named(l, w->libraries, w->library_count, LIBRARIES_SAID, "library", "other libraries");
     say_named(l, w->files, w->file_count, FILES_SAID, "file", "other files");
     if (w->bytes[LINE_SHARED]) say_line(w, LINE_SHARED, 0);
+    if (w->bytes[LINE_PRIVATE]) {
+        ledger_line_t *line = say_line(w, LINE_PRIVATE, 0);
+        snprintf(line->note, sizeof line->note,
+                 "%" PRIu32
+                 ", by mmap: the program's or a library's own; a recording names those that "
+                 "an object owns",
+                 w->private_count);
+    }
     if (w->bytes[LINE_LOWTIDE]) say_line(w, LINE_LOWTIDE, 0);
     ledger_line_t *line = say_line(w, LINE_UNEXPLAINED, 0);
     snprintf(
@@ -514,7 +545,20 @@ int ledger_read_system(ledger_t *l, uint32_t of, err_t *e) {
     return status;
 }
 
+bool ledger_in_mapping(const ledger_t *l, uintptr_t address) {
+    size_t low = 0, high = l->mappings.count;
+    while (low < high) {
+        size_t mid = (low + high) / 2;
+        if (l->mappings.at[mid].begin <= address)
+            low = mid + 1;
+        else
+            high = mid;
+    }
+    return low && address < l->mappings.at[low - 1].end;
+}
+
 void ledger_free(ledger_t *l) {
+    ledger_mappings_free(&l->mappings);
     pools_free(&l->pools);
     ledger_heaps_free(&l->heaps);
 }

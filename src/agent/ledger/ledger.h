@@ -36,6 +36,14 @@ typedef struct ledger_heap {
 } ledger_heap_t;
 VEC_DEFINE(ledger_heaps, ledger_heap_t);
 
+/* A mapping, or a block that malloc mapped for itself, that some object may own. */
+typedef struct ledger_mapping {
+    uintptr_t begin, end;
+    uint64_t resident_bytes; /* of it, what its line has */
+    const char *line;
+} ledger_mapping_t;
+VEC_DEFINE(ledger_mappings, ledger_mapping_t);
+
 typedef struct ledger {
     ledger_line_t lines
         [LEDGER_LINES]; /* those of 0 bytes are left out; "unexplained" is last, and always there */
@@ -44,6 +52,7 @@ typedef struct ledger {
     uint64_t swap_bytes, huge_bytes;
     pools_t pools;
     ledger_heaps_t heaps;
+    ledger_mappings_t mappings; /* by address */
     const rt_t *rt;
     bool glibc, has_books; /* has_books: of another malloc, told by itself */
     libc_books_t books;
@@ -57,6 +66,8 @@ int ledger_prepare(ledger_t *l, rt_t *rt, err_t *e);
 int ledger_read_python(ledger_t *l, rt_t *rt, err_t *e);
 /* of: 0 for this process, or the parent's PID in a forked child. */
 int ledger_read_system(ledger_t *l, uint32_t of, err_t *e);
+/* Does this address lie in one of the mappings? */
+bool ledger_in_mapping(const ledger_t *l, uintptr_t address);
 /* What the calls took; in any case, and before ledger_t is used again. */
 void ledger_free(ledger_t *l);
 
