@@ -53,8 +53,9 @@ uint64_t touched_not(const observed_t *o, pid_t pid,
         if (!observed_block(o, i, &block) || block.bytes < REGION_LARGE_BYTES ||
             !observed_cell(o, block.cell, &cell))
             continue;
-        uint64_t bytes = block_untouched(&pages, atomic_load(&block.address), block.bytes,
-                                         cell.domain == REGION_MMAP ? 0 : o->interval_bytes);
+        uint64_t bytes = block_untouched(
+            &pages, atomic_load(&block.address), block.bytes,
+            cell.domain == REGION_MMAP || o->mode == REGION_EXACT ? 0 : o->interval_bytes);
         if (bytes) of_cell(arg, block.cell, bytes);
         sum += bytes;
     }

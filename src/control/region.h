@@ -11,7 +11,7 @@
  * Texts, frames and stacks are append-only, and so are cells (one a stack and domain). Many threads write without a lock:
  * `used` counts what has been reserved, and may run ahead of what is written. So begin at the cells: one whose `domain` is not 0
  * (stored last, with release) is complete, and with it all that it refers to. Cells are counters changed by relaxed atomics;
- * blocks (what is alive of the sampled blocks, in exact mode of those of REGION_LARGE_BYTES and more, and of the mapped ranges) are a
+ * blocks (what is alive of the sampled blocks, in exact mode of one in REGION_SHOWN_BYTES, and of the mapped ranges) are a
  * table whose slots are claimed by their address: `used` is the highest slot ever taken + 1, and the table
  * sparse (mostly pages never touched). What is full loses detail and never memory safety:
  * `lost_*` counts it; what has no place goes to stack 0, "(stacks beyond the table)".
@@ -37,7 +37,7 @@
 #include <stdatomic.h>
 #include <stdint.h>
 
-enum { REGION_VERSION = 2, REGION_LARGE_BYTES = 1 << 20 };
+enum { REGION_VERSION = 2, REGION_LARGE_BYTES = 1 << 20, REGION_SHOWN_BYTES = 1 << 16 };
 #define REGION_MAGIC 0x6c61746564697431ull
 
 enum region_mode { REGION_SAMPLED = 1, REGION_EXACT = 2 };
@@ -104,10 +104,11 @@ typedef struct region_event {
 typedef struct region {
     uint64_t magic;
     uint32_t version, mode;
-    uint64_t bytes;          /* of the whole region */
-    uint64_t interval_bytes; /* mean bytes between samples; 0 where exact */
-    uint64_t begin_ns;       /* CLOCK_MONOTONIC */
-    uint32_t pid;            /* as the process knows itself */
+    uint64_t bytes; /* of the whole region */
+    uint64_t
+        interval_bytes; /* mean bytes between samples; where exact, between the blocks that are told */
+    uint64_t begin_ns; /* CLOCK_MONOTONIC */
+    uint32_t pid;      /* as the process knows itself */
     uint32_t flags;
     _Atomic uint32_t ended; /* the hooks have been taken out */
     uint32_t reserved;

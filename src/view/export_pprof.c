@@ -193,7 +193,7 @@ int export_pprof(const export_what_t *what, FILE *file, err_t *e) {
     if (p->process_count && p->processes[0].end_us > p->processes[0].begin_us)
         put_number(&w.out, 10, (p->processes[0].end_us - p->processes[0].begin_us) * 1000);
     put_value_type(&w, 11, "space", "bytes");
-    put_number(&w.out, 12, p->interval_bytes);
+    put_number(&w.out, 12, p->mode == PROFILE_SAMPLED ? p->interval_bytes : 1);
     put_number(&w.out, 14, text_number(&w, "inuse_space"));
     strbuf_put(&w.out, strbuf_text(&w.table), w.table.count);
     int status = 0;

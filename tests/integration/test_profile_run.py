@@ -56,6 +56,8 @@ def test_the_lines_that_made_it_the_peak_and_the_timeline_stand_beside_the_heap(
     assert 2e6 < live_bytes(recording, "build") < 30e6
     assert live_bytes(recording, "<module>", "rss_peak_bytes") >= 80e6
     assert live_bytes(recording, "<module>") < 1e6
+    report = json.loads(lowtide("report", "--json", tmp_path / "t.tide").stdout)
+    assert "kept" in {site["held_by"] for site in report["allocations"]["sites"] if "build" in site["function"]}
     points = list(recording.table_rows("timeline"))
     assert max(int(point["rss_bytes"]) for point in points) > 80_000_000
     (process,) = recording.table_rows("processes")

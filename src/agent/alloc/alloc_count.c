@@ -203,10 +203,20 @@ static void shadow_write(uint32_t *word, uint64_t bytes, uint32_t cell) {
     if (bytes >> 32) memcpy(&word[2], &bytes, sizeof bytes);
 }
 
-/* The recorder asks the kernel which pages of it have ever been touched. */
-static void large_show(void *block, uint64_t bytes, uint32_t cell) {
+/* Some blocks are told to the recorder, which joins them with the heap's objects: one in 64 KiB, and so all that are large, of which it
+ * asks the kernel for the pages that have been touched. */
+static inline bool is_shown(const void *block, uint64_t bytes) {
+    uint64_t h = ((uintptr_t)block >> 4) * 0x9e3779b97f4a7c15ull;
+    h = (h ^ h >> 32) * 0xd6e8feb86659fd93ull;
+    /* p = 1 − e^(−x) is x within a percent. */
+    if (bytes < REGION_SHOWN_BYTES / 64)
+        return h >> 32 < bytes * (UINT64_MAX / REGION_SHOWN_BYTES >> 32);
+    return sample_chosen((uintptr_t)block, bytes, REGION_SHOWN_BYTES);
+}
+
+static void block_show(void *block, uint64_t bytes, uint32_t cell) {
     region_block_t replaced;
-    if (bytes >= REGION_LARGE_BYTES) store_block_put((uintptr_t)block, bytes, cell, &replaced);
+    if (is_shown(block, bytes)) store_block_put((uintptr_t)block, bytes, cell, &replaced);
 }
 
 static uint32_t cell_of(uint32_t stack, uint32_t domain, bool alone) {
@@ -230,7 +240,7 @@ void count_born(void *block, size_t bytes, uint32_t domain, bool alone) {
     uint32_t cell = cell_of(alone ? stack_here_alone() : stack_here(), domain, alone);
     if (*word) count_died(block); /* its end was missed */
     shadow_write(word, bytes, cell);
-    large_show(block, bytes, cell);
+    block_show(block, bytes, cell);
     store_change_t c = one_of(bytes, alone);
     store_born(cell, &c);
 }
@@ -251,9 +261,9 @@ count_taken_t count_died(void *block) {
             word[2] = word[3] = 0;
         }
         word[1] = 0; /* a smaller block may begin there next */
-        region_block_t large;
-        if (t.bytes >= REGION_LARGE_BYTES) store_block_take((uintptr_t)block, &large);
     }
+    region_block_t shown;
+    if (is_shown(block, t.bytes)) store_block_take((uintptr_t)block, &shown);
     uint32_t domain = store_domain(t.cell);
     store_change_t c = one_of(t.bytes, domain == REGION_MEM || domain == REGION_OBJECT);
     store_died(t.cell, &c);
@@ -275,7 +285,7 @@ void count_put_back(void *block, const count_taken_t *taken) {
     uint32_t domain = store_domain(taken->cell);
     store_change_t c = one_of(taken->bytes, domain == REGION_MEM || domain == REGION_OBJECT);
     shadow_write(shadow_word(block, true), taken->bytes, taken->cell); /* it was there before */
-    large_show(block, taken->bytes, taken->cell);
+    block_show(block, taken->bytes, taken->cell);
     store_born(taken->cell, &c);
 }
 

@@ -48,6 +48,10 @@ static double fraction_of(uintptr_t address) {
     return (double)(h >> 11) * 0x1p-53;
 }
 
+bool sample_chosen(uintptr_t address, uint64_t bytes, uint64_t interval_bytes) {
+    return fraction_of(address) < one_minus_exp((double)bytes / (double)interval_bytes);
+}
+
 sample_weight_t sample_weigh(uintptr_t address, uint64_t bytes, uint64_t interval_bytes) {
     double size = (double)bytes, p = one_minus_exp(size / (double)interval_bytes);
     double stands_for = size / p;

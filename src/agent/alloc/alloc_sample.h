@@ -10,6 +10,7 @@
 #ifndef LOWTIDE_ALLOC_SAMPLE_H
 #define LOWTIDE_ALLOC_SAMPLE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 /* xorshift64*; the state is never 0. */
@@ -23,5 +24,9 @@ typedef struct sample_weight {
 } sample_weight_t;
 
 sample_weight_t sample_weigh(uintptr_t address, uint64_t bytes, uint64_t interval_bytes);
+
+/* Whether a block is one of those that stand for all, by its address and size alone: with p as above over many addresses, and the
+ * same at its end as at its beginning. */
+bool sample_chosen(uintptr_t address, uint64_t bytes, uint64_t interval_bytes);
 
 #endif

@@ -90,7 +90,7 @@ static void region_begin(region_t *r, enum region_mode mode, uint64_t interval_b
     r->magic = REGION_MAGIC;
     r->version = REGION_VERSION;
     r->mode = mode;
-    r->interval_bytes = mode == REGION_SAMPLED ? interval_bytes : 0;
+    r->interval_bytes = mode == REGION_SAMPLED ? interval_bytes : REGION_SHOWN_BYTES;
     r->begin_ns = now_ns();
     r->pid = (uint32_t)getpid();
     r->heap_epoch = 2; /* even: at its highest; and no cell has noted it */
