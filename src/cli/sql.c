@@ -62,9 +62,12 @@ const command_t command_sql = {
     "sql",
     "F [\"select ...\"] [--json | --csv] [-o O]",
     "Answers SQL over a recording",
-    "F is a recording; its objects, refs, types, dominators, paths, modules, threads and frames, the\n"
-    "sites, stacks, samples, timeline, events and processes of its profile, and its ledger are SQLite\n"
-    "tables, read straight from it (docs/sql.md). Without a query the tables and their columns are\n"
+    "F is a recording; its objects, refs, types, dominators, paths, modules, threads and frames, "
+    "the\n"
+    "sites, stacks, samples, timeline, events and processes of its profile, and its ledger are "
+    "SQLite\n"
+    "tables, read straight from it (docs/sql.md). Without a query the tables and their columns "
+    "are\n"
     "listed. Nothing is written but the answer.\n"
     "\n"
     "  --json         one JSON object: columns, and rows as lists\n"
