@@ -1,8 +1,8 @@
 /* From a hook to the store: which blocks count, and for how much.
  *
  * Sampled. A thread counts down the bytes to its next mark (alloc_sample.h) in `left`; a block that takes it below 0 is sampled.
- * A free looks at one byte: how many sampled blocks' addresses fall on it. Neighbours in memory are neighbours in the filter, so
- * what a program touches together costs few cache lines.
+ * A free looks at one byte: how many sampled blocks' addresses fall on it. It stands for 256 bytes of memory, and neighbours are
+ * neighbours in the filter: what a program touches together, 16 KiB, costs one cache line.
  *
  * Muted. What CPython asks of malloc for a block that has been counted already (big objects, arenas) must not count twice: `left`
  * is made endless meanwhile, so that the hooks below need no test of their own.
@@ -68,7 +68,7 @@ void count_sample(void *block, size_t bytes, uint32_t domain);
 
 static inline uint32_t count_filter_at(const void *block) {
     uintptr_t a = (uintptr_t)block;
-    return (a >> 4 ^ a >> 20) & ((1u << COUNT_FILTER_BITS) - 1);
+    return (a >> 8 ^ a >> 24) & ((1u << COUNT_FILTER_BITS) - 1);
 }
 /* May it have been sampled? Then count_take must precede its end. */
 static inline bool count_may_have(const void *block) {

@@ -124,11 +124,14 @@ static __attribute__((noinline)) void sampled_free_slow(void *p) {
     libc_enter();
     count_take(p);
     libc_leave();
+    REAL(free_t, FREE)(p);
 }
 
 static void sampled_free(void *p) {
-    if (count_may_have(p)) sampled_free_slow(p);
-    REAL(free_t, FREE)(p);
+    if (count_may_have(p))
+        sampled_free_slow(p);
+    else
+        REAL(free_t, FREE)(p);
 }
 
 /* ── Exact ── */
