@@ -418,3 +418,15 @@ def test_a_name_that_is_not_there_is_answered_by_what_comes_near(
         assert (done.status, done.stderr.count("\n")) == (1, 1)
         assert done.stderr.endswith(f"what comes near: {near}\n")
     assert target.finish()[0] == 0
+
+
+def test_what_an_ipython_session_keeps_of_its_outputs_is_named_as_that(
+    this_python: Python, spawn: Spawn, lowtide: Lowtide, tmp_path: Path
+) -> None:
+    target = spawn(this_python, "_ = [[i] * 40 for i in range(60_000)]\n_oh = {3: _}")
+    file = tmp_path / "t.tide"
+    assert lowtide("dump", target.pid, "-o", file).status == 0
+    finding = json.loads(lowtide("report", file, "--json").stdout)["findings"][0]
+    assert (finding["kind"], finding["path"]) == ("leak-suspect", "_")
+    assert "%reset -f out" in finding["fix"]
+    assert target.finish()[0] == 0

@@ -122,6 +122,14 @@ static const char *suspect_fix(const char *type) {
     return "bound what %s keeps: drop its references to what is done with";
 }
 
+/* `_`, `_3`, `_oh[3]`: what an IPython or Jupyter session keeps of the values that its cells ended with. */
+static bool suspect_is_output(const model_t *m, const char *path) {
+    if (names_get(&m->names->main, "_oh", 3) == LOWTIDE_NONE) return false;
+    if (strncmp(path, "_oh[", 4) == 0) return true;
+    size_t lines = strspn(path, "_");
+    return lines > 0 && path[lines + strspn(path + lines, "0123456789")] == '\0';
+}
+
 static int suspect_report(suspect_t *s, uint32_t place, const suspect_view_t *view) {
     findings_t *f = s->f;
     const model_t *m = f->m;
@@ -154,6 +162,12 @@ static int suspect_report(suspect_t *s, uint32_t place, const suspect_view_t *vi
                     "give %.*s a bound, or a lower one: @functools.lru_cache(maxsize=1000), or "
                     "in bytes: @lowtide.cache(max_bytes=\"64MiB\")",
                     (int)(length - lru_bytes), x->path)
+        : suspect_is_output(m, x->path)
+            ? findings_text(
+                  f,
+                  "%s is what a cell ended with, and IPython keeps all of those: %%reset -f out "
+                  "drops them; a cell that ends with ; keeps nothing",
+                  x->path)
         : local && name
             ? findings_text(f, "del%s once it has been used, or work through the data in parts",
                             name + 1)
