@@ -20,6 +20,7 @@
 #include "agent/alloc/alloc.h"
 #include "agent/capture.h"
 #include "agent/follow.h"
+#include "agent/keep_low.h"
 #include "agent/peak.h"
 
 #include <dlfcn.h>
@@ -53,6 +54,7 @@ static ctl_profile_t profile;
 static char variable[8192], preload[8192]; /* for the children's environment; "": not for them */
 static pid_t program;
 static bool watched;
+static char limit_wish[4352]; /* "size:path" */
 
 static bool say(int sock, const ctl_msg_t *m) {
     err_t e;
@@ -102,6 +104,7 @@ static void *at_exit(void *self, void *args) {
     /* A child that was forked, and ends by sys.exit, has our callback too, and is answered by nothing. */
     bool follow = profile.mode && profile.flags & CTL_PROFILE_CHILDREN;
     peak_end();
+    keep_low_end();
     int sock = follow || getpid() == program ? dial(CTL_PROGRAM_ENDS) : -1;
     ctl_msg_t m;
     int out = -1;
@@ -178,6 +181,15 @@ __attribute__((visibility("default"))) bool lowtide_mark(const char *text) {
     return watched;
 }
 
+static void start_limit(void) {
+    char *path = strchr(limit_wish, ':');
+    err_t e;
+    if (!path) return;
+    *path++ = '\0';
+    if (keep_low_begin(&runtime, limit_wish, path, &e))
+        fprintf(stderr, "lowtide: no limit: %s\n", e.text);
+}
+
 static void prepare_children(void) {
     if (!variable[0]) return;
     setenv(CTL_RUN_VARIABLE, variable, 1);
@@ -201,6 +213,7 @@ static int on_audit(const char *event, void *args, void *data) {
     say_status(sock, status, &e);
     if (!status && profile.mode) start_profile(sock);
     close(sock);
+    if (!status && limit_wish[0]) start_limit();
     return 0;
 }
 
@@ -252,6 +265,9 @@ static void clean_environment(const char *agent) {
             unsetenv("LD_PRELOAD");
     }
     unsetenv(CTL_RUN_VARIABLE);
+    const char *wish = getenv(CTL_LIMIT_VARIABLE);
+    if (wish) snprintf(limit_wish, sizeof limit_wish, "%s", wish);
+    unsetenv(CTL_LIMIT_VARIABLE);
 }
 
 __attribute__((constructor)) static void program_begin(void) {

@@ -4,7 +4,7 @@
 
 #include "bind/limit_calls.h"
 
-#include "agent/limit/limit_size.h"
+#include "base/limit_size.h"
 #include "agent/limit/limit_watch.h"
 
 #include <errno.h>

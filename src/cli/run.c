@@ -1,5 +1,6 @@
 #define _GNU_SOURCE
 #include "base/err.h"
+#include "base/limit_size.h"
 #include "cli/agent_file.h"
 #include "cli/arguments.h"
 #include "cli/command.h"
@@ -9,6 +10,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,6 +24,7 @@ enum { WAIT_MS = 20, LAST_PEAK_MS = 10000, STATUS_NOT_FOUND = 127, STATUS_NOT_EX
 
 typedef struct run {
     const char *to, *python, *script; /* script: the file that Python is to run, or NULL */
+    const char *limit, *dump;         /* --limit and --dump-near-limit, or NULL */
     bool json, report, values, peaks;
     bool missing; /* Python itself says that there is no such script */
     char **argv;  /* of the program */
@@ -71,6 +74,13 @@ static void child_environment(const run_t *r) {
     snprintf(preload, sizeof preload, "%s%s%.4000s", r->agent, before && *before ? ":" : "",
              before ? before : "");
     setenv(CTL_RUN_VARIABLE, variable, 1);
+    if (r->limit) {
+        char wish[PATH_MAX + 128], place[PATH_MAX] = "";
+        bool relative = r->dump && r->dump[0] != '/' && getcwd(place, sizeof place);
+        snprintf(wish, sizeof wish, "%.100s:%s%s%.2000s", r->limit, relative ? place : "",
+                 relative ? "/" : "", r->dump ? r->dump : "");
+        setenv(CTL_LIMIT_VARIABLE, wish, 1);
+    }
     setenv("LD_PRELOAD", preload, 1);
 }
 
@@ -210,6 +220,13 @@ static const char *python_default(char *room, size_t n) {
     return access(room, X_OK) == 0 ? room : "python3";
 }
 
+/* A share is of what the program may have, which it asks for itself. */
+static bool limit_is_wrong(const run_t *r, err_t *e) {
+    uint64_t bytes;
+    if (r->limit) return limit_size_parse(r->limit, UINT64_MAX / 4, &bytes, e) != 0;
+    return r->dump && err_set(e, -EINVAL, "--dump-near-limit needs a limit: add --limit SIZE") != 0;
+}
+
 static int run_exec(const command_t *self, int argc, char **argv) {
     static const struct option longs[] = {{"output", required_argument, NULL, 'o'},
                                           {"python", required_argument, NULL, 'p'},
@@ -223,6 +240,8 @@ static int run_exec(const command_t *self, int argc, char **argv) {
                                           {"no-children", no_argument, NULL, 'C'},
                                           {"peak-snapshot", no_argument, NULL, 'k'},
                                           {"no-peak-snapshot", no_argument, NULL, 'K'},
+                                          {"limit", required_argument, NULL, 'l'},
+                                          {"dump-near-limit", optional_argument, NULL, 'D'},
                                           {0}};
     static char minus_m[] = "-m";
     static run_t r = {.report = true, .values = true, .peaks = true};
@@ -244,11 +263,15 @@ static int run_exec(const command_t *self, int argc, char **argv) {
         if (got == 'N') profile->flags |= CTL_PROFILE_NATIVE;
         if (got == 'k' || got == 'K') r.peaks = got == 'k';
         if (got == 'P') profile->mode = 0;
+        if (got == 'l') r.limit = optarg;
+        if (got == 'D') r.dump = optarg ? optarg : "near-limit.tide";
         if (got == 'C') profile->flags &= ~(uint32_t)CTL_PROFILE_CHILDREN;
         if (got == 'i' && !arguments_interval(optarg, &profile->interval_bytes))
             return command_usage(self, "--interval takes bytes like 512K, from 1K to 1G, not '%s'",
                                  optarg);
     }
+    err_t e;
+    if (limit_is_wrong(&r, &e)) return command_usage(self, "%s", e.text);
     bool command = !module && optind > 1 && strcmp(argv[optind - 1], "--") == 0;
     if (!module && optind == argc)
         return command_usage(self, "run what? name a .py file, -m MODULE, or -- COMMAND");
@@ -295,6 +318,10 @@ const command_t command_run = {
             "                   do not capture the heap at its peaks, too, as is done where it\n"
             "                   costs below a fiftieth of the time so far (--peak-snapshot)\n"
             "  --no-profile     do not watch allocations\n"
+            "  --limit SIZE     keep below 2GiB, 80% (of the machine or cgroup) or -2GiB (all\n"
+            "                   but): collect, shrink lowtide's caches, trim the allocators\n"
+            "  --dump-near-limit[=F]  write what holds the memory to F (near-limit.tide)\n"
+            "                   when 95 % of the limit are in use\n"
             "  --json           print the report as JSON\n"
             "  --no-report      print no report\n"
             "  --no-values      leave out what strings, numbers and bytes say\n"

@@ -1,5 +1,5 @@
 #define _GNU_SOURCE
-#include "agent/limit/limit_size.h"
+#include "base/limit_size.h"
 #include "agent/limit/limit_watch.h"
 
 #include <errno.h>

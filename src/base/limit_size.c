@@ -1,4 +1,4 @@
-#include "agent/limit/limit_size.h"
+#include "base/limit_size.h"
 
 #include <errno.h>
 #include <stdbool.h>

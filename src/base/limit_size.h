@@ -2,8 +2,8 @@
  *
  * kB, MB, GB, TB are powers of 1000; KiB, MiB, GiB, TiB and the bare letters K, M, G, T powers of 1024, in any case. A share
  * and a negative size ("all but") are of `total_bytes`. */
-#ifndef LOWTIDE_AGENT_LIMIT_SIZE_H
-#define LOWTIDE_AGENT_LIMIT_SIZE_H
+#ifndef LOWTIDE_BASE_LIMIT_SIZE_H
+#define LOWTIDE_BASE_LIMIT_SIZE_H
 
 #include "base/err.h"
 

@@ -1,0 +1,28 @@
+/* `lowtide run --limit`: a soft limit for a program that knows nothing of it.
+ *
+ *     our thread                                     the program's main thread
+ *     limit_watch_wait … pressure
+ *     Py_AddPendingCall ───────────────────────────▶ between two of its instructions: lowtide's caches shrink, where it has
+ *     waits a moment; done or not:                   any; a full collection, if that did not do
+ *     takes the GIL, trims pymalloc's pools, lets go; trims malloc
+ *
+ * Finalizers run where the program would run them, in its main thread; one that sits in a call of C the while is trimmed
+ * without a collection. A second thread waits for the limit to be near, and writes a recording then, with memory set aside for
+ * it: rate-limited. Neither is a thread of Python's (gil.h), and both are gone while the program forks: a child has no limit.
+ *
+ * One a process. keep_low_begin in the main thread with the GIL, the runtime proven.
+ */
+#ifndef LOWTIDE_AGENT_KEEP_LOW_H
+#define LOWTIDE_AGENT_KEEP_LOW_H
+
+#include "agent/runtime/runtime.h"
+#include "base/err.h"
+
+/* size: as limit_size.h has it. dump: where a recording goes near the limit, or "". What is no size, or is more than the process may
+ * have: -EINVAL and a line, and there is no limit. */
+int keep_low_begin(rt_t *rt, const char *size, const char *dump, err_t *e);
+/* Takes the limit back, with or without the GIL; a recording that is being written is finished first. Nothing when there is no
+ * limit. */
+void keep_low_end(void);
+
+#endif

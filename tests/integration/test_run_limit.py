@@ -1,0 +1,103 @@
+"""`lowtide run --limit`: a program that knows nothing of it stays below, or leaves word of what held its memory."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import Lowtide, Python
+from tide_decoder import read_recording
+
+CYCLES = """
+import gc, time
+class Node:
+    def __init__(self): self.me, self.data = self, bytearray(200_000)
+gc.disable()
+top = 0
+for i in range(1200):
+    Node()
+    if i % 10 == 0:
+        time.sleep(0.003)
+        top = max(top, int(open('/proc/self/statm').read().split()[1]) * 4096)
+print(top)
+"""
+GROWS = """
+import os, time
+kept = []
+while not os.path.exists('near.tide') and len(kept) < 3000:
+    kept.append(bytes(100_000)); time.sleep(0.002)
+deadline = time.monotonic() + 60
+while os.path.getsize('near.tide') == 0 and time.monotonic() < deadline: time.sleep(0.01)
+"""
+FORKS = """
+import os, subprocess, sys, threading, warnings
+warnings.simplefilter('error')
+for i in range(3):
+    child = os.fork()
+    if not child: os._exit(0)
+    os.waitpid(child, 0)
+code = 'import os; print([k for k in os.environ if k.startswith("LOWTIDE_RUN_L")])'
+told = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True).stdout.strip()
+print(told, threading.active_count(), 'LOWTIDE_RUN_LIMIT' in os.environ)
+"""
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "app.py"
+
+
+def test_garbage_goes_before_the_limit_and_the_recording_tells_when(
+    local_python: Python, lowtide: Lowtide, write: Path
+) -> None:
+    write.write_text(CYCLES)
+    done = lowtide(
+        "run", "--limit", "120MiB", "-o", "r.tide", "--no-report", "--python", local_python.executable, write
+    )
+    assert (done.status, done.stderr) == (0, "")
+    assert int(done.stdout) < 150 << 20 < 1200 * 200_000
+    events = read_recording(Path("r.tide").read_bytes()).tables["events"]
+    assert [e for e in events if str(e["text"]).startswith("near the memory limit")]
+
+
+def test_near_the_limit_a_recording_says_what_holds_the_memory(
+    local_python: Python, lowtide: Lowtide, write: Path
+) -> None:
+    write.write_text(GROWS)
+    done = lowtide(
+        "run", "--limit=80MiB", "--dump-near-limit=near.tide", "--no-report", "--python", local_python.executable, write
+    )
+    assert done.status == 0
+    near = Path("near.tide").absolute()
+    assert done.stderr.startswith("lowtide: ") and f"what holds them is in {near}: lowtide report {near}" in done.stderr
+    told = json.loads(lowtide("report", "near.tide", "--json").stdout)
+    assert told["heap"]["dominators"][0]["path"] == "kept"
+
+
+def test_forks_warn_of_nothing_and_children_know_of_nothing(
+    local_python: Python, lowtide: Lowtide, write: Path
+) -> None:
+    write.write_text(FORKS)
+    python = local_python.executable
+    done = lowtide("run", "--limit", "90%", "--dump-near-limit", "--no-report", "--python", python, write)
+    assert (done.status, done.stdout, done.stderr) == (0, "[] 1 False\n", "")
+
+
+@pytest.mark.parametrize(
+    "options, status, line",
+    [
+        (["--limit", "12 pounds"], 2, 'lowtide: "12 pounds" is no amount of memory'),
+        (["--limit", "0"], 2, 'lowtide: "0" is no memory at all'),
+        (["--dump-near-limit"], 2, "lowtide: --dump-near-limit needs a limit: add --limit SIZE"),
+        (["--limit", "900TiB"], 0, "lowtide: no limit: a limit of 989560464998400 bytes is above the "),
+    ],
+)
+def test_what_is_no_limit_is_said_in_one_line(
+    options: list[str], status: int, line: str, lowtide: Lowtide, write: Path
+) -> None:
+    write.write_text("print('ran')")
+    done = lowtide("run", *options, "--no-report", write)
+    assert (done.status, done.stdout) == (status, "" if status else "ran\n")
+    assert done.stderr.startswith(line) and done.stderr.count("\n") == 1
