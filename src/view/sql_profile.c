@@ -183,15 +183,27 @@ const sql_table_t sql_profile_tables[] = {
          {"returnable_bytes", "INTEGER", "that lowtide free would return", 0, 0},
          {"note", "TEXT", "what to know about it", 0, 0},
      }},
-    {"pins",
-     "what keeps an allocator from giving memory back",
-     SQL_ROWS_PINS,
+    {"arenas",
+     "each of pymalloc's arenas; what lies in one is told by objects.address",
+     SQL_ROWS_ARENAS,
      {
-         {"layer", "TEXT", "name in ledger", 0, 0},
-         {"type", "TEXT", "of the objects", 0, 0},
-         {"count", "INTEGER", "how many", 0, 0},
-         {"bytes", "INTEGER", "that stay for them", 0, 0},
-         {"address", "INTEGER", "of one of them: objects.address", 0, 0},
+         {"address", "INTEGER", "where it begins", 0, 0},
+         {"bytes", "INTEGER", "how large it is", 0, 0},
+         {"resident_bytes", "INTEGER", "of it", 0, 0},
+         {"live_bytes", "INTEGER", "of blocks in use", 0, 0},
+         {"returnable_bytes", "INTEGER", "that lowtide free would return", 0, 0},
+     }},
+    {"heaps",
+     "each of glibc's heaps",
+     SQL_ROWS_HEAPS,
+     {
+         {"address", "INTEGER", "where it begins", 0, 0},
+         {"main", "INTEGER", "1: the program break, 0: of a thread's arena", 0, 0},
+         {"bytes", "INTEGER", "how large it is", 0, 0},
+         {"resident_bytes", "INTEGER", "of it", 0, 0},
+         {"free_bytes", "INTEGER", "resident, of free chunks", 0, 0},
+         {"top_bytes", "INTEGER", "of these, at the heap's end", 0, 0},
+         {"returnable_bytes", "INTEGER", "that lowtide free would return", 0, 0},
      }},
     {"resources",
      "open files, sockets, threads",
@@ -211,7 +223,7 @@ const sql_table_t sql_profile_tables[] = {
 const int sql_profile_tables_count = sizeof sql_profile_tables / sizeof sql_profile_tables[0];
 
 int sql_profile_load(sql_profile_t *s, const model_t *m, int rows, err_t *e) {
-    static const char *const names[] = {"ledger", "pins", "resources"};
+    static const char *const names[] = {"ledger", "arenas", "heaps", "resources"};
     lowtide_recording *rec = model_recording(m);
     if (rows >= SQL_ROWS_LEDGER) {
         int i = rows - SQL_ROWS_LEDGER;

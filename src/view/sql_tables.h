@@ -52,7 +52,8 @@ enum sql_rows {
     SQL_ROWS_PROCESSES,
     /* tables of the recording, as they are */
     SQL_ROWS_LEDGER,
-    SQL_ROWS_PINS,
+    SQL_ROWS_ARENAS,
+    SQL_ROWS_HEAPS,
     SQL_ROWS_RESOURCES,
     SQL_ROWS_END
 };

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import gzip
 import io
@@ -125,6 +126,58 @@ def test_speedscope_has_a_weight_for_each_stack_and_frames_that_are_there(lowtid
         assert sum(one["weights"]) == one["endValue"] - one["startValue"]
         assert all(0 <= frame < len(found["shared"]["frames"]) for stack in one["samples"] for frame in stack)
     assert found["profiles"][0]["endValue"] == 290 * MIB
+
+
+SPEEDSCOPE = Path(__file__).resolve().parents[2] / "web/node_modules/speedscope/dist/release"
+
+
+@pytest.mark.skipif(not (SPEEDSCOPE / "index.html").exists(), reason="npm ci --prefix web has not installed speedscope")
+@pytest.mark.skipif(not shutil.which("chromium"), reason="there is no Chromium to open speedscope in")
+def test_speedscope_itself_opens_the_file(lowtide, profile, tmp_path):  # noqa: F811
+    def title(data: bytes) -> str:
+        script = tmp_path / "load.js"  # as its own command line does it
+        script.write_text(f'speedscope.loadFileFromBase64("p.json", "{base64.b64encode(data).decode()}")')
+        words = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files"]
+        words += [f"--user-data-dir={tmp_path / 'home'}", "--virtual-time-budget=20000", "--dump-dom"]
+        words.append(f"{(SPEEDSCOPE / 'index.html').as_uri()}#localProfilePath={script}")
+        dom = subprocess.run(words, capture_output=True, text=True, timeout=240, check=True).stdout
+        return re.findall(r"<title>([^<]*)", dom)[0] + (" peak" if ">peak<" in dom or 'peak"' in dom else "")
+
+    data = export(lowtide, profile, "--format", "speedscope", "--at", "peak").encode()
+    # A file that it cannot read is told in a dialogue, and the title stays "speedscope".
+    assert title(data) == "lowtide - speedscope peak"
+
+
+def test_what_speedscope_gets_follows_its_schema(lowtide, profile):  # noqa: F811
+    path = SPEEDSCOPE / "file-format-schema.json"
+    if not path.exists():
+        pytest.skip("npm ci --prefix web has not installed speedscope")
+    found = json.loads(export(lowtide, profile, "--format", "speedscope"))
+    definitions = json.loads(path.read_text())["definitions"]
+    required = definitions["FileFormat.File"]["required"]
+    assert set(required) <= set(found)
+    one = definitions["FileFormat.SampledProfile"]
+    for shown in found["profiles"]:
+        assert set(one["required"]) <= set(shown) <= set(one["properties"])
+    frame = definitions["FileFormat.Frame"]
+    assert all(set(frame["required"]) <= set(f) <= set(frame["properties"]) for f in found["shared"]["frames"])
+
+
+COLLAPSED = re.compile(r"[^;\s][^;\n]* \([^;\n]*\)(;[^;\n]* \([^;\n]*\))* [0-9]+")
+
+
+@pytest.mark.parametrize("at", ["end", "peak", "rss-peak", "total", "gone"])
+def test_collapsed_stacks_follow_their_grammar(lowtide, profile, at):  # noqa: F811
+    lines = export(lowtide, profile, "--format", "collapsed", "--at", at).splitlines()
+    assert lines and all(COLLAPSED.fullmatch(line) for line in lines)
+
+
+def test_pandas_reads_the_csv(lowtide, profile):  # noqa: F811
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.read_csv(io.StringIO(export(lowtide, profile, "--format", "csv")))
+    assert frame.live_bytes.sum() == 73 * MIB
+    assert frame.gone_bytes.sum() == 16 * MIB
+    assert (frame.dtypes[3:] == "int64").all()
 
 
 def test_collapsed_stacks_are_names_with_semicolons_and_a_number(lowtide, profile):  # noqa: F811
