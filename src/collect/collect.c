@@ -2,6 +2,7 @@
 #include "collect/collect.h"
 
 #include "base/mem.h"
+#include "collect/collect_gc.h"
 #include "collect/collect_peak.h"
 #include "collect/collect_write.h"
 #include "collect/touched.h"
@@ -195,6 +196,7 @@ int collect_add(collect_t *c, pid_t pid, pid_t parent, enum collect_how how, int
     p->observed = observed;
     p->mode = observed.mode;
     p->interval_bytes = observed.interval_bytes;
+    p->gc = (collect_gc_t){.collecting_at = observed.gc_collecting, .stats_at = observed.gc_stats};
     snprintf(p->python, sizeof p->python, "%s", python);
     /* A child that was gone before it was its turn; what it shared is here. */
     if (p->pidfd < 0 && p->statm < 0) process_ends(c, number, -1);
@@ -331,14 +333,16 @@ static void look_for_ends(collect_t *c) {
     }
 }
 
+void collect_note(collect_t *c, const collect_event_t *event) {
+    if (c->events.count < EVENTS_MOST) collect_events_push(&c->events, *event);
+}
+
 static void read_events(collect_t *c, uint32_t number, collect_process_t *p) {
     region_event_t event;
     while (observed_event(&p->observed, p->seen.events, &event)) {
         observed_text_t text = observed_text(&p->observed, event.text);
         p->seen.events++;
-        if (c->events.count >= EVENTS_MOST ||
-            (event.kind != REGION_EVENT_GC && event.kind != REGION_EVENT_MARK))
-            continue;
+        if (event.kind != REGION_EVENT_GC && event.kind != REGION_EVENT_MARK) continue;
         collect_event_t ours = {.process = number,
                                 .kind = event.kind,
                                 .text = event.text ? sites_text(&c->sites, text.at, text.bytes) : 0,
@@ -346,7 +350,7 @@ static void read_events(collect_t *c, uint32_t number, collect_process_t *p) {
                                                                  : 0,
                                 .duration_us = event.duration_ns / 1000,
                                 .value = event.value};
-        collect_events_push(&c->events, ours);
+        collect_note(c, &ours);
     }
 }
 
@@ -401,10 +405,16 @@ int collect_tick(collect_t *c) {
     for (uint32_t i = 0; i < c->processes.count; i++) {
         collect_process_t *p = c->processes.at[i];
         if (p->ended) continue;
-        look(c, i, false);
         uint64_t grain = grain_us(now > p->begin_us ? now - p->begin_us : 0);
+        if (grain > LOOK_US_MAX) grain = LOOK_US_MAX;
+        if (now >= p->looked_us + grain) {
+            look(c, i, false);
+            p->looked_us = now;
+        }
         if (grain < next_us) next_us = grain;
     }
+    uint64_t gc_us = gc_look(c);
+    if (gc_us < next_us) next_us = gc_us;
     if (c->peaks) peaks_aim(c);
     if (c->live && now >= c->live_us) {
         for (uint32_t i = 0; i < c->processes.count; i++) read_profile(c, i);

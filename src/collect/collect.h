@@ -39,6 +39,17 @@ typedef struct collect_peak {
     collect_samples_t samples;
 } collect_peak_t;
 
+enum { COLLECT_GENERATIONS = 3 };
+
+/* A process's collector (collect_gc.h). */
+typedef struct collect_gc {
+    uint64_t collecting_at, stats_at; /* in the process; 0: not known */
+    bool running;
+    uint32_t looks; /* that saw it running */
+    uint64_t begin_us, seen_us, looked_us;
+    uint64_t counts[COLLECT_GENERATIONS];
+} collect_gc_t;
+
 typedef struct collect_process {
     pid_t pid;
     uint32_t parent; /* number + 1, or 0 */
@@ -55,8 +66,10 @@ typedef struct collect_process {
     bool peak_stale; /* the RSS has been higher since they were last read at its highest */
     uint64_t point_us, point_rss, point_rss_us; /* last point of the timeline; highest since */
     uint64_t end_heap_bytes;                    /* live when it ended, or had run its last line */
-    collect_peak_t peak, next_peak;             /* next: being written */
-    observed_t observed;                        /* unmapped once it has ended */
+    collect_gc_t gc;
+    uint64_t looked_us;             /* at its RSS */
+    collect_peak_t peak, next_peak; /* next: being written */
+    observed_t observed;            /* unmapped once it has ended */
     collect_seen_t seen;
     char command[4096], python[16];
 } collect_process_t;
@@ -85,6 +98,7 @@ typedef struct collect {
     collect_samples_t samples;
     bool peaks;        /* snapshots of peaks are wanted: the caller's to set */
     uint64_t peaks_us; /* what they have cost by our estimate */
+    uint64_t gc_every_us;
     /* The live file: what of each is in it. */
     rec_writer_t *live;
     int live_fd;
@@ -122,6 +136,9 @@ uint64_t collect_rss(collect_process_t *p);
 
 /* Writes META that the heap's capture could not know (all of it where there is no heap) and the tables. */
 void collect_write(const collect_t *c, rec_writer_t *w, bool heap);
+
+/* For the timeline; dropped where there are very many. */
+void collect_note(collect_t *c, const collect_event_t *event);
 
 uint64_t collect_now_us(const collect_t *c);
 

@@ -55,6 +55,8 @@ int observed_open(observed_t *o, int fd, err_t *e) {
     o->mode = r->mode;
     o->interval_bytes = r->interval_bytes;
     o->begin_ns = r->begin_ns;
+    o->gc_collecting = r->gc_collecting;
+    o->gc_stats = r->gc_stats;
     if (r->magic == REGION_MAGIC && r->version == REGION_VERSION &&
         (o->mode == REGION_SAMPLED || o->mode == REGION_EXACT) && parts_open(o))
         return 0;

@@ -25,6 +25,7 @@ typedef struct observed {
     uint64_t bytes;
     uint32_t mode;
     uint64_t interval_bytes, begin_ns;
+    uint64_t gc_collecting, gc_stats; /* addresses in the process, which are only ever read there */
     observed_part_t texts, frames, stacks, cells, blocks, events;
 } observed_t;
 

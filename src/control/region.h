@@ -37,7 +37,7 @@
 #include <stdatomic.h>
 #include <stdint.h>
 
-enum { REGION_VERSION = 2, REGION_LARGE_BYTES = 1 << 20, REGION_SHOWN_BYTES = 1 << 16 };
+enum { REGION_VERSION = 3, REGION_LARGE_BYTES = 1 << 20, REGION_SHOWN_BYTES = 1 << 16 };
 #define REGION_MAGIC 0x6c61746564697431ull
 
 enum region_mode { REGION_SAMPLED = 1, REGION_EXACT = 2 };
@@ -118,6 +118,9 @@ typedef struct region {
     /* The recorder's: with more live than this the process calls for a snapshot, once, and sets it to INT64_MAX, as it is
      * from the beginning. */
     _Atomic int64_t snapshot_above;
+    /* Where in the process its main collector notes that it is running (an int), and how often it has run: three 64-bit counts
+     * for each generation, the first of them of collections. 0: not known. */
+    uint64_t gc_collecting, gc_stats;
     region_part_t texts, frames, stacks, cells, blocks, events;
 } region_t;
 

@@ -212,3 +212,27 @@ def test_marks_are_on_the_timeline_of_who_made_them(lowtide: Lowtide, tmp_path: 
     recording = run(lowtide, tmp_path, textwrap.dedent(code), "--python", sys.executable)
     marks = [(row["process"], row["text"]) for row in recording.table_rows("events") if row["kind"] == 2]
     assert sorted(marks) == [(0, "and is watched already"), (0, "loaded"), (1, "in a child")]
+
+
+def test_collections_that_take_long_are_on_the_timeline(local_python: Python, lowtide: Lowtide, tmp_path: Path) -> None:
+    code = """
+        import gc, time
+        gc.disable()
+        kept = [[i] for i in range(1_000_000)]
+        time.sleep(0.3)
+        gc.collect()
+        del kept
+        time.sleep(0.3)
+    """
+    recording = run(
+        lowtide,
+        tmp_path,
+        textwrap.dedent(code),
+        "--no-peak-snapshot",
+        "--no-values",
+        "--python",
+        local_python.executable,
+    )
+    events = [row for row in recording.table_rows("events") if row["kind"] == 1]
+    assert {int(row["value"]) for row in events} == {2}
+    assert max(int(row["duration_us"]) for row in events) > 0

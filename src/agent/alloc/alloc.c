@@ -37,6 +37,15 @@ static void close_all(void) {
     alloc.state = STATE_OFF;
 }
 
+/* The recorder watches it from outside. */
+static void tell_of_collector(void) {
+    rt_addr_t interp = (rt_addr_t)alloc.rt->PyInterpreterState_Main(), collecting, counts;
+    if (!interp) return;
+    rt_gc_watch(alloc.rt, interp, &collecting, &counts);
+    store_region()->gc_collecting = (uint64_t)collecting;
+    store_region()->gc_stats = (uint64_t)counts;
+}
+
 int alloc_start(const rt_t *rt, const alloc_options_t *o, int *region_fd, err_t *e) {
     if (alloc.state != STATE_OFF)
         return err_set(e, -EALREADY, "allocations are being watched already");
@@ -47,6 +56,7 @@ int alloc_start(const rt_t *rt, const alloc_options_t *o, int *region_fd, err_t 
     if (*interval < INTERVAL_BYTES_MIN) *interval = INTERVAL_BYTES_MIN;
     int status = store_open(o->mode, *interval, region_fd, e);
     if (status) return status;
+    tell_of_collector();
     if (o->native) status = unwind_open(e);
     if (!status && !stack_open(rt, o->native))
         status = err_set(e, -ENOMEM, "no memory for the profile");
@@ -153,6 +163,7 @@ int alloc_fork_child(int *region_fd, err_t *e) {
     if (region_fd) {
         store_close();
         status = store_open(alloc.options.mode, alloc.options.interval_bytes, region_fd, e);
+        if (!status) tell_of_collector();
         stack_close();
         if (!status && !stack_open(alloc.rt, alloc.options.native))
             status = err_set(e, -ENOMEM, "no memory");

@@ -74,6 +74,7 @@ LAYOUT_FIELD(gc_generation_2, struct _gc_runtime_state, generations[2].head, old
 LAYOUT_FIELD(gc_permanent, struct _gc_runtime_state, permanent_generation.head)
 LAYOUT_FIELD(gc_generation_0_pointer, struct _gc_runtime_state, generation0)
 LAYOUT_FIELD(gc_collecting, struct _gc_runtime_state, collecting)
+LAYOUT_FIELD(gc_generation_stats, struct _gc_runtime_state, generation_stats)
 LAYOUT_FIELD(gc_enabled, struct _gc_runtime_state, enabled)
 LAYOUT_FIELD(gc_garbage, struct _gc_runtime_state, garbage)
 LAYOUT_FIELD(gc_callbacks, struct _gc_runtime_state, callbacks)

@@ -297,6 +297,9 @@ bool rt_arenas_huge(const rt_t *rt);
 enum { RT_GC_FROZEN = 3, RT_GC_LISTS = 4 };
 rt_addr_t rt_gc_list(const rt_t *rt, rt_addr_t interp, int n);
 bool rt_gc_collecting(const rt_t *rt, rt_addr_t interp);
+/* Where it says so, and where it counts its collections: three 64-bit counts for each of three generations, the first of them of
+ * collections; 0 where that is kept otherwise (3.15). */
+void rt_gc_watch(const rt_t *rt, rt_addr_t interp, rt_addr_t *collecting, rt_addr_t *counts);
 
 static inline rt_addr_t rt_gc_next(const rt_t *rt, rt_addr_t gc) {
     return rt_ptr(gc, rt->layout->gc_head_next) & ~(rt_addr_t)3;

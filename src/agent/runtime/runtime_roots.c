@@ -333,6 +333,12 @@ bool rt_gc_collecting(const rt_t *rt, rt_addr_t interp) {
     return rt_i32(member(interp, rt->layout->interp_gc), rt->layout->gc_collecting) != 0;
 }
 
+void rt_gc_watch(const rt_t *rt, rt_addr_t interp, rt_addr_t *collecting, rt_addr_t *counts) {
+    rt_addr_t gc = member(interp, rt->layout->interp_gc);
+    *collecting = member(gc, rt->layout->gc_collecting);
+    *counts = rt->minor < 15 ? member(gc, rt->layout->gc_generation_stats) : 0;
+}
+
 bool rt_arenas_huge(const rt_t *rt) {
     int32_t offset = rt->layout->runtime_use_hugepages;
     return rt_has(offset) && rt_i32(rt->runtime, offset) != 0;
