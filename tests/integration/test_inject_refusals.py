@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import signal
@@ -226,6 +227,47 @@ def test_a_stranger_is_told_whose_it_is(local_python: Python, spawn: Spawn, tmp_
     assert done.returncode == 1
     assert f"not permitted to observe process {target.pid}" in done.stderr
     assert "it belongs to user 0; run lowtide as that user or as root" in done.stderr
+
+
+def drop_ptrace() -> None:
+    """As in a container: root, but without CAP_SYS_PTRACE from the next exec on."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.prctl(24, 19, 0, 0, 0) == 0  # PR_CAPBSET_DROP, CAP_SYS_PTRACE
+
+
+@as_root
+def test_root_without_the_capability_is_told_its_name(local_python: Python, spawn: Spawn) -> None:
+    target = spawn(local_python, "")
+    command = [str(part) for part in (DRIVER, target.pid, AGENT)]
+    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=drop_ptrace)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "though lowtide runs as root: the capability CAP_SYS_PTRACE is missing" in done.stderr
+    assert target.finish() == (0, "")
+
+
+@as_root
+@pytest.mark.parametrize(("scope", "says"), [(3, "forbids it to everybody until the next boot"), (1, "ptrace_scope")])
+def test_what_yama_forbids_is_told_with_the_mend(
+    scope: int, says: str, local_python: Python, spawn: Spawn, tmp_path: Path
+) -> None:
+    """The words alone, on a machine without yama: its setting is put where it would be, and the refusal is another's."""
+    target = spawn(local_python, "import ctypes, os\nctypes.CDLL(None).prctl(4, 0)\nos.setuid(65534)\n")
+    place = Path("/tmp") / f"inject-{os.getpid()}"
+    place.mkdir(mode=0o755)
+    try:
+        driver, agent = (shutil.copy(tool, place / tool.name) for tool in (DRIVER, AGENT))
+        yama = "/proc/sys/kernel/yama"
+        run = f"mount -t tmpfs none /proc/sys/kernel && mkdir {yama} && echo {scope} > {yama}/ptrace_scope && "
+        run += f"exec setpriv --reuid 65534 --regid 65534 --clear-groups {driver} {target.pid} {agent}"
+        done = subprocess.run(["unshare", "-m", "sh", "-c", run], capture_output=True, text=True)
+    finally:
+        shutil.rmtree(place)
+    if "unshare" in done.stderr or "mount:" in done.stderr:
+        pytest.skip("no mount namespaces here")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert f"not permitted to observe process {target.pid}" in done.stderr
+    assert says in done.stderr
+    assert target.finish() == (0, "")
 
 
 @as_root
