@@ -430,3 +430,34 @@ def test_what_an_ipython_session_keeps_of_its_outputs_is_named_as_that(
     assert (finding["kind"], finding["path"]) == ("leak-suspect", "_")
     assert "%reset -f out" in finding["fix"]
     assert target.finish()[0] == 0
+
+
+SERVER = """
+import socketserver, sys, threading
+class App(socketserver.TCPServer):
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), socketserver.BaseRequestHandler)
+        self.cache = {i: [i] * 40 for i in range(60_000)}
+    def service_actions(self):
+        if not self.said: print("ready", flush=True)
+        self.said = True
+    said = False
+def end(): sys.stdin.read(); app().shutdown()
+import gc
+def app(): return next(o for o in gc.get_objects() if type(o) is App)
+threading.Thread(target=end, daemon=True).start()
+App().serve_forever()
+"""
+
+
+def test_what_the_loop_of_a_library_holds_is_said_by_the_program_s_own_class(
+    target_python: Python, spawn: Spawn, lowtide: Lowtide, tmp_path: Path
+) -> None:
+    target = spawn(target_python, SERVER)
+    file = tmp_path / "t.tide"
+    assert lowtide("dump", target.pid, "-o", file).status == 0
+    finding = json.loads(lowtide("report", file, "--json").stdout)["findings"][0]
+    assert finding["path"].startswith("thread MainThread > BaseServer.serve_forever() > self.cache")
+    assert finding["fix"].startswith("bound self.cache (of a __main__.App): delete entries")
+    assert finding["confidence"] != "low"
+    assert target.finish()[0] == 0

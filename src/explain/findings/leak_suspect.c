@@ -5,6 +5,7 @@
  * big, but nothing gathers in it. */
 #include "explain/findings/findings.h"
 #include "explain/names.h"
+#include "explain/task.h"
 
 #include "base/mem.h"
 
@@ -130,6 +131,60 @@ static bool suspect_is_output(const model_t *m, const char *path) {
     return lines > 0 && path[lines + strspn(path + lines, "0123456789")] == '\0';
 }
 
+/* Of a path through a thread or task: what stands behind its functions, "rows" or "self.cache". */
+static const char *suspect_local(const char *path) {
+    const char *last = NULL;
+    if (strncmp(path, "thread ", 7) != 0 && strncmp(path, "task ", 5) != 0) return NULL;
+    for (const char *at = path; (at = strstr(at, " > ")); at += 3) last = at + 3;
+    return last;
+}
+
+/* The class of the local that the path goes through: of `self` in a function of a library it says whose it is. */
+static int suspect_owner(const model_t *m, uint32_t id, const char **type, err_t *e) {
+    path_ids_t nodes = {0};
+    int status = path_nodes(m, id, &nodes, e);
+    *type = NULL;
+    for (size_t i = nodes.count; !status && i-- > 1 && !*type;) {
+        uint32_t from = nodes.at[i - 1];
+        bool function = from < m->g.n && (model_shape_of(m, from)->kind == LOWTIDE_SHAPE_FRAME ||
+                                          suspended_is(m, from));
+        if (function) *type = model_type_name(m, nodes.at[i]);
+    }
+    path_ids_free(&nodes);
+    return status;
+}
+
+static int suspect_advise(suspect_t *s, model_finding_t *x, uint32_t id, bool alone) {
+    static const char lru[] = "'s lru_cache",
+                      done[] = "once it has been used, or work through the data in parts";
+    findings_t *f = s->f;
+    size_t length = strlen(x->path), lru_bytes = sizeof lru - 1;
+    const char *local = suspect_local(x->path), *owner = NULL;
+    if (length > lru_bytes && strcmp(x->path + length - lru_bytes, lru) == 0) {
+        x->fix = findings_text(
+            f,
+            "give %.*s a bound, or a lower one: @functools.lru_cache(maxsize=1000), or "
+            "in bytes: @lowtide.cache(max_bytes=\"64MiB\")",
+            (int)(length - lru_bytes), x->path);
+    } else if (suspect_is_output(f->m, x->path)) {
+        x->fix = findings_text(
+            f,
+            "%s is what a cell ended with, and IPython keeps all of those: %%reset -f out "
+            "drops them; a cell that ends with ; keeps nothing",
+            x->path);
+    } else if (local && !strpbrk(local, ".[")) {
+        x->fix = findings_text(f, "del %s %s", local, done);
+    } else if (alone) {
+        x->fix = findings_text(f, "drop %s %s", x->path, done);
+    } else {
+        int status = local ? suspect_owner(f->m, id, &owner, f->e) : 0;
+        if (status) return status;
+        const char *name = owner ? findings_text(f, "%s (of a %s)", local, owner) : x->path;
+        if (name) x->fix = findings_text(f, suspect_fix(x->type), name);
+    }
+    return x->fix ? 0 : findings_no_memory(f);
+}
+
 static int suspect_report(suspect_t *s, uint32_t place, const suspect_view_t *view) {
     findings_t *f = s->f;
     const model_t *m = f->m;
@@ -143,7 +198,8 @@ static int suspect_report(suspect_t *s, uint32_t place, const suspect_view_t *vi
     x->type = (char *)model_type_name(m, id);
     int status = path_text(m, id, PATH_EXACT, &f->out->memory, &x->path, &x->expression, f->e);
     if (status) return status;
-    bool local = strncmp(x->path, "thread ", 7) == 0 || strncmp(x->path, "task ", 5) == 0;
+    const char *last = suspect_local(x->path);
+    bool local = last && !strpbrk(last, ".[");
     unsigned share = (unsigned)(bytes * 100 / (findings_heap(m) ? findings_heap(m) : 1));
     bool alone = view->type == UINT32_MAX; /* an array: big by itself */
     findings_bytes(bytes, size);
@@ -152,33 +208,11 @@ static int suspect_report(suspect_t *s, uint32_t place, const suspect_view_t *vi
                      : findings_text(f, "%s (%s) has gathered %s %s: %s, %u %% of the heap",
                                      x->path, x->type, findings_count(view->type_count, number),
                                      m->types[view->type].name, size, share);
-    static const char lru[] = "'s lru_cache";
-    size_t length = strlen(x->path), lru_bytes = sizeof lru - 1;
-    bool cache = length > lru_bytes && strcmp(x->path + length - lru_bytes, lru) == 0;
-    const char *name = strrchr(x->path, '>'); /* of a local: behind its thread and function */
-    x->fix =
-        cache ? findings_text(
-                    f,
-                    "give %.*s a bound, or a lower one: @functools.lru_cache(maxsize=1000), or "
-                    "in bytes: @lowtide.cache(max_bytes=\"64MiB\")",
-                    (int)(length - lru_bytes), x->path)
-        : suspect_is_output(m, x->path)
-            ? findings_text(
-                  f,
-                  "%s is what a cell ended with, and IPython keeps all of those: %%reset -f out "
-                  "drops them; a cell that ends with ; keeps nothing",
-                  x->path)
-        : local && name
-            ? findings_text(f, "del%s once it has been used, or work through the data in parts",
-                            name + 1)
-        : alone
-            ? findings_text(f, "drop %s once it has been used, or work through the data in parts",
-                            x->path)
-            : findings_text(f, suspect_fix(x->type), x->path);
+    if ((status = suspect_advise(s, x, id, alone))) return status;
     x->confidence = local || alone                                              ? "low"
                     : view->type_bytes > bytes / 2 && view->type_count >= 10000 ? "high"
                                                                                 : "medium";
-    return x->title && x->fix ? 0 : findings_no_memory(f);
+    return x->title ? 0 : findings_no_memory(f);
 }
 
 static int suspect_found(suspect_t *s, uint32_t place, const suspect_view_t *view) {
