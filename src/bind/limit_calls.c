@@ -4,8 +4,8 @@
 
 #include "bind/limit_calls.h"
 
-#include "base/limit_size.h"
 #include "agent/limit/limit_watch.h"
+#include "base/limit_size.h"
 
 #include <errno.h>
 #include <stdlib.h>

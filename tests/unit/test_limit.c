@@ -1,6 +1,6 @@
 #define _GNU_SOURCE
-#include "base/limit_size.h"
 #include "agent/limit/limit_watch.h"
+#include "base/limit_size.h"
 
 #include <errno.h>
 #include <setjmp.h>
