@@ -21,6 +21,7 @@ from lowtide._profile import mark, start, stop
 
 if TYPE_CHECKING:
     from lowtide._cache import Cache, cache
+    from lowtide._gpu import Gpu, GpuCache, GpuMemory, gpu
     from lowtide._isolate import isolate
     from lowtide._limit import Limit, LimitStats, Pressure, limit
     from lowtide._pool import Pool
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 __all__ = [
     "Cache",
     "Freed",
+    "Gpu",
+    "GpuCache",
+    "GpuMemory",
     "IsolatedMemoryError",
     "IsolatedTimeout",
     "Layer",
@@ -51,6 +55,7 @@ __all__ = [
     "WorkerDied",
     "cache",
     "free",
+    "gpu",
     "isolate",
     "limit",
     "mark",
@@ -72,6 +77,10 @@ _LATER = {
     "LimitStats": "_limit",
     "Pressure": "_limit",
     "limit": "_limit",
+    "Gpu": "_gpu",
+    "GpuCache": "_gpu",
+    "GpuMemory": "_gpu",
+    "gpu": "_gpu",
     "Scope": "_scope",
     "Survivors": "_scope",
     "scope": "_scope",

@@ -2,6 +2,7 @@
 #include "cli/arguments.h"
 #include "cli/ask_agent.h"
 #include "cli/command.h"
+#include "collect/gpu.h"
 #include "view/json.h"
 #include "view/screen.h"
 #include "view/units.h"
@@ -14,7 +15,39 @@
 
 enum { PIN_SAID_MIN = 1 << 20 };
 
+/* What the driver says of the process; only the devices that it uses, or may use. */
+static void gpu_json(json_t *j, const gpu_device_t *devices, unsigned count) {
+    json_open(j, "gpu", '[');
+    for (unsigned i = 0; i < count; i++) {
+        const gpu_device_t *d = &devices[i];
+        json_open(j, NULL, '{');
+        json_uint(j, "device", d->index);
+        json_text(j, "name", d->name);
+        if (d->known)
+            json_uint(j, "process_bytes", d->process_bytes);
+        else
+            json_null(j, "process_bytes");
+        json_uint(j, "used_bytes", d->used_bytes);
+        json_uint(j, "total_bytes", d->total_bytes);
+        json_close(j);
+    }
+    json_close(j);
+}
+
+static void gpu_text(const gpu_device_t *devices, unsigned count) {
+    char size[UNITS_BYTES], used[UNITS_BYTES], total[UNITS_BYTES];
+    for (unsigned i = 0; i < count; i++) {
+        const gpu_device_t *d = &devices[i];
+        if (!d->has_process) continue;
+        printf("%12s %12s  on GPU %u, %s: %s of %s in use by all\n",
+               d->known ? units_size(size, d->process_bytes) : "?", "", d->index, d->name,
+               units_size(used, d->used_bytes), units_size(total, d->total_bytes));
+    }
+}
+
 static void print_json(pid_t pid, const answer_t *a) {
+    gpu_device_t devices[GPU_DEVICES];
+    unsigned gpus = gpu_read(pid, devices);
     json_t j;
     json_init(&j, stdout);
     json_open(&j, NULL, '{');
@@ -49,6 +82,7 @@ static void print_json(pid_t pid, const answer_t *a) {
         json_close(&j);
     }
     json_close(&j);
+    gpu_json(&j, devices, gpus);
     json_close(&j);
 }
 
@@ -67,6 +101,7 @@ static void print_pins(const screen_t *s, const answer_t *a) {
 }
 
 static void print_text(pid_t pid, const answer_t *a) {
+    gpu_device_t devices[GPU_DEVICES];
     char size[UNITS_BYTES], back[UNITS_BYTES];
     screen_t s;
     uint64_t returnable = 0;
@@ -90,6 +125,7 @@ static void print_text(pid_t pid, const answer_t *a) {
         printf("%12s %12s  swapped out\n", units_size(size, a->result.objects), "");
     if (a->result.references)
         printf("%12s %12s  of it in huge pages\n", units_size(size, a->result.references), "");
+    gpu_text(devices, gpu_read(pid, devices));
     print_pins(&s, a);
     if (returnable >= 1 << 20)
         printf("\n`lowtide free %d` gives %s back.\n", (int)pid, units_size(back, returnable));

@@ -1,0 +1,28 @@
+/* What a process has on NVIDIA's GPUs, as the driver's own library (libnvidia-ml.so.1) tells. It is asked from outside: nothing is
+ * loaded into the process. Found when asked for; a machine without it has no devices.
+ */
+#ifndef LOWTIDE_COLLECT_GPU_H
+#define LOWTIDE_COLLECT_GPU_H
+
+#include "base/err.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+enum { GPU_DEVICES = 32, GPU_NAME_BYTES = 96 };
+
+typedef struct gpu_device {
+    unsigned index;
+    char name[GPU_NAME_BYTES];
+    uint64_t used_bytes, total_bytes; /* of the device, by whomever */
+    bool has_process;                 /* the process is one of those that use it */
+    bool known;                       /* and the driver says how much it has: */
+    uint64_t process_bytes;
+} gpu_device_t;
+
+/* How many devices there are, at most GPU_DEVICES; 0 where there is no such library or driver. In a container the driver may know
+ * processes by other numbers than we do: then the process is not found on a device that it uses. */
+unsigned gpu_read(pid_t pid, gpu_device_t devices[GPU_DEVICES]);
+
+#endif
