@@ -8,12 +8,12 @@
  *              ◀── REGION + descriptor ─── the profile's memory; or RESULT, why there is none
  *              ◀── HELLO program forked ── a forked child, at once: a profile of its own
  *              ◀── REGION + descriptor ───
- *              ◀── HELLO program ends ──── atexit, in the main thread with the GIL, before anything is torn down
+ *              ◀── HELLO program ends ──── atexit, in the main thread with the GIL, before anything is torn down; or at os._exit
  *     CAPTURE + descriptor ──────────────▶ captures; the program goes on to end
  *
  * and at peaks, where lowtide wants a snapshot of one, as peak.h says.
  *
- * So it is also captured after sys.exit and an unhandled exception, and not after os._exit, exec or a signal that kills; its
+ * So it is also captured after sys.exit, os._exit and an unhandled exception, and not after exec or a signal that kills; its
  * profile is there in any case. Nothing stays open in between, and nobody waits for lowtide but the program's last step.
  */
 #define _GNU_SOURCE
@@ -33,6 +33,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -53,7 +54,7 @@ static socklen_t address_bytes;
 static ctl_profile_t profile;
 static char variable[8192], preload[8192]; /* for the children's environment; "": not for them */
 static pid_t program;
-static bool watched;
+static bool watched, ended;
 static char limit_wish[4352]; /* "size:path" */
 
 static bool say(int sock, const ctl_msg_t *m) {
@@ -103,6 +104,7 @@ static void *at_exit(void *self, void *args) {
     (void)args;
     /* A child that was forked, and ends by sys.exit, has our callback too, and is answered by nothing. */
     bool follow = profile.mode && profile.flags & CTL_PROFILE_CHILDREN;
+    ended = true;
     peak_end();
     keep_low_end();
     int sock = follow || getpid() == program ? dial(CTL_PROGRAM_ENDS) : -1;
@@ -123,6 +125,22 @@ static void *at_exit(void *self, void *args) {
     if (sock >= 0) close(sock);
     runtime.Py_IncRef((void *)runtime.py_none);
     return (void *)runtime.py_none;
+}
+
+/* Programs that are in a hurry leave by os._exit, past atexit (mypy does, and every child of multiprocessing, which is not asked). A signal
+ * handler and a thread without the GIL may call this too: they are let through. */
+static _Noreturn void leave(int status) {
+    if (program && !ended && getpid() == program && runtime.PyGILState_Check()) at_exit(NULL, NULL);
+    syscall(SYS_exit_group, status);
+    __builtin_unreachable();
+}
+
+__attribute__((visibility("default"))) void _exit(int status) {
+    leave(status);
+}
+
+__attribute__((visibility("default"))) void _Exit(int status) {
+    leave(status);
 }
 
 static method_def_t at_exit_def = {"lowtide", at_exit, METH_NOARGS, NULL};

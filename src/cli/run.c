@@ -150,8 +150,8 @@ static int say_no_heap(const run_t *r, int how) {
             "lowtide dump PID",
             program, sigabbrev_np(WTERMSIG(how)));
     return command_fail(
-        "no heap was captured: %s left without its exit functions (os._exit, exec, or a "
-        "fatal error); to see a running process: lowtide dump PID",
+        "no heap was captured: %s left without its exit functions (exec, a fatal error, or "
+        "os._exit of a process forked from it); to see a running process: lowtide dump PID",
         program);
 }
 
@@ -305,8 +305,8 @@ const command_t command_run = {
     .help = "The program runs as it would without lowtide: its input, output, signals and\n"
             "exit status are its own. Its allocations are sampled from its first line to its\n"
             "last, in all processes that it starts. Its heap is captured when it ends, also\n"
-            "by sys.exit or an unhandled exception, before anything is torn down; not after\n"
-            "os._exit or a signal that kills. The report follows on standard output.\n"
+            "by sys.exit, os._exit or an unhandled exception, before anything is torn down;\n"
+            "not after exec or a signal that kills. The report follows on standard output.\n"
             "\n"
             "  -o, --output F   keep the recording, for report, why, diff and sql; should\n"
             "                   lowtide be killed, what it had is in F.partial\n"

@@ -64,6 +64,8 @@ def test_json_is_one_object_behind_the_programs_output(app: Path, lowtide: Lowti
         ("import sys; sys.exit(3)", 3, ""),
         ("import sys; sys.exit('no')", 1, "no"),
         ("raise KeyError(5)", 1, "KeyError: 5"),
+        ("import os; os._exit(5)", 5, ""),
+        ("import os, threading\nthreading.Thread(target=lambda: os._exit(6)).start()", 6, ""),
         ("import threading\nthreading.Thread(target=lambda: print('late')).start()", 0, ""),
     ],
 )
@@ -80,7 +82,6 @@ def test_the_heap_is_captured_however_python_ends(
 @pytest.mark.parametrize(
     "code, status, words",
     [
-        ("import os; os._exit(5)", 5, "os._exit"),
         ("import os; os.execv('/bin/sh', ['sh', '-c', 'exit 6'])", 6, "exec"),
         ("import os; os.kill(os.getpid(), 9)", -9, "SIGKILL"),
         ("import os; os.kill(os.getpid(), 15)", -15, "SIGTERM"),
