@@ -71,6 +71,7 @@ __all__ = [
 
 # Who only takes snapshots carries no cache, whose extension is built for one Python alone, and no threads.
 _LATER = {
+    "load_ipython_extension": "_ipython",
     "Cache": "_cache",
     "cache": "_cache",
     "Limit": "_limit",
