@@ -4,11 +4,30 @@ from __future__ import annotations
 
 import os
 import threading
+from array import array
 from typing import Any, NamedTuple
 
 from lowtide import _core
 from lowtide._executable import executable
 from lowtide._inside import _capture
+
+_one_at_a_time = threading.Lock()  # captures of this process: blocks of other threads wait their turn
+
+
+def _renew() -> None:
+    global _one_at_a_time
+    _one_at_a_time = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew)
+
+
+def _in_turn(recording: int, values: bool) -> None:
+    _one_at_a_time.acquire()  # no `with`: the method that it keeps for its end would be born in the block
+    try:
+        _capture(recording, values=values)
+    finally:
+        _one_at_a_time.release()
 
 
 class Survivors(NamedTuple):
@@ -52,13 +71,14 @@ class Scope:
         self._watch = _core.limit_open(1 << 62, 1)
         self._thread = threading.Thread(target=self._measure_peak, name="lowtide-scope", daemon=True)
         self._thread.start()
+        self._begin_rss = array("q", [0])  # written in place: no number of ours is born in the block
         self._before = os.memfd_create("lowtide")
         try:
-            _capture(self._before, values=False)
+            _in_turn(self._before, False)
         except BaseException:
             self._end()
             raise
-        self._begin_rss = _core.rss_bytes()
+        self._begin_rss[0] = _core.rss_bytes()
         return self
 
     def _end(self) -> None:
@@ -71,10 +91,10 @@ class Scope:
         del kind, error, traceback
         after = os.memfd_create("lowtide")
         try:
-            _capture(after, values=True)
+            _in_turn(after, True)
             _core.limit_stop(self._watch)
             self._thread.join()
-            self.peak_bytes = max(0, self._peak_rss - self._begin_rss)
+            self.peak_bytes = max(0, self._peak_rss - self._begin_rss[0])
             born = _core.born(f"/proc/self/fd/{self._before}", f"/proc/self/fd/{after}")
             self._tell(born, after)
         finally:

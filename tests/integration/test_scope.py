@@ -64,3 +64,37 @@ except ZeroDivisionError:
     print(s.bytes >= 0)
 """
     assert inside(local_python, package, lowtide_exe, code, tmp_path) is True
+
+
+def test_blocks_nest_and_run_in_threads_at_the_same_time(
+    local_python: Python,
+    package: Path,  # noqa: F811
+    lowtide_exe: Path,
+    tmp_path: Path,
+) -> None:
+    code = """
+import threading
+import lowtide
+class Session: pass
+def counts(scope): return [r.count for r in scope.survivors if r.type.endswith('Session')]
+with lowtide.scope() as outer:
+    first = [Session() for _ in range(5)]
+    with lowtide.scope() as inner:
+        second = [Session() for _ in range(3)]
+kept, told, both = [], [], threading.Barrier(2)
+def work():
+    both.wait()
+    with lowtide.scope() as s:
+        both.wait()
+        kept.append([Session() for _ in range(7)])
+        both.wait()
+    told.append(counts(s))
+threads = [threading.Thread(target=work) for _ in range(2)]
+for t in threads: t.start()
+for t in threads: t.join()
+with lowtide.scope() as nothing: pass
+print((counts(inner), counts(outer), told, [r.type for r in nothing.survivors]))
+"""
+    inner, outer, told, nothing = inside(local_python, package, lowtide_exe, code, tmp_path)
+    assert (inner, outer, nothing) == ([3], [8], [])
+    assert told == [[14], [14]]  # what the other thread made meanwhile is among them
