@@ -4,6 +4,7 @@
 #include "cli/arguments.h"
 #include "cli/command.h"
 #include "cli/progress.h"
+#include "cli/top_more.h"
 #include "collect/collect.h"
 #include "control/region.h"
 #include "view/screen.h"
@@ -18,6 +19,8 @@
 #include <unistd.h>
 
 enum { TIMEOUT_MS = 30000, EVERY_MS = 1000, SITES_MOST = 4096, ONCE_ROWS = 20, HEAD_ROWS = 5 };
+/* The ledger stops the process for a moment: not with each screen. */
+enum { LEDGER_EVERY_US = 5000000, LEDGER_WAIT_MS = 5000, A_SIXTH = 6 };
 
 typedef struct site {
     uint32_t frame;
@@ -33,6 +36,8 @@ typedef struct top {
     site_t sites[SITES_MOST];
     size_t count;
     uint64_t made_bytes, made_us, rate; /* allocated in all, by when; and a second */
+    top_more_t more;
+    uint64_t ledger_us; /* when it was last asked for */
 } top_t;
 
 /* ── Figures ── */
@@ -92,18 +97,56 @@ static void draw_site(const top_t *t, const screen_t *s, const site_t *site) {
     fputs(s->color ? "\033[K\n" : "\n", s->file);
 }
 
+static const char *line_end(const screen_t *s) {
+    return s->color ? "\033[K\n" : "\n";
+}
+
+/* Returns the rows taken. */
+static int draw_ledger(const top_t *t, const screen_t *s, size_t most) {
+    char size[UNITS_BYTES];
+    size_t n = t->more.lines < most ? t->more.lines : most;
+    for (size_t i = 0; i < n; i++) {
+        fprintf(s->file, "%12s  ", units_size(size, t->more.ledger[i].bytes));
+        screen_text(s, t->more.ledger[i].name, strlen(t->more.ledger[i].name), s->width - 14);
+        fputs(line_end(s), s->file);
+    }
+    if (n) fputs(line_end(s), s->file);
+    return n ? (int)n + 1 : 0;
+}
+
+static int draw_children(const top_t *t, const screen_t *s, size_t most) {
+    char size[UNITS_BYTES];
+    size_t n = t->more.count < most ? t->more.count : most;
+    for (size_t i = 0; i < n; i++) {
+        const top_child_t *c = &t->more.children[i];
+        fprintf(s->file, "%*s%d  %s  ", 2 * c->depth, "", (int)c->pid,
+                units_size(size, c->rss_bytes));
+        screen_text(s, c->command, strlen(c->command), s->width - 2 * c->depth - 24);
+        fputs(line_end(s), s->file);
+    }
+    if (t->more.count > n)
+        fprintf(s->file, "  and %zu more processes%s", t->more.count - n, line_end(s));
+    return (int)n + (t->more.count > n);
+}
+
 static void draw(const top_t *t, const screen_t *s, int rows) {
     const collect_process_t *p = t->collect.processes.at[0];
-    const char *end = s->color ? "\033[K\n" : "\n";
+    const char *end = line_end(s);
     char a[UNITS_BYTES], b[UNITS_BYTES], c[UNITS_BYTES], d[UNITS_BYTES], command[4096];
     snprintf(command, sizeof command, "%s", p->command);
     for (char *at = command; *at; at++)
         if (*at == '\x1f') *at = ' ';
     fprintf(s->file, "%d  ", (int)t->pid);
     screen_text(s, command, strlen(command), s->width - 12);
-    fprintf(s->file, "%sRSS %s  peak %s  watched and alive %s  allocates %s/s%s%s", end,
-            units_size(a, p->rss_bytes), units_size(b, p->rss_peak_bytes),
-            units_size(c, observed_heap_bytes(&p->observed)), units_size(d, t->rate), end, end);
+    fputs(end, s->file);
+    size_t most = (size_t)rows / A_SIXTH;
+    rows -= draw_children(t, s, most);
+    snprintf(command, sizeof command, "RSS %s  peak %s  watched and alive %s  allocates %s/s",
+             units_size(a, p->rss_bytes), units_size(b, p->rss_peak_bytes),
+             units_size(c, observed_heap_bytes(&p->observed)), units_size(d, t->rate));
+    screen_text(s, command, strlen(command), s->width - 1);
+    fprintf(s->file, "%s%s", end, end);
+    rows -= draw_ledger(t, s, most);
     screen_style(s, STYLE_BOLD);
     fprintf(s->file, "%12s %12s  site", "live", "allocated");
     screen_style(s, STYLE_PLAIN);
@@ -148,6 +191,12 @@ static void watch(top_t *t, uint32_t ms) {
     }
     collect_drain(&t->collect);
     sum_up(t);
+    if (t->quit || interrupt_signal() || !collect_find(&t->collect, t->pid)) return;
+    top_children(&t->more, t->pid);
+    now = collect_now_us(&t->collect);
+    if (t->ledger_us && now < t->ledger_us + LEDGER_EVERY_US) return;
+    t->ledger_us = now;
+    top_ledger(&t->more, &t->talk, LEDGER_WAIT_MS);
 }
 
 static void on_terminal(top_t *t) {
@@ -229,9 +278,10 @@ const command_t command_top = {
     .name = "top",
     .args = "PID [--every 1s] [--once]",
     .summary = "Shows live what a Python process allocates, and by which lines",
-    .help = "RSS, the bytes that were allocated since and are still alive, and the lines that\n"
-            "made them, the largest first, sampled as by `lowtide attach`. q leaves, and the\n"
-            "process is as before. What is no terminal gets one screen.\n"
+    .help = "RSS and where it is, the processes below this one, the bytes that were allocated\n"
+            "since and are still alive, and the lines that made them, the largest first,\n"
+            "sampled as by `lowtide attach`. q leaves, and the process is as before. What is\n"
+            "no terminal gets one screen.\n"
             "\n"
             "  --every T        between two screens (1s)\n"
             "  --once           print one screen after that time, and leave\n"

@@ -19,6 +19,7 @@ def test_what_is_no_terminal_gets_one_screen(this_python: Python, lowtide: Lowti
     assert done.stdout.startswith(f"{target.pid}  ")
     assert "RSS" in done.stdout
     assert "grow" in done.stdout
+    assert "Python objects" in done.stdout
     assert "\x1b" not in done.stdout
     assert "memfd:lowtide" not in maps(target.pid)
     assert target.finish() == (0, "still True\n")
@@ -48,3 +49,13 @@ def test_wrong_usage_is_one_line(lowtide: Lowtide) -> None:
     for words in (["top"], ["top", "x"], ["top", "1", "--every", "soon"]):
         done = lowtide(*words)
         assert (done.status, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+
+
+def test_the_processes_below_are_shown_with_what_they_have(this_python: Python, lowtide: Lowtide, spawn: Spawn) -> None:
+    child = "import subprocess\nchild = subprocess.Popen(['sleep', '1234'])\n"
+    target = spawn(this_python, child + GROW + "child.kill(); child.wait()\n")
+    done = lowtide("top", target.pid, "--every", "500ms", env={"COLUMNS": "60"})
+    assert (done.status, done.stderr) == (0, "")
+    assert "sleep 1234" in done.stdout
+    assert max(len(line) for line in done.stdout.splitlines()) <= 60
+    assert target.finish() == (0, "still True\n")
