@@ -1,11 +1,13 @@
 #include "cli/agent_talk.h"
 
+#include "cli/agent_file.h"
 #include "cli/command.h"
 
 #include <errno.h>
+#include <string.h>
 #include <unistd.h>
 
-enum { HELLO_MS = 10000, GIVE_UP_MS = 5000, LISTEN_MS = 100 };
+enum { HELLO_MS = 10000, GIVE_UP_MS = 5000, LISTEN_MS = 100, WORK_MS = 60000 };
 
 int agent_talk_open(agent_talk_t *t, pid_t pid, const char *agent, uint32_t timeout_ms, err_t *e) {
     inject_options_t options = {.library_path = agent, .timeout_ms = (int)timeout_ms};
@@ -51,4 +53,57 @@ int agent_talk_ask(agent_talk_t *t, const ctl_msg_t *m, int send_fd, uint16_t ty
     if (!status && got->type == CTL_RESULT && got->result.status)
         status = err_set(e, got->result.status, "%s", got->result.text);
     return status;
+}
+
+int agent_talk_work(agent_talk_t *t, const ctl_msg_t *question, int send_fd,
+                    void (*heard)(void *arg, const ctl_msg_t *m), void *arg, uint32_t timeout_ms,
+                    ctl_result_t *result, err_t *e) {
+    ctl_msg_t m;
+    bool canceled = false;
+    int64_t silent_ms = 0;
+    int fd, status = ctl_send(t->sock, question, send_fd, HELLO_MS, e);
+    while (!status) {
+        status = ctl_recv(t->sock, &m, &fd, canceled ? GIVE_UP_MS : LISTEN_MS, e);
+        if (!status && fd >= 0) close(fd);
+        if (!status && m.type == CTL_RESULT) {
+            *result = m.result;
+            return m.result.status ? err_set(e, m.result.status, "%s", m.result.text) : 0;
+        }
+        if (!status) heard(arg, &m);
+        silent_ms = status == -ETIMEDOUT ? silent_ms + LISTEN_MS : 0;
+        if (status == -EINTR || (status == -ETIMEDOUT && !canceled)) status = 0;
+        if (!status && silent_ms > timeout_ms)
+            status =
+                err_set(e, -ETIMEDOUT, "the agent in process %d is silent; is the process stopped?",
+                        (int)t->pid);
+        if (!status && !canceled && interrupt_signal()) {
+            canceled = true;
+            m.type = CTL_CANCEL;
+            status = ctl_send(t->sock, &m, -1, GIVE_UP_MS, e);
+        }
+    }
+    if (status == -EPIPE)
+        return err_set(e, -ESRCH, "process %d ended before it had answered", (int)t->pid);
+    return status;
+}
+
+static void take_line(void *arg, const ctl_msg_t *m) {
+    answer_t *a = arg;
+    if (m->type == CTL_LINE && a->count < ANSWER_LINES_MAX) a->lines[a->count++] = m->line;
+    if (m->type == CTL_PIN && a->pin_count < ANSWER_PINS_MAX) a->pins[a->pin_count++] = m->pin;
+}
+
+int agent_talk_once(pid_t pid, const ctl_msg_t *question, answer_t *answer, err_t *e) {
+    char agent[4096];
+    agent_talk_t t;
+    memset(answer, 0, sizeof *answer);
+    int status = agent_file_find(agent, sizeof agent, e);
+    if (status) return status;
+    interrupt_defer();
+    status = agent_talk_open(&t, pid, agent, question->free.timeout_ms, e);
+    if (status) return status;
+    status = agent_talk_work(&t, question, -1, take_line, answer,
+                             question->free.timeout_ms + WORK_MS, &answer->result, e);
+    agent_talk_close(&t);
+    return interrupt_signal() ? err_set(e, -EINTR, "interrupted") : status;
 }

@@ -1,4 +1,12 @@
-/* A talk with an agent that was brought into a live process: what dump, attach and peak snapshots share. */
+/* A talk with an agent that was brought into a live process: what dump, attach, top, rss and free have in common.
+ *
+ *     one question                    agent_talk_once     brings it in, asks, hears LINEs and PINs up to RESULT, takes it out
+ *     a request of some duration      agent_talk_open ─▶ agent_talk_work ─▶ agent_talk_close
+ *     several, with pauses between    agent_talk_open ─▶ agent_talk_ask … ─▶ agent_talk_close
+ *
+ * Errors are one line, of the injector, the agent or ours: -ESRCH the process has ended, -EBADMSG it is no agent of ours that
+ * speaks, -ETIMEDOUT it is silent, -EINTR or -ECANCELED after a signal (command.h).
+ */
 #ifndef LOWTIDE_CLI_AGENT_TALK_H
 #define LOWTIDE_CLI_AGENT_TALK_H
 
@@ -24,5 +32,24 @@ void agent_talk_close(agent_talk_t *t);
  * RESULT that tells of a failure is returned as that. -EINTR at a signal (command.h). */
 int agent_talk_ask(agent_talk_t *t, const ctl_msg_t *m, int send_fd, uint16_t type, ctl_msg_t *got,
                    int *fd, uint32_t timeout_ms, err_t *e);
+
+/* Sends, with a descriptor or -1, hands on what comes, and returns with RESULT: a failure that it tells of is returned as that. A
+ * signal asks the agent to give up, and waits until it has. timeout_ms: of silence. */
+int agent_talk_work(agent_talk_t *t, const ctl_msg_t *m, int send_fd,
+                    void (*heard)(void *arg, const ctl_msg_t *m), void *arg, uint32_t timeout_ms,
+                    ctl_result_t *result, err_t *e);
+
+enum { ANSWER_LINES_MAX = 128, ANSWER_PINS_MAX = 16 };
+
+typedef struct answer {
+    ctl_line_t lines[ANSWER_LINES_MAX];
+    unsigned count;
+    ctl_pin_t pins[ANSWER_PINS_MAX];
+    unsigned pin_count;
+    ctl_result_t result;
+} answer_t;
+
+/* question: FREE or RSS. */
+int agent_talk_once(pid_t pid, const ctl_msg_t *question, answer_t *answer, err_t *e);
 
 #endif

@@ -1,12 +1,11 @@
 #define _GNU_SOURCE
 #include "base/err.h"
 #include "cli/agent_file.h"
+#include "cli/agent_talk.h"
 #include "cli/arguments.h"
 #include "cli/command.h"
 #include "cli/output.h"
 #include "cli/progress.h"
-#include "control/control.h"
-#include "inject/inject.h"
 #include "view/json.h"
 #include "view/units.h"
 
@@ -16,19 +15,23 @@
 #include <sys/types.h>
 #include <unistd.h>
 
-enum { LISTEN_MS = 100, HELLO_MS = 10000, GIVE_UP_MS = 5000 };
+enum { SILENT_MS = 10000 };
 
 typedef struct dump {
     pid_t pid;
     const char *to; /* "-": standard output */
     bool json, values;
     uint32_t timeout_ms;
+    int out;
 } dump_t;
 
-static void say_progress(const ctl_progress_t *p, const dump_t *d, int out) {
+static void heard(void *arg, const ctl_msg_t *m) {
+    const dump_t *d = arg;
+    const ctl_progress_t *p = &m->progress;
+    if (m->type != CTL_PROGRESS) return;
     char size[UNITS_BYTES], line[96];
     /* The agent's child writes through the same open file, so its place in it is ours to see. */
-    off_t at = lseek(out, 0, SEEK_CUR);
+    off_t at = lseek(d->out, 0, SEEK_CUR);
     if (p->phase == CTL_PHASE_GIL)
         snprintf(line, sizeof line, "waiting for the GIL of process %d", (int)d->pid);
     else if (at > 0)
@@ -38,66 +41,17 @@ static void say_progress(const ctl_progress_t *p, const dump_t *d, int out) {
     progress_say(line);
 }
 
-/* From CAPTURE to RESULT. A signal asks the agent to give up, and waits until it has. */
-static int converse(int sock, int out, const dump_t *d, ctl_result_t *result, err_t *e) {
+static int capture(dump_t *d, const char *agent, int out, ctl_result_t *result, err_t *e) {
     ctl_msg_t m = {.type = CTL_CAPTURE,
                    .capture = {.flags = d->values ? 0 : CTL_NO_VALUES,
                                .timeout_ms = d->timeout_ms,
                                .pid = (uint32_t)d->pid}};
-    bool canceled = false;
-    int64_t silent_ms = 0;
-    int fd, status = ctl_send(sock, &m, out, HELLO_MS, e);
-    while (!status) {
-        status = ctl_recv(sock, &m, &fd, canceled ? GIVE_UP_MS : LISTEN_MS, e);
-        if (!status && m.type == CTL_RESULT) {
-            *result = m.result;
-            return 0;
-        }
-        silent_ms = status == -ETIMEDOUT ? silent_ms + LISTEN_MS : 0;
-        if (!status && m.type == CTL_PROGRESS) say_progress(&m.progress, d, out);
-        if (status == -EINTR || (status == -ETIMEDOUT && !canceled)) status = 0;
-        if (!status && silent_ms > d->timeout_ms + (int64_t)HELLO_MS)
-            status =
-                err_set(e, -ETIMEDOUT, "the agent in process %d is silent; is the process stopped?",
-                        (int)d->pid);
-        if (!status && !canceled && interrupt_signal()) {
-            canceled = true;
-            m.type = CTL_CANCEL;
-            status = ctl_send(sock, &m, -1, GIVE_UP_MS, e);
-        }
-    }
-    if (status == -EPIPE)
-        return err_set(e, -ESRCH, "process %d ended before its heap was written", (int)d->pid);
-    return status;
-}
-
-static int hear_hello(int sock, const dump_t *d, err_t *e) {
-    ctl_msg_t m;
-    int fd, status;
-    do status = ctl_recv(sock, &m, &fd, HELLO_MS, e);
-    while (status == -EINTR && !interrupt_signal());
-    if (status == -EPIPE)
-        return err_set(e, -ESRCH, "process %d ended, or did not let the agent in", (int)d->pid);
-    if (!status && m.type != CTL_HELLO)
-        return err_set(e, -EBADMSG, "the agent in process %d began with a message of type %u",
-                       (int)d->pid, m.type);
-    return status;
-}
-
-static int capture(const dump_t *d, const char *agent, int out, ctl_result_t *result, err_t *e) {
-    inject_options_t options = {.library_path = agent, .timeout_ms = (int)d->timeout_ms};
-    inject_t *inject = NULL;
-    int sock = -1;
-    int status = inject_open(d->pid, &options, &inject, &sock, e);
+    agent_talk_t t;
+    int status = agent_talk_open(&t, d->pid, agent, d->timeout_ms, e);
     if (status) return status;
-    status = hear_hello(sock, d, e);
-    if (!status) status = converse(sock, out, d, result, e);
-    err_t leaving;
-    ctl_send(sock, &(ctl_msg_t){.type = CTL_BYE}, -1, GIVE_UP_MS, &leaving);
-    /* A target that is slow to let the agent go is no reason to throw its heap away; the agent leaves by itself. */
-    inject_close(inject, &leaving);
-    close(sock);
-    if (!status && result->status) status = err_set(e, result->status, "%s", result->text);
+    d->out = out;
+    status = agent_talk_work(&t, &m, out, heard, d, d->timeout_ms + SILENT_MS, result, e);
+    agent_talk_close(&t);
     return status;
 }
 
@@ -133,7 +87,7 @@ static void print_line(const dump_t *d, const ctl_result_t *r) {
             units_span(pause, (double)r->pause_us / 1e6));
 }
 
-static int dump(const dump_t *d) {
+static int dump(dump_t *d) {
     char agent[4096];
     err_t e;
     output_t o;

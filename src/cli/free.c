@@ -1,6 +1,6 @@
 #define _GNU_SOURCE
+#include "cli/agent_talk.h"
 #include "cli/arguments.h"
-#include "cli/ask_agent.h"
 #include "cli/command.h"
 #include "view/json.h"
 #include "view/screen.h"
@@ -81,7 +81,7 @@ static int free_exec(const command_t *self, int argc, char **argv) {
     if (!arguments_pid(argv[optind], &pid))
         return command_usage(self, "'%s' is not a PID", argv[optind]);
     ask.free.flags = dry ? CTL_DRY_RUN : 0;
-    status = ask_agent(pid, &ask, &answer, &e);
+    status = agent_talk_once(pid, &ask, &answer, &e);
     if (interrupt_signal()) return interrupt_status();
     if (status) return command_fail("%s", e.text);
     if (json)

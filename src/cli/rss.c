@@ -1,6 +1,6 @@
 #define _GNU_SOURCE
+#include "cli/agent_talk.h"
 #include "cli/arguments.h"
-#include "cli/ask_agent.h"
 #include "cli/command.h"
 #include "collect/gpu.h"
 #include "view/json.h"
@@ -152,7 +152,7 @@ static int rss_exec(const command_t *self, int argc, char **argv) {
                                                   : "one process at a time");
     if (!arguments_pid(argv[optind], &pid))
         return command_usage(self, "'%s' is not a PID", argv[optind]);
-    status = ask_agent(pid, &ask, &answer, &e);
+    status = agent_talk_once(pid, &ask, &answer, &e);
     if (interrupt_signal()) return interrupt_status();
     if (status) return command_fail("%s", e.text);
     if (json)
