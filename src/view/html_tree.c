@@ -73,7 +73,9 @@ static uint32_t text_number(const texts_t *t, const char *text) {
 }
 
 static const profile_frame_t *frame_of(const profile_t *p, uint32_t node) {
-    return &p->frames[p->stacks[node - 1].frame];
+    static const profile_frame_t none = {.function = "", .file = ""};
+    uint32_t frame = p->stacks[node - 1].frame;
+    return frame == LOWTIDE_NONE ? &none : &p->frames[frame];
 }
 
 static int gather_texts(const profile_t *p, const node_t *nodes, uint32_t kept, texts_t *out) {

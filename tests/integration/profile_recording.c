@@ -83,15 +83,17 @@ static void stacks(rec_writer_t *w, const char *source) {
     frame(w, 1, "serve", source, 42, "");
     rec_table_end(w);
     BEGIN(w, "stacks", columns);
-    NUMBERS(w, 0, 0); /* 0: <module> */
-    NUMBERS(w, 1, 1); /* 1: load */
-    NUMBERS(w, 1, 2); /* 2: parse */
-    NUMBERS(w, 1, 3); /* 3: spin */
-    NUMBERS(w, 3, 4); /* 4: parse > PyBytes_FromStringAndSize */
-    NUMBERS(w, 9, 4); /* 5: a parent that is not there: as outermost */
-    NUMBERS(w, 3, 5); /* 6: parse > decode, of a library */
-    NUMBERS(w, 1, 6); /* 7: a library's line that came by <module> */
-    NUMBERS(w, 1, 7); /* 8: serve, which made nothing */
+    NUMBERS(w, 0, 0);     /* 0: <module> */
+    NUMBERS(w, 1, 1);     /* 1: load */
+    NUMBERS(w, 1, 2);     /* 2: parse */
+    NUMBERS(w, 1, 3);     /* 3: spin */
+    NUMBERS(w, 3, 4);     /* 4: parse > PyBytes_FromStringAndSize */
+    NUMBERS(w, 9, 4);     /* 5: a parent that is not there: as outermost */
+    NUMBERS(w, 3, 5);     /* 6: parse > decode, of a library */
+    NUMBERS(w, 1, 6);     /* 7: a library's line that came by <module> */
+    NUMBERS(w, 1, 7);     /* 8: serve, which made nothing */
+    NUMBERS(w, 1, 99999); /* 9: a frame that is not there */
+    NUMBERS(w, 10, 3);    /* 10: spin below it */
     rec_table_end(w);
 }
 
@@ -112,7 +114,7 @@ static void allocations(rec_writer_t *w, uint64_t mode) {
             mega, mega, mega);
     NUMBERS(w, 0, 1, 1, 8 * MIB, 10, 8 * MIB, 10, 8 * MIB, 10, 8 * MIB, 10, 0, 0, 0);
     NUMBERS(w, 0, 4, 1, 0, 0, 200 * MIB, 200, 200 * MIB, 200, 200 * MIB, 200, 0, mega, mega);
-    NUMBERS(w, 0, 3, 3, 0, 0, UINT64_C(4096) * MIB, 1000000, MIB, 100, MIB, 100, 0, mega, 0);
+    NUMBERS(w, 0, 10, 3, 0, 0, UINT64_C(4096) * MIB, 1000000, MIB, 100, MIB, 100, 0, mega, 0);
     NUMBERS(w, 1, 1, 3, 16 * MIB, 250, 16 * MIB, 250, 16 * MIB, 250, 16 * MIB, 250, 0, 0, 0);
     NUMBERS(w, 0, 6, 3, 0, 0, 400 * MIB, 4000, 0, 0, 0, 0, 0, mega, 0);
     /* As little as a sample or two: the error is more than the figure. */
@@ -170,7 +172,7 @@ static int nest(rec_writer_t *outer, const char *path, err_t *e) {
 
 /* Chains of 40 frames that begin at <module>, of which the n-th has an n-th of the first's at its end. */
 static void many(rec_writer_t *w, uint64_t stacks_more) {
-    enum { DEPTH = 40, FRAMES = 20000, OWN_STACKS = 9, OWN_FRAMES = 8 };
+    enum { DEPTH = 40, FRAMES = 20000, OWN_STACKS = 11, OWN_FRAMES = 8 };
     static const rec_table_column_t frames[] = {
         {"kind", REC_VARINT}, {"function", REC_TEXT}, {"file", REC_TEXT},    {"line", REC_VARINT},
         {"source", REC_TEXT}, {"offset", REC_VARINT}, {"build_id", REC_TEXT}};
