@@ -359,7 +359,7 @@ def test_any_executor_does_the_work(tmp_path: Path, make: Callable[[], Any]) -> 
 
 def test_a_dask_cluster_does_the_work(tmp_path: Path) -> None:
     distributed = pytest.importorskip("distributed")
-    source = lines_file(tmp_path / "in.txt", 50_000)
+    source = lines_file(tmp_path / "in.txt", 200_000)
     with (
         distributed.LocalCluster(
             n_workers=2, threads_per_worker=1, dashboard_address=None, local_directory=str(tmp_path / "dask")
@@ -368,8 +368,10 @@ def test_a_dask_cluster_does_the_work(tmp_path: Path) -> None:
     ):
         stream = lowtide.stream(source, "1GiB", executor=client, errors=tmp_path / "bad.jsonl")
         summary = stream.map(lambda line: fail_at_seven(line)).write(tmp_path / "out.txt")
+        whose = lowtide.stream(source, "1GiB", executor=client).map_chunks(lambda records: [os.getpid()])
+        assert len(set(whose)) == 2 and os.getpid() not in set(whose)
     assert summary.aside == 1
-    assert (tmp_path / "out.txt").read_text().split() == [str(i) for i in range(50_000) if i != 7]
+    assert (tmp_path / "out.txt").read_text().split() == [str(i) for i in range(200_000) if i != 7]
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,7 @@ class _State:
         return (
             (self.max_tasks is not None and tasks >= self.max_tasks)
             or self.is_old(child)
-            or (self.max_growth is not None and child.rss_bytes() - child.ready_bytes > self.max_growth)
+            or (self.max_growth is not None and child.own_bytes() - child.ready_bytes > self.max_growth)
         )
 
     def is_old(self, child: _pool_child.Child) -> bool:
@@ -217,8 +217,8 @@ class Pool(Executor):
     memory: bytes that a worker may have resident, an int or text like ``"2GiB"``. A call that goes over it fails with
         IsolatedMemoryError, and its worker is replaced.
     timeout: seconds that a call may take; past them its worker is killed and the call fails with IsolatedTimeout.
-    max_growth: bytes by which a worker's current resident memory may lie above what it was when it was ready; past them
-        it is replaced, between two calls. None: never.
+    max_growth: bytes by which a worker's current resident memory, without pages of files, may lie above what it was when
+        it was ready; past them it is replaced, between two calls. None: never.
     max_tasks, max_age: calls, and seconds, after which a worker is replaced.
     initializer, initargs: called in each worker before its first call.
     start_method: "forkserver" (forks of a clean process, as if None), "spawn" (a fresh interpreter each) or "fork" (forks

@@ -210,7 +210,15 @@ class Child:
         kind, value = self._wait(None, None, "a child process, before its first call,")
         if kind == _pool_wire.ERROR:
             raise_remote(value)
-        self.ready_bytes = self.rss_bytes()
+        self.ready_bytes = self.own_bytes()
+
+    def own_bytes(self) -> int:
+        """What it has resident now, without the pages of files: those are shared, and come with first uses."""
+        try:
+            _, resident, shared = os.pread(self.statm, 128, 0).split()[:3]
+            return (int(resident) - int(shared)) * PAGE
+        except (OSError, ValueError):
+            return 0
 
     def rss_bytes(self) -> int:
         """What it has resident now; 0 when it has ended."""

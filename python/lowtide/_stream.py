@@ -20,7 +20,17 @@ from lowtide._stream_engine import Engine, Progress, Result, aside_line
 from lowtide._stream_memory import StreamError, parse_bytes
 from lowtide._stream_plan import Plan
 from lowtide._stream_sink import FileSink, Sink, TableSink, publish
-from lowtide._stream_source import FORMATS, Items, Options, Source, delimiter_of, format_of, source_of, write_beside
+from lowtide._stream_source import (
+    FORMATS,
+    Items,
+    Options,
+    Source,
+    arrow,
+    delimiter_of,
+    format_of,
+    source_of,
+    write_beside,
+)
 from lowtide._stream_state import Checkpoint, State, check_same, identity
 from lowtide._stream_workers import Workers, given_workers, own_workers, reads_our_files
 
@@ -187,6 +197,8 @@ class _Job:
         self.aside: list[str] = []
         self.state = State()
         self.resumed = False
+        if kind in ("parquet", "arrow"):
+            arrow(name)
         self._check_out()
 
     def _check_out(self) -> None:

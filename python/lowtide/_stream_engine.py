@@ -13,7 +13,7 @@ from concurrent.futures import BrokenExecutor, Future
 from dataclasses import dataclass
 
 from lowtide._pool_errors import IsolatedMemoryError, WorkerDied
-from lowtide._stream_memory import Sizer, StreamError, data_bytes, peak_bytes, rss_bytes, text_bytes, tree_bytes, trim
+from lowtide._stream_memory import Sizer, StreamError, data_bytes, own_bytes, peak_bytes, text_bytes, tree_bytes, trim
 from lowtide._stream_plan import ChunkFailed, Done, Plan
 from lowtide._stream_source import Chunk, Source
 from lowtide._stream_state import State
@@ -116,9 +116,8 @@ class Engine:
 
     def _here(self, chunks: Iterator[Chunk]) -> Iterator[Result]:
         def do(chunk: Chunk) -> Done:
-            rss = rss_bytes()
             room = int(self.ceiling * 0.97) - tree_bytes()
-            wall = Wall(rss + max(1 << 20, room), self._data_limit)
+            wall = Wall(own_bytes() + max(1 << 20, room), self._data_limit)
             return run_chunk(self.plan, chunk.payload, chunk.header, 0, wall)
 
         for chunk in chunks:
@@ -195,7 +194,7 @@ class Engine:
             done = do(chunk)
         except ChunkFailed as failure:
             return self._halve(chunk, do, failure)
-        self.sizer.learn(done.pid, chunk.bytes, done.peak, done.after)
+        self.sizer.learn(done.pid, chunk.bytes, done.grown)
         return Result(chunk, [done], [(chunk.first + index, error) for index, error in done.bad])
 
     def _halve(self, chunk: Chunk, do: Callable[[Chunk], Done], failure: ChunkFailed) -> Result:

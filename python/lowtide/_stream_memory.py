@@ -7,6 +7,7 @@ import ctypes
 import gc
 import os
 import re
+from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -17,6 +18,7 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 CHUNK_MIN = 4 << 10
 CHUNK_FIRST = 64 << 10  # small enough to learn by, whatever a function does with it
 CHUNK_MAX = 2 << 20  # beyond this nothing gets faster
+_ARENA = 1 << 20  # Python's allocator takes and gives so much at a time
 _COST_MIN = 3.0  # bytes of memory a byte of source takes at the least: as read, as written, and on its way
 
 
@@ -64,6 +66,12 @@ def _figures() -> list[bytes]:
 def rss_bytes() -> int:
     """Resident bytes of this process, now."""
     return int(_figures()[1]) * _PAGE
+
+
+def own_bytes() -> int:
+    """Resident bytes of this process without those mapped from files: libraries are many processes', and go by themselves."""
+    figures = _figures()
+    return (int(figures[1]) - int(figures[2])) * _PAGE
 
 
 def data_bytes() -> int:
@@ -137,9 +145,9 @@ def trim() -> None:
 class Sizer:
     """How many bytes of source the next chunk may have.
 
-    It learns what a byte of source costs in memory: in each process the growth of its peak since its first chunk,
-    over the largest chunk that it has had. Chunks begin small and at most double, so that a function that takes a
-    thousand times its input is found out at 64 KiB and not at 2 MiB.
+    It learns what a byte of source costs in memory: the most by which a process grew during one of its last chunks, over
+    that chunk's bytes. Chunks begin small and at most double, so that a function that takes a thousand times its input is
+    found out at 64 KiB and not at 2 MiB.
     """
 
     def __init__(self, ceiling: int) -> None:
@@ -147,8 +155,8 @@ class Sizer:
         self.room = 0  # bytes below the ceiling once everybody has started
         self.cost = _COST_MIN
         self.target = CHUNK_FIRST
-        self._bases: dict[int, int] = {}
-        self._largest: dict[int, int] = {}
+        self._known: set[int] = set()
+        self._costs: deque[float] = deque(maxlen=8)
 
     def begin(self, taken: int, lanes: int) -> None:
         """Raises StreamError where the processes alone fill the ceiling. lanes: workers; 0: it is done here."""
@@ -160,16 +168,14 @@ class Sizer:
             )
         self._settle()
 
-    def learn(self, pid: int, chunk: int, peak: int, after: int) -> None:
-        """What a process says once it has done a chunk: its peak so far, and what it holds now."""
-        base = self._bases.setdefault(pid, after)
-        if base == after and pid not in self._largest:
-            self._largest[pid] = chunk  # its first: imports and first uses are in it, which no later chunk pays
-            self.target = max(self.target, min(2 * chunk, self._fitting()))
-            return
-        largest = self._largest[pid] = max(chunk, self._largest[pid])
-        self.cost = max(_COST_MIN, (peak - base) / max(1, largest))
-        self.target = min(max(CHUNK_MIN, 2 * chunk), self._fitting())
+    def learn(self, pid: int, chunk: int, grown: int) -> None:
+        """A process has done a chunk, and had so many bytes more meanwhile than before."""
+        if pid not in self._known:
+            self._known.add(pid)  # its first: imports and first uses are in it, which no later chunk pays
+        else:
+            self._costs.append(max(0, grown - _ARENA) / max(chunk, CHUNK_MIN))
+            self.cost = max(_COST_MIN, *self._costs)
+        self.target = min(max(CHUNK_MIN, self.target, 2 * chunk), self._fitting())
 
     def shrink(self) -> None:
         self.target = max(CHUNK_MIN, self.target // 2)

@@ -108,8 +108,7 @@ class Done:
     bad: list[tuple[int, str]] = field(default_factory=list)  # index in the chunk, and the error
     fields: tuple[str, ...] | None = None
     pid: int = 0
-    peak: int = 0
-    after: int = 0
+    grown: int = 0  # bytes that the process had more at the most than before
 
     def held_bytes(self) -> int:
         return len(self.data) if isinstance(self.data, (bytes, bytearray, memoryview)) else 0

@@ -147,6 +147,8 @@ class Files(Source):
             raise StreamError(f"the files are of several formats: {', '.join(sorted(kinds))}; stream them one by one")
         self.format = kinds.pop()
         self.kind = {"text": "lines", "parquet": "table", "arrow": "table"}.get(self.format, self.format)
+        if self.kind == "table":
+            arrow(self.names[0])
         self.options = options
         self.delimiter = options.delimiter or delimiter_of(self.names[0])
         self._marks: list[Mark] = []
@@ -292,7 +294,8 @@ class Files(Source):
                         start += here
                     else:
                         groups.append(i)
-                batch_rows = max(1, min(65536, want()[0] * rows // max(1, plain)))
+                at_once = min(4 << 20, want()[1] // 4)  # bytes; chunks are slices of it
+                batch_rows = max(1, min(65536, at_once * rows // max(1, plain)))
                 for batch in file.iter_batches(batch_rows, row_groups=groups, columns=columns, use_threads=False):
                     end = start + batch.num_rows
                     if end > skip:
@@ -333,6 +336,7 @@ def arrow(what: str) -> Any:
     try:
         import pyarrow
         import pyarrow.ipc
+        import pyarrow.parquet  # all that there is to it at once, so that it counts with what the program takes
     except ImportError:
         raise StreamError(f"{what} needs the package pyarrow; pip install 'lowtide[stream]'") from None
     return pyarrow

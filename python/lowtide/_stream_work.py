@@ -19,7 +19,7 @@ from typing import Any
 from lowtide import _pool_worker
 from lowtide._keep import stream_cut, stream_pipe
 from lowtide._stream_codec import Encoder, Steps, dumps, ipc_bytes, slices, table_of
-from lowtide._stream_memory import data_bytes, peak_bytes, rss_bytes
+from lowtide._stream_memory import data_bytes, own_bytes, peak_bytes, rss_bytes
 from lowtide._stream_plan import ChunkFailed, Done, FarSpan, Held, Plan, Span, told_error
 
 _HELD_BYTES = 64 << 10  # from here on a result stays outside of its pickle
@@ -40,12 +40,13 @@ def _chain(records: Iterator[Any], ops: Iterable[tuple[str, Any]]) -> Iterator[A
 class Wall:
     """What a process may take while it does chunks. Left, the process is as free as before.
 
-    rss_limit: looked at between slices. data_limit: of all private memory that can be written to, as RLIMIT_DATA, so that
+    own_limit: of memory that is no file's, looked at between slices. data_limit: of all private memory that can be written to, as RLIMIT_DATA, so that
         one call that would take more gets a MemoryError. Not where other threads would meet it. 0: none.
     """
 
-    def __init__(self, rss_limit: int = 0, data_limit: int = 0) -> None:
-        self.rss_limit = rss_limit
+    def __init__(self, own_limit: int = 0, data_limit: int = 0) -> None:
+        self.own_limit = own_limit
+        self.most = 0  # that was seen
         alone = threading.active_count() == 1
         self.data_limit = data_limit if alone or _pool_worker.is_worker else 0
         self._before: tuple[int, int] | None = None
@@ -64,7 +65,9 @@ class Wall:
             self._before = None
 
     def look(self) -> None:
-        if self.rss_limit and rss_bytes() > self.rss_limit:
+        own = own_bytes()
+        self.most = max(self.most, own)
+        if self.own_limit and own > self.own_limit:
             raise ChunkFailed("it takes more memory than the ceiling leaves", memory=True)
 
 
@@ -72,8 +75,8 @@ _first: dict[int, tuple[int, int]] = {}  # this process: what it held before its
 
 
 def _wall_of_worker(room: int) -> Wall:
-    rss, data = _first.setdefault(os.getpid(), (rss_bytes(), data_bytes()))
-    return Wall(rss + room, data + room) if room else Wall()
+    own, data = _first.setdefault(os.getpid(), (own_bytes(), data_bytes()))
+    return Wall(own + room, data + room) if room else Wall()
 
 
 def _run(raw: list[Any], ops: Steps, first: int, bad: dict[int, str]) -> list[Any]:
@@ -185,12 +188,15 @@ def run_chunk(
     """
     if isinstance(plan, bytes):
         plan = _plan_of(plan)
+    before, rss, peak = own_bytes(), rss_bytes(), peak_bytes()
     try:
         with wall or _wall_of_worker(room) as held:
             done = _do(plan, payload, header, held)
     except MemoryError:
         raise ChunkFailed("MemoryError", memory=True) from None
-    done.pid, done.peak, done.after = os.getpid(), peak_bytes(), rss_bytes()
+    done.pid, done.grown = os.getpid(), max(0, held.most - before)
+    if (higher := peak_bytes()) > peak:  # within a call, where nobody looked
+        done.grown = max(done.grown, higher - rss)
     if _pool_worker.is_worker and done.held_bytes() >= _HELD_BYTES:
         done.data = Held(done.data)
     return done

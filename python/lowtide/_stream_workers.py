@@ -16,7 +16,7 @@ from lowtide._stream_memory import StreamError, parent_of, tree_bytes
 from lowtide._stream_plan import Done, Plan
 from lowtide._stream_work import run_chunk
 
-_LIBRARIES = {"parquet": "pyarrow", "arrow": "pyarrow", "table": "pyarrow", "zst": "zstandard"}
+_LIBRARIES = {"parquet": "pyarrow.ipc", "arrow": "pyarrow.ipc", "table": "pyarrow.ipc", "zst": "zstandard"}
 
 
 def _nothing() -> None:
