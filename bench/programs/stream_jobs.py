@@ -102,7 +102,7 @@ def pandas_chunks(job: str, source: str, out: str, memory: str) -> None:
     import pandas as pd
 
     if job == "jsonl":
-        with pd.read_json(source, lines=True, chunksize=50_000) as parts, open(out, "w") as to:
+        with pd.read_json(source, lines=True, chunksize=50_000, precise_float=True) as parts, open(out, "w") as to:
             for part in parts:
                 part = part[part["status"] >= 300]
                 part["slow"] = part["ms"] > 500
