@@ -1,0 +1,223 @@
+"""The allocation hooks beside others that change how a program allocates, switches stacks, or traces: the program does as it does
+alone, and its own lines are told."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import TESTS, Lowtide, Python
+from tide_decoder import read_recording
+
+ALLOCATORS = {"jemalloc": "libjemalloc.so.2", "mimalloc": "libmimalloc.so.2"}
+
+KEEP = """
+def keep():
+    return [bytes(1000) for i in range(20_000)]
+"""
+KEPT = pytest.approx(20_000 * 1041, rel=0.02)
+
+
+def kept_by(
+    lowtide: Lowtide, folder: Path, code: str, *options: object, python: str, env: dict[str, str] | None = None
+) -> tuple[float, str]:
+    """Runs code after KEEP: live bytes of what keep() made, and what was printed."""
+    folder.joinpath("app.py").write_text(KEEP + code)
+    out = folder / "t.tide"
+    done = lowtide(
+        "run", "--no-report", "-o", out, *options, "--python", python, folder / "app.py", cwd=folder, env=env
+    )
+    assert done.status == 0, done.stderr
+    recording = read_recording(out.read_bytes())
+    frames, stacks = list(recording.table_rows("frames")), list(recording.table_rows("stacks"))
+    mine: set[int] = set()  # parents stand first
+    for i, stack in enumerate(stacks):
+        if "keep" in str(frames[int(stack["frame"])]["function"]) or int(stack["parent"]) - 1 in mine:
+            mine.add(i)
+    live = sum(int(row["live_bytes"]) for row in recording.table_rows("allocations") if int(row["stack"]) in mine)
+    return live, done.stdout
+
+
+@pytest.mark.parametrize("name", sorted(ALLOCATORS))
+@pytest.mark.parametrize("mode", [[], ["--native"]], ids=["sampled", "native"])
+def test_a_preloaded_allocator_stays_the_programs(
+    name: str, mode: list[str], lowtide: Lowtide, this_python: Python, tmp_path: Path
+) -> None:
+    folders = [os.environ.get("LOWTIDE_ALLOCATORS", ""), "/usr/lib/x86_64-linux-gnu"]
+    found = [path for folder in folders if (path := Path(folder) / ALLOCATORS[name]).is_file()]
+    if not found:
+        pytest.skip(f"{name} is not installed here")
+    code = f"""
+kept = keep()
+import threading
+def churn():
+    for i in range(300): bytearray(100_000)
+threads = [threading.Thread(target=churn) for i in range(4)]
+for t in threads: t.start()
+for t in threads: t.join()
+print(any({name!r} in line for line in open("/proc/self/maps")))
+"""
+    live, said = kept_by(
+        lowtide, tmp_path, code, "--interval=16K", *mode, python=this_python.executable,
+        env={**os.environ, "LD_PRELOAD": str(found[0])},
+    )  # fmt: skip
+    assert said == "True\n"
+    assert live == pytest.approx(20_000 * 1041, rel=0.2)
+
+
+def test_a_program_may_put_allocators_of_its_own_over_ours_and_take_them_out(
+    lowtide: Lowtide, cc: str, this_python: Python, tmp_path: Path
+) -> None:
+    source = TESTS / "integration" / "own_allocator.c"
+    subprocess.run([cc, "-shared", "-fPIC", "-O1", "-o", str(tmp_path / "own.so"), str(source)], check=True)
+    code = """
+import ctypes
+own = ctypes.PyDLL("./own.so")
+own.own_count.restype = ctypes.c_long
+own.own_put()
+kept = keep()
+print(own.own_count(500))
+own.own_take()
+again = keep()
+own.own_put()  # and never out again
+"""
+    live, said = kept_by(lowtide, tmp_path, code, "--exact", python=this_python.executable)
+    assert said == "500\n"
+    assert live == pytest.approx(40_000 * 1041, rel=0.02)
+
+
+def test_tracemalloc_counts_the_same_beside_us(lowtide: Lowtide, local_python: Python, tmp_path: Path) -> None:
+    code = """
+import tracemalloc
+tracemalloc.start()
+before = tracemalloc.get_traced_memory()[0]
+kept = keep()
+print(tracemalloc.get_traced_memory()[0] - before)
+tracemalloc.stop()
+"""
+    live, said = kept_by(lowtide, tmp_path, code, "--exact", python=local_python.executable)
+    assert live == KEPT
+    assert int(said) == pytest.approx(live, rel=0.01)
+
+
+TRACERS = {
+    "settrace": "import sys\nseen = []\ndef trace(frame, event, arg):\n    seen.append(event)\n    return trace\nsys.settrace(trace)\n",
+    "setprofile": "import sys\nsys.setprofile(lambda frame, event, arg: None)\n",
+    "monitoring": "import sys\nif hasattr(sys, 'monitoring'):\n    m = sys.monitoring\n    m.use_tool_id(3, 'test')\n"
+    "    m.register_callback(3, m.events.LINE, lambda code, line: None)\n    m.set_events(3, m.events.LINE)\n",
+    "coverage": "import coverage\ncoverage.Coverage(data_file=None).start()\n",
+}
+
+
+@pytest.mark.parametrize("tracer", sorted(TRACERS))
+def test_tracers_and_we_leave_each_other_alone(
+    tracer: str, lowtide: Lowtide, local_python: Python, tmp_path: Path
+) -> None:
+    if tracer == "coverage" and subprocess.run([local_python.executable, "-c", "import coverage"]).returncode:
+        pytest.skip("coverage is not installed in this Python")
+    live, _ = kept_by(lowtide, tmp_path, TRACERS[tracer] + "kept = keep()\n", "--exact", python=local_python.executable)
+    assert live == KEPT
+
+
+GREEN = {
+    "greenlet": """
+import greenlet
+main = greenlet.getcurrent()
+def deep(n):
+    if n:
+        deep(n - 1)
+    else:
+        main.switch()
+        kept.append(keep())
+kept = []
+many = [greenlet.greenlet(lambda: deep(30)) for i in range(4)]
+for g in many: g.switch()
+for g in many: g.switch()
+""",
+    "gevent": """
+import gevent.monkey
+gevent.monkey.patch_all()
+import gevent, threading
+kept = []
+def work():
+    gevent.sleep(0.001)
+    kept.append(keep())
+    gevent.sleep(0.001)
+gevent.joinall([gevent.spawn(work) for i in range(4)])
+""",
+}
+
+
+@pytest.mark.parametrize("mode", ["--exact", "--native"])
+@pytest.mark.parametrize("name", sorted(GREEN))
+def test_stacks_that_are_switched_do_not_confuse_us(
+    name: str, mode: str, lowtide: Lowtide, this_python: Python, tmp_path: Path
+) -> None:
+    pytest.importorskip(name)
+    live, _ = kept_by(lowtide, tmp_path, GREEN[name], "--interval=16K", mode, python=this_python.executable)
+    assert live == pytest.approx(80_000 * 1041, rel=0.02 if mode == "--exact" else 0.1)
+
+
+FORKS = """
+import os, threading
+stop = False
+def churn():
+    while not stop:
+        [bytearray(n * 37 % 9000) for n in range(200)]
+threads = [threading.Thread(target=churn) for i in range(4)]
+for t in threads: t.start()
+for i in range(40):
+    pid = os.fork()
+    if not pid:
+        [bytearray(n * 37 % 9000) for n in range(2000)]
+        os._exit(7)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+stop = True
+for t in threads: t.join()
+kept = keep()
+"""
+
+
+@pytest.mark.parametrize("mode", [[], ["--exact"], ["--native"]], ids=["sampled", "exact", "native"])
+def test_forks_in_the_middle_of_allocations(
+    mode: list[str], lowtide: Lowtide, this_python: Python, tmp_path: Path
+) -> None:
+    live, _ = kept_by(lowtide, tmp_path, FORKS, "--interval=16K", *mode, python=this_python.executable)
+    assert live == (KEPT if mode == ["--exact"] else pytest.approx(20_000 * 1041, rel=0.2))
+
+
+INTERPRETERS = """
+try:
+    import _interpreters as interpreters
+except ImportError:
+    try:
+        import _xxsubinterpreters as interpreters
+    except ImportError:
+        interpreters = None
+import threading
+code = "import json; kept = [json.dumps([i] * 50) for i in range(3000)]"
+def one():
+    i = interpreters.create()
+    interpreters.run_string(i, code)
+    interpreters.destroy(i)
+if interpreters:
+    threads = [threading.Thread(target=one) for i in range(3)]
+    for t in threads: t.start()
+    for t in threads: t.join()
+kept = keep()
+"""
+
+
+@pytest.mark.parametrize("mode", ["--exact", "--native"])
+def test_subinterpreters_come_and_go(mode: str, lowtide: Lowtide, local_python: Python, tmp_path: Path) -> None:
+    live, _ = kept_by(lowtide, tmp_path, INTERPRETERS, "--interval=16K", mode, python=local_python.executable)
+    assert live == (KEPT if mode == "--exact" else pytest.approx(20_000 * 1041, rel=0.2))
+
+
+def test_the_json_report_of_such_a_run_is_whole(lowtide: Lowtide, this_python: Python, tmp_path: Path) -> None:
+    kept_by(lowtide, tmp_path, INTERPRETERS, "--native", python=this_python.executable)
+    report = json.loads(lowtide("report", "--json", tmp_path / "t.tide").stdout)
+    assert any("keep" in site["function"] for site in report["allocations"]["sites"])
