@@ -1,8 +1,10 @@
 #define _GNU_SOURCE
 #include "agent/give.h"
 
+#include "agent/collect_call.h"
 #include "agent/free/free_steps.h"
 #include "agent/ledger/ledger.h"
+#include "agent/ledger/resident.h"
 #include "base/mem.h"
 
 #include <errno.h>
@@ -43,22 +45,47 @@ static int hold(const give_t *g, uint32_t timeout_ms, ctl_result_t *result, err_
     return status;
 }
 
+/* What it cannot do it says in its note; only giving up is an error. */
+static int collect(const give_t *g, const ctl_free_t *ask, free_step_t *out, err_t *e) {
+    uint64_t before = res_rss(), after;
+    err_t why;
+    memset(out, 0, sizeof *out);
+    out->name = "collect";
+    if (!(ask->flags & CTL_COLLECT)) {
+        snprintf(out->note, sizeof out->note,
+                 "not asked for (--collect): it runs the program's finalizers");
+        return 0;
+    }
+    if (ask->flags & CTL_DRY_RUN) {
+        snprintf(out->note, sizeof out->note, "cannot be told beforehand");
+        return 0;
+    }
+    int status = collect_call(ask->timeout_ms, g->stop, g->arg, &out->us, &why);
+    after = res_rss();
+    out->returned_bytes = before > after ? before - after : 0;
+    if (!status)
+        snprintf(out->note, sizeof out->note, "in the main thread, which took %.1f ms",
+                 (double)out->us / 1e3);
+    else
+        snprintf(out->note, sizeof out->note, "%.300s", why.text);
+    if (status == -ECANCELED) *e = why;
+    return status == -ECANCELED ? status : 0;
+}
+
 static int serve_free(const give_t *g, const ctl_free_t *ask, ctl_result_t *result, err_t *e) {
-    free_step_t pools, libc;
+    free_step_t collected, pools, libc;
     bool dry = ask->flags & CTL_DRY_RUN;
-    int status = hold(g, ask->timeout_ms, result, e);
+    int status = collect(g, ask, &collected, e);
+    if (!status) status = hold(g, ask->timeout_ms, result, e);
     if (status) return status;
     int64_t began_us = free_now_us();
     free_pools(g->rt, dry, ask->pause_ms_max ? began_us + ask->pause_ms_max * 1000ll : 0, &pools);
     gil_release(g->gil);
     result->pause_us = (uint64_t)(free_now_us() - began_us);
     free_libc(dry, &libc);
-    result->bytes = pools.returned_bytes + libc.returned_bytes;
-    status = say_line(
-        g, "collect", 0, 0,
-        "not from outside, where it would run finalizers on a thread not the program's own: "
-        "call lowtide.free() inside",
-        e);
+    result->bytes = collected.returned_bytes + pools.returned_bytes + libc.returned_bytes;
+    result->pause_us += collected.us;
+    status = say_line(g, collected.name, collected.returned_bytes, 0, collected.note, e);
     if (!status) status = say_line(g, pools.name, pools.returned_bytes, 0, pools.note, e);
     if (!status) status = say_line(g, libc.name, libc.returned_bytes, 0, libc.note, e);
     return status;

@@ -1,7 +1,8 @@
 /* What the agent does for FREE and RSS: takes the GIL for the part that reads or trims pymalloc's books, does the rest without it,
  * and tells the other side line by line; the caller sends RESULT.
  *
- * No collection is run from outside: it would run the program's own finalizers on a thread that is none of its own.
+ * A collection is run only when asked for, and in the program's main thread (collect_call.h): on a thread that is none of its own
+ * it would run the program's finalizers.
  */
 #ifndef LOWTIDE_AGENT_GIVE_H
 #define LOWTIDE_AGENT_GIVE_H

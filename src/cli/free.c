@@ -55,13 +55,14 @@ static void print_text(pid_t pid, bool dry, const answer_t *a) {
 
 static int free_exec(const command_t *self, int argc, char **argv) {
     static const struct option longs[] = {{"dry-run", no_argument, NULL, 'n'},
+                                          {"collect", no_argument, NULL, 'c'},
                                           {"max-pause", required_argument, NULL, 'p'},
                                           {"timeout", required_argument, NULL, 't'},
                                           {"json", no_argument, NULL, 'j'},
                                           {0}};
     static answer_t answer;
     ctl_msg_t ask = {.type = CTL_FREE, .free = {.timeout_ms = 30000}};
-    bool json = false, dry = false;
+    bool json = false, dry = false, collect = false;
     pid_t pid;
     err_t e;
     int status, got;
@@ -69,6 +70,7 @@ static int free_exec(const command_t *self, int argc, char **argv) {
         if (got == COMMAND_STOP) return status;
         if (got == 'j') json = true;
         if (got == 'n') dry = true;
+        if (got == 'c') collect = true;
         if (got == 'p' && !arguments_span(optarg, &ask.free.pause_ms_max))
             return command_usage(self, "--max-pause takes a time like 100ms, not '%s'", optarg);
         if (got == 't' && !arguments_span(optarg, &ask.free.timeout_ms))
@@ -80,7 +82,7 @@ static int free_exec(const command_t *self, int argc, char **argv) {
                                                   : "one process at a time");
     if (!arguments_pid(argv[optind], &pid))
         return command_usage(self, "'%s' is not a PID", argv[optind]);
-    ask.free.flags = dry ? CTL_DRY_RUN : 0;
+    ask.free.flags = (dry ? CTL_DRY_RUN : 0) | (collect ? CTL_COLLECT : 0);
     status = agent_talk_once(pid, &ask, &answer, &e);
     if (interrupt_signal()) return interrupt_status();
     if (status) return command_fail("%s", e.text);
@@ -93,14 +95,16 @@ static int free_exec(const command_t *self, int argc, char **argv) {
 
 const command_t command_free = {
     .name = "free",
-    .args = "PID [--dry-run] [--max-pause 100ms] [--json] [--timeout 30s]",
+    .args = "PID [--dry-run] [--collect] [--max-pause 100ms] [--json] [--timeout 30s]",
     .summary = "Gives back what a live Python process holds and does not need",
     .help = "Empty pools in pymalloc's arenas and what malloc holds free go back to the\n"
             "system; no object is moved. The program stands still while the pools are\n"
             "trimmed (about 100 ms a GB given back). What only a collection would free\n"
-            "stays: call lowtide.free() inside for that.\n"
+            "stays, unless you ask for one.\n"
             "\n"
             "  --dry-run        only say what each step would give back\n"
+            "  --collect        collect garbage first, in the program's main thread; this\n"
+            "                   runs its finalizers, and no --max-pause can end it\n"
             "  --max-pause T    end the pause after this time, done or not (100ms)\n"
             "  --json           print one JSON object\n"
             "  --timeout T      how long to wait for the process to let go of the GIL\n"

@@ -167,7 +167,7 @@ static int check_values(const ctl_msg_t *m, err_t *e) {
          (m->profile.flags & ~(uint32_t)(CTL_PROFILE_NATIVE | CTL_PROFILE_CHILDREN))))
         return err_set(e, -EBADMSG, "a PROFILE of mode %u with flags %#x came", m->profile.mode,
                        m->profile.flags);
-    if (m->type == CTL_FREE && (m->free.flags & ~(uint32_t)CTL_DRY_RUN))
+    if (m->type == CTL_FREE && (m->free.flags & ~(uint32_t)(CTL_DRY_RUN | CTL_COLLECT)))
         return err_set(e, -EBADMSG, "a FREE with unknown flags %#x came", m->free.flags);
     if (m->type == CTL_RSS && m->free.flags)
         return err_set(e, -EBADMSG, "an RSS with unknown flags %#x came", m->free.flags);

@@ -66,7 +66,10 @@ enum ctl_type {
     CTL_PIN   /* agent: behind the lines of RSS, what keeps arenas that are nearly empty */
 };
 
-enum ctl_free_flag { CTL_DRY_RUN = 1 /* only tell what would be given back */ };
+enum ctl_free_flag {
+    CTL_DRY_RUN = 1, /* only tell what would be given back */
+    CTL_COLLECT = 2  /* a full collection first, in the program's main thread */
+};
 
 enum ctl_what {
     CTL_ATTACHED,

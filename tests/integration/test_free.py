@@ -198,3 +198,46 @@ def test_bad_words_are_answered_in_one_line(command: str, lowtide: Lowtide) -> N
         assert done.status == 2 and why in done.stderr and done.stderr.count("\n") == 1
     done = lowtide(command, 2**22 + 1)
     assert done.status == 1 and done.stderr.count("\n") == 1
+
+
+GARBAGE = """
+import gc, threading, weakref
+gc.disable()
+class Node: pass
+said = []
+made = []
+for i in range(40_000):
+    node = Node(); node.me = node; node.data = bytes(600)
+    made.append(node)
+weakref.finalize(made[7], lambda: said.append(threading.current_thread() is threading.main_thread()))
+node = made = None
+"""
+
+
+def test_garbage_is_collected_from_outside_when_asked_for_and_by_the_main_thread(
+    target_python: Python, spawn: Spawn, lowtide: Lowtide
+) -> None:
+    busy = "print('ready', flush=True)\nimport time\nwhile not said: time.sleep(0.001)\nimport sys\nsys.stdin.read()\nassert said == [True]\n"
+    target = spawn(target_python, GARBAGE + busy)
+    plain = json.loads(lowtide("free", target.pid, "--json").stdout)
+    assert "--collect" in plain["layers"][0]["note"] and plain["returned_bytes"] < 15 << 20, plain
+    told = json.loads(lowtide("free", target.pid, "--collect", "--dry-run", "--json").stdout)
+    assert "beforehand" in told["layers"][0]["note"], told
+    done = lowtide("free", target.pid, "--collect", "--json")
+    assert (done.status, done.stderr) == (0, "")
+    gave = json.loads(done.stdout)
+    assert gave["returned_bytes"] > 20 << 20 and "in the main thread" in gave["layers"][0]["note"], gave
+    assert gave["pause_ms"] > 0
+    assert target.finish() == (0, "") and target.stderr() == ""
+
+
+def test_a_main_thread_in_a_system_call_collects_when_it_returns_from_it(
+    target_python: Python, spawn: Spawn, lowtide: Lowtide
+) -> None:
+    waits = "print('ready', flush=True)\nimport sys\nsys.stdin.read()\nfor i in range(1000): pass\nassert said == [True], said\n"
+    target = spawn(target_python, GARBAGE + waits)
+    done = lowtide("free", target.pid, "--collect", "--json", "--timeout", "300ms")
+    assert (done.status, done.stderr) == (0, "")
+    layers = json.loads(done.stdout)["layers"]
+    assert "it will collect when it returns" in layers[0]["note"], layers
+    assert target.finish() == (0, "") and target.stderr() == ""
