@@ -241,3 +241,28 @@ def test_a_main_thread_in_a_system_call_collects_when_it_returns_from_it(
     layers = json.loads(done.stdout)["layers"]
     assert "it will collect when it returns" in layers[0]["note"], layers
     assert target.finish() == (0, "") and target.stderr() == ""
+
+
+MIXES = {
+    "pymalloc": SPARSE,
+    "malloc": "made = [bytes(700 + i % 4000) for i in range(30_000)]; kept = made[::100]; del made\n",
+    "mixed": SPARSE
+    + "blocks = [bytes(700 + i % 4000) for i in range(30_000)]; some = blocks[::50]; del blocks\n"
+    + "texts = [str(i) * (i % 60) for i in range(100_000)]; few = texts[::700]; del texts\n",
+}
+
+
+@pytest.mark.parametrize("mix", list(MIXES))
+def test_a_dry_run_tells_each_layers_bytes_beforehand(
+    mix: str, target_python: Python, spawn: Spawn, lowtide: Lowtide
+) -> None:
+    target = spawn(target_python, MIXES[mix])
+    lowtide("rss", target.pid)  # the agent's own traces are there from here on
+    answers = [json.loads(lowtide("free", target.pid, *how, "--json").stdout) for how in (["--dry-run"], [])]
+    told, gave = ({layer["name"]: layer["returned_bytes"] for layer in answer["layers"]} for answer in answers)
+    for name in ("pymalloc", "malloc"):
+        assert abs(told[name] - gave[name]) < (2 << 20) + gave[name] // 50, (name, told, gave)
+    assert gave["pymalloc" if mix == "pymalloc" else "malloc"] > 12 << 20, gave
+    again = json.loads(lowtide("free", target.pid, "--dry-run", "--json").stdout)
+    assert again["returned_bytes"] < 2 << 20, again
+    assert target.finish()[0] == 0
