@@ -21,7 +21,7 @@ def build():
     return [{"i": i} for i in range(50_000)]
 kept = build()
 passing = bytearray(80_000_000)
-time.sleep(0.2)
+time.sleep(1) # the recorder looks ten times a second, but may have to wait for a processor
 del passing
 """
 
@@ -97,7 +97,7 @@ def reserve(): return mmap.mmap(-1, 1 << 30)
 kept = zeros(), reserve()
 kept[0][:5_000_000] = 1
 kept[1].write(bytes(50_000_000))
-time.sleep(0.3)
+time.sleep(1)
 """
     recording = run(lowtide, tmp_path, code, *(["--exact"] if mode == "exact" else []), "--python", sys.executable)
     for column in ("live_bytes", "rss_peak_bytes"):
