@@ -74,7 +74,7 @@ class Engine:
         self.look(force=True)
         self.sizer.begin(self.memory, 0)
         # C++ that is refused memory may abort, and here that would be the program's end: no limit for pyarrow.
-        arrow = "table" == self.plan.kind or self.plan.out in ("parquet", "arrow")
+        arrow = self.plan.kind == "table" or self.plan.out in ("parquet", "arrow")
         self._data_limit = 0 if arrow else data_bytes() + int(self.sizer.room * 0.97)
         chunks = self.source.chunks(state.token, lambda: (self.sizer.target, self.sizer.record_max()))
         done = False
