@@ -321,6 +321,7 @@ class Child:
     def _died(self, what: str) -> WorkerDied:
         status = self.exit_status(5)
         if status is None:
+            self.kill()  # who forked it has ended, and it is about to: it shall get no other call meanwhile
             return WorkerDied(f"the process of {what} (pid {self.pid}) has ended", self.pid)
         if not os.WIFSIGNALED(status):
             code = os.waitstatus_to_exitcode(status)

@@ -267,6 +267,7 @@ class _Job:
         if result.bad and self.errors == "raise":
             record, error = result.bad[0]
             raise StreamError(f"record {record} of {name}: {error}")
+        self._sound = False  # until it is committed: Ctrl-C may come in between
         self.aside += [aside_line(name, record, error) for record, error in result.bad]
         state = self.state
         state.aside += len(result.bad)

@@ -12,6 +12,7 @@ from typing import Any
 from lowtide import _pool_wire
 from lowtide._pool import Pool
 from lowtide._pool_child import main_module
+from lowtide._pool_errors import WorkerDied
 from lowtide._stream_memory import StreamError, parent_of, tree_bytes
 from lowtide._stream_plan import Done, Plan
 from lowtide._stream_work import run_chunk
@@ -35,7 +36,8 @@ class Workers:
         """Starts those of our own, so that what they take is known."""
         if self.own:
             for started in [self.executor.submit(_nothing) for _ in range(self.lanes)]:
-                started.result()
+                with contextlib.suppress(WorkerDied):  # the next call starts another
+                    started.result()
 
     def submit(self, plan: Plan, payload: Any, header: Any, room: int) -> Future[Done]:
         given: Plan | bytes = plan
