@@ -268,7 +268,7 @@ def lowtide(lowtide_exe: Path) -> Lowtide:
             encoding="utf-8",
             errors="surrogateescape",
             timeout=timeout,
-            env={**os.environ, **(env or {})},
+            env={**os.environ, "COLUMNS": "100", **(env or {})},  # pytest-xdist sets 80
             cwd=cwd,
         )
         return Result(done.returncode, done.stdout, done.stderr)

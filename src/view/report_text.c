@@ -224,15 +224,15 @@ static void pins_lines(const report_t *r, const screen_t *s, uint64_t whole) {
     for (uint32_t i = 0; i < r->pins.count && i < PINS_SAID; i++) {
         const model_pin_t *p = &r->pins.pins[i];
         if (p->bytes * 100 < whole) break;
-        int n = snprintf(line, sizeof line, "%s nearly empty %s, kept by %s%s%.200s%s%.300s",
-                         units_count(arenas, p->arenas), p->arenas == 1 ? "arena" : "arenas",
-                         p->objects ? units_count(count, p->objects) : "", p->objects ? " " : "",
-                         p->objects ? p->type : "blocks that are no objects",
-                         p->path ? ", held by " : "", p->path ? p->path : "");
+        snprintf(line, sizeof line, "%s nearly empty %s, kept by %s%s%.200s%s%.300s",
+                 units_count(arenas, p->arenas), p->arenas == 1 ? "arena" : "arenas",
+                 p->objects ? units_count(count, p->objects) : "", p->objects ? " " : "",
+                 p->objects ? p->type : "blocks that are no objects", p->path ? ", held by " : "",
+                 p->path ? p->path : "");
         figure(s, units_size(size, p->bytes), BYTES_CELLS);
         screen_gap(s, SHARE_CELLS + GAP);
-        screen_text(s, line, (size_t)n, s->width - BYTES_CELLS - SHARE_CELLS - GAP);
-        line_end(s);
+        screen_wrapped(s, line, BYTES_CELLS + SHARE_CELLS + GAP,
+                       s->width - BYTES_CELLS - SHARE_CELLS - GAP);
     }
 }
 
