@@ -25,6 +25,8 @@ import pytest
 
 TESTS = Path(__file__).resolve().parent
 REPOSITORY = TESTS.parent
+# Of reports: pytest-xdist sets 80, a terminal what it has.
+os.environ["COLUMNS"] = "100"
 SID = Path(os.environ.get("LOWTIDE_SID", "/opt/lowtide/sid"))
 EXECUTABLE = Path(os.environ.get("LOWTIDE_EXE", REPOSITORY / "build/bin/lowtide"))
 MINORS = (11, 12, 13, 14, 15)
@@ -268,7 +270,7 @@ def lowtide(lowtide_exe: Path) -> Lowtide:
             encoding="utf-8",
             errors="surrogateescape",
             timeout=timeout,
-            env={**os.environ, "COLUMNS": "100", **(env or {})},  # pytest-xdist sets 80
+            env={**os.environ, **(env or {})},
             cwd=cwd,
         )
         return Result(done.returncode, done.stdout, done.stderr)
