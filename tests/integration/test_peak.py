@@ -21,7 +21,7 @@ def wait(seconds):
 def peak():
     wait(0.5)
     held_at_the_peak = build()
-    wait(1.5)
+    wait(2.5)
 """
 
 
@@ -64,7 +64,7 @@ def test_the_heap_near_its_peak_is_in_the_recording_with_who_held_it(
 
 def test_it_is_not_captured_on_demand_and_not_where_the_end_holds_as_much(lowtide: Lowtide, tmp_path: Path) -> None:
     assert not run(lowtide, tmp_path, "peak()", "--no-peak-snapshot").nested
-    assert not run(lowtide, tmp_path, "wait(0.5); kept = build(); wait(0.5)").nested
+    assert not run(lowtide, tmp_path, "wait(0.5); kept = build(); wait(2)").nested
 
 
 @pytest.mark.parametrize("end", ["pass", "import os; os._exit(0)", "import os; os.kill(os.getpid(), 9)"])
@@ -77,7 +77,7 @@ def test_the_peak_of_a_child_is_the_childs(end: str, lowtide: Lowtide, tmp_path:
 
 def test_a_program_that_is_killed_at_its_peak_leaves_who_held_it(lowtide: Lowtide, tmp_path: Path) -> None:
     recording = run(
-        lowtide, tmp_path, "import os, signal\nwait(0.5); held = build(); wait(1.5); os.kill(os.getpid(), 9)", status=-9
+        lowtide, tmp_path, "import os, signal\nwait(0.5); held = build(); wait(2.5); os.kill(os.getpid(), 9)", status=-9
     )
     assert len(peaks(recording)) == 1
 
