@@ -63,7 +63,9 @@ bench: build
 	$(PYTHON) bench/run.py --lowtide .venv/bin/lowtide $(BENCH_ARGS)
 	$(PYTHON) bench/cache.py
 	$(PYTHON) bench/isolate.py
+	$(PYTHON) bench/alloc.py
 	$(PYTHON) bench/tracing.py
+	$(PYTHON) bench/free.py
 	$(PYTHON) bench/limit.py
 	$(PYTHON) bench/stream.py
 
