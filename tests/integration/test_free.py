@@ -181,7 +181,7 @@ except ValueError as error: print(error)"""
 def test_a_live_process_gives_memory_back_and_goes_on(target_python: Python, spawn: Spawn, lowtide: Lowtide) -> None:
     target = spawn(target_python, SPARSE + "print('ready', flush=True)\nimport sys\nsys.stdin.read()\n" + INTACT)
     told = json.loads(lowtide("free", target.pid, "--dry-run", "--json").stdout)
-    done = lowtide("free", target.pid, "--json")
+    done = lowtide("free", target.pid, "--max-pause=10s", "--json")
     assert (done.status, done.stderr) == (0, "")
     gave = json.loads(done.stdout)
     assert gave["returned_bytes"] > 15 << 20 and gave["pause_ms"] > 0
@@ -223,7 +223,7 @@ def test_garbage_is_collected_from_outside_when_asked_for_and_by_the_main_thread
     assert "--collect" in plain["layers"][0]["note"] and plain["returned_bytes"] < 15 << 20, plain
     told = json.loads(lowtide("free", target.pid, "--collect", "--dry-run", "--json").stdout)
     assert "beforehand" in told["layers"][0]["note"], told
-    done = lowtide("free", target.pid, "--collect", "--json")
+    done = lowtide("free", target.pid, "--collect", "--max-pause=10s", "--json")
     assert (done.status, done.stderr) == (0, "")
     gave = json.loads(done.stdout)
     assert gave["returned_bytes"] > 20 << 20 and "in the main thread" in gave["layers"][0]["note"], gave
@@ -258,11 +258,14 @@ def test_a_dry_run_tells_each_layers_bytes_beforehand(
 ) -> None:
     target = spawn(target_python, MIXES[mix])
     lowtide("rss", target.pid)  # the agent's own traces are there from here on
-    answers = [json.loads(lowtide("free", target.pid, *how, "--json").stdout) for how in (["--dry-run"], [])]
+    answers = [
+        json.loads(lowtide("free", target.pid, *how, "--json").stdout) for how in (["--dry-run"], ["--max-pause=10s"])
+    ]
     told, gave = ({layer["name"]: layer["returned_bytes"] for layer in answer["layers"]} for answer in answers)
     for name in ("pymalloc", "malloc"):
         assert abs(told[name] - gave[name]) < (2 << 20) + gave[name] // 50, (name, told, gave)
     assert gave["pymalloc" if mix == "pymalloc" else "malloc"] > 12 << 20, gave
     again = json.loads(lowtide("free", target.pid, "--dry-run", "--json").stdout)
-    assert again["returned_bytes"] < 2 << 20, again
+    # The kernel may bring pages back by itself, where it makes huge ones of what lies side by side.
+    assert again["returned_bytes"] < answers[1]["returned_bytes"] / 3, (answers, again)
     assert target.finish()[0] == 0

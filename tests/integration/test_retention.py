@@ -75,7 +75,7 @@ def test_what_pins_arenas_is_named_with_its_path_and_is_what_keeps_them(
     assert "Order, held by shop.cache" in " ".join(found["fix"].split()) and found["path"] == "shop.cache", found
 
     before = rss(target)
-    gave = json.loads(lowtide("free", target.pid, "--json").stdout)["returned_bytes"]
+    gave = json.loads(lowtide("free", target.pid, "--max-pause=10s", "--json").stdout)["returned_bytes"]
     assert abs(gave - found["bytes"]) < 3 << 20, (gave, found)
     assert abs(before - rss(target) - found["bytes"]) < 4 << 20, (before, rss(target), found)
     stays = pin["bytes"] - pin["returnable_bytes"]
@@ -92,7 +92,7 @@ def test_what_malloc_keeps_at_the_end_of_its_heap_a_trim_and_a_threshold_return(
     found = retention(report(lowtide, target, tmp_path / "a.tide"), "malloc")
     assert "MALLOC_TRIM_THRESHOLD_=131072" in found["fix"] and "ARENA" not in found["fix"], found
     before = rss(target)
-    assert lowtide("free", target.pid).status == 0
+    assert lowtide("free", target.pid, "--max-pause=10s").status == 0
     assert abs(before - rss(target) - found["bytes"]) < 4 << 20, (before, rss(target), found)
     threshold = spawn(this_python, AT_THE_END + OBEY, env={"MALLOC_TRIM_THRESHOLD_": "131072"})
     assert before - rss(threshold) > found["bytes"] * 0.8, (before, rss(threshold), found)
@@ -105,7 +105,7 @@ def test_what_malloc_keeps_in_threads_arenas_a_trim_and_fewer_arenas_return(
     found = retention(report(lowtide, target, tmp_path / "a.tide"), "malloc")
     assert "MALLOC_ARENA_MAX=2" in found["fix"], found
     before = rss(target)
-    assert lowtide("free", target.pid).status == 0
+    assert lowtide("free", target.pid, "--max-pause=10s").status == 0
     assert abs(before - rss(target) - found["bytes"]) < 4 << 20, (before, rss(target), found)
     arenas = spawn(this_python, THREADS + OBEY, env={"MALLOC_ARENA_MAX": "2"})
     assert before - rss(arenas) > found["bytes"] * 0.2, (before, rss(arenas), found)
@@ -121,7 +121,7 @@ def test_what_malloc_keeps_between_blocks_in_use_only_a_trim_returns(
     before = rss(target)
     threshold = spawn(this_python, SCATTERED + OBEY, env={"MALLOC_TRIM_THRESHOLD_": "131072"})
     assert before - rss(threshold) < found["bytes"] * 0.2, (before, rss(threshold), found)
-    assert lowtide("free", target.pid).status == 0
+    assert lowtide("free", target.pid, "--max-pause=10s").status == 0
     assert abs(before - rss(target) - found["bytes"]) < 4 << 20, (before, rss(target), found)
 
 
