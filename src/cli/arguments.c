@@ -33,6 +33,17 @@ bool arguments_pid(const char *text, pid_t *pid) {
     return !errno && end != text && !*end && n > 0 && n <= INT_MAX;
 }
 
+bool arguments_process(const command_t *self, int argc, char **argv, pid_t *pid, int *status) {
+    if (optind + 1 != argc) {
+        *status = command_usage(self, optind == argc ? "which process? name its PID"
+                                                     : "one process at a time");
+        return false;
+    }
+    if (arguments_pid(argv[optind], pid)) return true;
+    *status = command_usage(self, "'%s' is not a PID", argv[optind]);
+    return false;
+}
+
 bool arguments_size(const char *text, uint64_t *bytes) {
     static const char units[] = "KMGT";
     char *end;

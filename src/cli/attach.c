@@ -160,11 +160,7 @@ static int attach_exec(const command_t *self, int argc, char **argv) {
             return command_usage(self, "--%s takes a time like 30s or 500ms, not '%s'",
                                  got == 'f' ? "for" : "timeout", optarg);
     }
-    if (optind + 1 != argc)
-        return command_usage(self, optind == argc ? "which process? name its PID"
-                                                  : "one process at a time");
-    if (!arguments_pid(argv[optind], &a.pid))
-        return command_usage(self, "'%s' is not a PID", argv[optind]);
+    if (!arguments_process(self, argc, argv, &a.pid, &status)) return status;
     snprintf(name, sizeof name, "lowtide-%d.tide", (int)a.pid);
     if (!a.to) a.to = name;
     if (strcmp(a.to, "-") == 0 && isatty(STDOUT_FILENO))

@@ -133,11 +133,7 @@ static int dump_exec(const command_t *self, int argc, char **argv) {
             return command_usage(self, "--timeout takes a time like 30s or 500ms, not '%s'",
                                  optarg);
     }
-    if (optind + 1 != argc)
-        return command_usage(self, optind == argc ? "which process? name its PID"
-                                                  : "one process at a time");
-    if (!arguments_pid(argv[optind], &d.pid))
-        return command_usage(self, "'%s' is not a PID", argv[optind]);
+    if (!arguments_process(self, argc, argv, &d.pid, &status)) return status;
     snprintf(name, sizeof name, "lowtide-%d.tide", (int)d.pid);
     if (!d.to) d.to = name;
     if (strcmp(d.to, "-") == 0 && isatty(STDOUT_FILENO))

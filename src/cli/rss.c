@@ -147,11 +147,7 @@ static int rss_exec(const command_t *self, int argc, char **argv) {
             return command_usage(self, "--timeout takes a time like 30s or 500ms, not '%s'",
                                  optarg);
     }
-    if (optind + 1 != argc)
-        return command_usage(self, optind == argc ? "which process? name its PID"
-                                                  : "one process at a time");
-    if (!arguments_pid(argv[optind], &pid))
-        return command_usage(self, "'%s' is not a PID", argv[optind]);
+    if (!arguments_process(self, argc, argv, &pid, &status)) return status;
     status = agent_talk_once(pid, &ask, &answer, &e);
     if (interrupt_signal()) return interrupt_status();
     if (status) return command_fail("%s", e.text);

@@ -265,11 +265,7 @@ static int top_exec(const command_t *self, int argc, char **argv) {
         if (got == 'e' && !arguments_span(optarg, &t.every_ms))
             return command_usage(self, "--every takes a time like 1s or 500ms, not '%s'", optarg);
     }
-    if (optind + 1 != argc)
-        return command_usage(self, optind == argc ? "which process? name its PID"
-                                                  : "one process at a time");
-    if (!arguments_pid(argv[optind], &t.pid))
-        return command_usage(self, "'%s' is not a PID", argv[optind]);
+    if (!arguments_process(self, argc, argv, &t.pid, &status)) return status;
     if (!isatty(STDOUT_FILENO) || !isatty(STDIN_FILENO)) t.once = true;
     return top(&t);
 }

@@ -16,27 +16,31 @@ static int by_bytes(const void *a, const void *b) {
     return x->bytes < y->bytes ? 1 : x->bytes > y->bytes ? -1 : strcmp(x->name, y->name);
 }
 
+typedef struct ledger_lines {
+    top_line_t at[TOP_LINES_MOST];
+    size_t n;
+} ledger_lines_t;
+
+static void heard(void *arg, const ctl_msg_t *m) {
+    ledger_lines_t *lines = arg;
+    if (m->type != CTL_LINE || lines->n == TOP_LINES_MOST) return;
+    top_line_t *line = &lines->at[lines->n++];
+    line->bytes = m->line.bytes;
+    snprintf(line->name, sizeof line->name, "%s", m->line.name);
+}
+
 int top_ledger(top_more_t *m, agent_talk_t *talk, uint32_t timeout_ms) {
     ctl_msg_t ask = {.type = CTL_RSS,
                      .free = {.timeout_ms = GIL_MS, .pause_ms_max = PAUSE_MS_MOST}};
-    ctl_msg_t got;
+    ctl_result_t result;
     err_t e;
-    top_line_t lines[TOP_LINES_MOST];
-    size_t n = 0;
-    int fd, status = ctl_send(talk->sock, &ask, -1, (int)timeout_ms, &e);
-    while (!status) {
-        status = ctl_recv(talk->sock, &got, &fd, (int)timeout_ms, &e);
-        if (status == -EINTR) status = 0;
-        if (status || got.type == CTL_RESULT) break;
-        if (got.type != CTL_LINE || n == TOP_LINES_MOST) continue;
-        lines[n].bytes = got.line.bytes;
-        snprintf(lines[n++].name, sizeof lines[0].name, "%s", got.line.name);
-    }
-    if (status == -EPIPE) return -ESRCH;
-    if (status || got.result.status || !n) return 0;
-    qsort(lines, n, sizeof lines[0], by_bytes);
-    memcpy(m->ledger, lines, n * sizeof lines[0]);
-    m->lines = n;
+    ledger_lines_t lines = {.n = 0};
+    int status = agent_talk_work(talk, &ask, -1, heard, &lines, timeout_ms, &result, &e);
+    if (status == -ESRCH) return status;
+    if (status || !lines.n) return 0;
+    qsort(lines.at, lines.n, sizeof lines.at[0], by_bytes);
+    memcpy(m->ledger, lines.at, lines.n * sizeof lines.at[0]);
+    m->lines = lines.n;
     return 0;
 }
 

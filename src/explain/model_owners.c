@@ -76,16 +76,15 @@ static int read_places(owners_work_t *w) {
     return 0;
 }
 
+static int covers(const void *address, const void *place) {
+    const owned_t *p = place;
+    uint64_t at = *(const uint64_t *)address;
+    return at < p->begin ? -1 : at >= p->end;
+}
+
 static owned_t *place_of(const owners_work_t *w, uint64_t address) {
-    size_t low = 0, high = w->places.count;
-    while (low < high) {
-        size_t middle = (low + high) / 2;
-        if (w->places.at[middle].begin <= address)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return low && address < w->places.at[low - 1].end ? &w->places.at[low - 1] : NULL;
+    const owned_places_t *v = &w->places;
+    return v->count ? bsearch(&address, v->at, v->count, sizeof *v->at, covers) : NULL;
 }
 
 static int give(owners_work_t *w, owned_t *p, uint32_t id, uint64_t bytes) {

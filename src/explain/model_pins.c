@@ -98,16 +98,17 @@ static int read_places(pins_work_t *w) {
     return 0;
 }
 
+static int covers(const void *address, const void *place) {
+    const pins_place_t *p = place;
+    uint64_t at = *(const uint64_t *)address;
+    return at < p->begin ? -1 : at >= p->end;
+}
+
 static uint32_t place_of(const pins_work_t *w, uint64_t address) {
-    size_t low = 0, high = w->places.count;
-    while (low < high) {
-        size_t middle = (low + high) / 2;
-        if (w->places.at[middle].begin <= address)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return low && address < w->places.at[low - 1].end ? (uint32_t)low - 1 : LOWTIDE_NONE;
+    const places_t *v = &w->places;
+    const pins_place_t *found =
+        v->count ? bsearch(&address, v->at, v->count, sizeof *v->at, covers) : NULL;
+    return found ? (uint32_t)(found - v->at) : LOWTIDE_NONE;
 }
 
 static int gather_chunk(pins_work_t *w, const lowtide_chunk *c) {

@@ -3,25 +3,10 @@
 
 #include "agent/alloc/alloc_count.h"
 #include "agent/alloc/alloc_libc.h"
+#include "agent/runtime/allocators.h"
 
 #include <errno.h>
 
-/* PyMemAllocatorEx and PyObjectArenaAllocator, as the stable ABI has them. */
-typedef struct allocator {
-    void *ctx;
-    void *(*malloc)(void *ctx, size_t bytes);
-    void *(*calloc)(void *ctx, size_t n, size_t each);
-    void *(*realloc)(void *ctx, void *old, size_t bytes);
-    void (*free)(void *ctx, void *p);
-} allocator_t;
-
-typedef struct arena_allocator {
-    void *ctx;
-    void *(*alloc)(void *ctx, size_t bytes);
-    void (*free)(void *ctx, void *p, size_t bytes);
-} arena_allocator_t;
-
-enum { RAW, MEM, OBJECT, DOMAINS }; /* PyMemAllocatorDomain */
 enum { PYMALLOC_BYTES_MAX = 512 };
 
 /* Read by hooks without the GIL (raw), so never changed while they are in. */

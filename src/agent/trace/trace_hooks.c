@@ -1,21 +1,11 @@
 #define _GNU_SOURCE
 #include "agent/trace/trace_hooks.h"
 
+#include "agent/runtime/allocators.h"
 #include "agent/trace/trace_blocks.h"
 #include "agent/trace/trace_sites.h"
 
 #include <errno.h>
-
-/* PyMemAllocatorEx, as the stable ABI has it. */
-typedef struct allocator {
-    void *ctx;
-    void *(*malloc)(void *ctx, size_t bytes);
-    void *(*calloc)(void *ctx, size_t n, size_t each);
-    void *(*realloc)(void *ctx, void *old, size_t bytes);
-    void (*free)(void *ctx, void *p);
-} allocator_t;
-
-enum { RAW, MEM, OBJECT, DOMAINS }; /* PyMemAllocatorDomain */
 
 hooks_sums_t hooks_sums;
 __thread bool hooks_muted __attribute__((tls_model("initial-exec")));
