@@ -13,19 +13,17 @@ On the command line: ``lowtide run app.py``, ``lowtide dump PID``, ``lowtide rep
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from lowtide._inside import Snapshot, retained, snapshot, why
-from lowtide._ledger import Freed, Layer, Ledger, Line, Pin, free, rss
-from lowtide._profile import mark, start, stop
-
+TYPE_CHECKING = False  # type checkers take it for true, and it spares the program the import of typing
 if TYPE_CHECKING:
     from lowtide._cache import Cache, cache
     from lowtide._gpu import Gpu, GpuCache, GpuMemory, gpu
+    from lowtide._inside import Snapshot, retained, snapshot, why
     from lowtide._isolate import isolate
+    from lowtide._ledger import Freed, Layer, Ledger, Line, Pin, free, rss
     from lowtide._limit import Limit, LimitStats, Pressure, limit
     from lowtide._pool import Pool
     from lowtide._pool_errors import IsolatedMemoryError, IsolatedTimeout, RemoteError, WorkerDied
+    from lowtide._profile import mark, start, stop
     from lowtide._scope import Scope, Survivors, scope
     from lowtide._stream import Stream, StreamError, Summary, stream
 
@@ -69,40 +67,31 @@ __all__ = [
     "why",
 ]
 
-# Who only takes snapshots carries no cache, whose extension is built for one Python alone, and no threads.
-_LATER = {
-    "load_ipython_extension": "_ipython",
-    "Cache": "_cache",
-    "cache": "_cache",
-    "Limit": "_limit",
-    "LimitStats": "_limit",
-    "Pressure": "_limit",
-    "limit": "_limit",
-    "Gpu": "_gpu",
-    "GpuCache": "_gpu",
-    "GpuMemory": "_gpu",
-    "gpu": "_gpu",
-    "Scope": "_scope",
-    "Survivors": "_scope",
-    "scope": "_scope",
-    "isolate": "_isolate",
-    "Pool": "_pool",
-    "IsolatedMemoryError": "_pool_errors",
-    "IsolatedTimeout": "_pool_errors",
-    "RemoteError": "_pool_errors",
-    "WorkerDied": "_pool_errors",
-    "Stream": "_stream",
-    "StreamError": "_stream",
-    "Summary": "_stream",
-    "stream": "_stream",
+# Where each name is. A module is loaded when one of its names is first used: `import lowtide` costs a program nothing but this file.
+_MODULES = {
+    "_cache": "Cache cache",
+    "_gpu": "Gpu GpuCache GpuMemory gpu",
+    "_inside": "Snapshot retained snapshot why",
+    "_ipython": "load_ipython_extension",
+    "_isolate": "isolate",
+    "_ledger": "Freed Layer Ledger Line Pin free rss",
+    "_limit": "Limit LimitStats Pressure limit",
+    "_pool": "Pool",
+    "_pool_errors": "IsolatedMemoryError IsolatedTimeout RemoteError WorkerDied",
+    "_profile": "mark start stop",
+    "_scope": "Scope Survivors scope",
+    "_stream": "Stream StreamError Summary stream",
 }
 
 
 def __getattr__(name: str) -> object:
-    if name not in _LATER:
-        raise AttributeError(f"module 'lowtide' has no attribute {name!r}")
-    import importlib
+    for module, names in _MODULES.items():
+        if name in names.split():
+            value: object = getattr(__import__(f"lowtide.{module}", fromlist=[name]), name)
+            globals()[name] = value
+            return value
+    raise AttributeError(f"module 'lowtide' has no attribute {name!r}")
 
-    value: object = getattr(importlib.import_module(f"lowtide.{_LATER[name]}"), name)
-    globals()[name] = value
-    return value
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -8,7 +8,6 @@ import warnings
 from typing import Any, NamedTuple
 
 from lowtide import _core
-from lowtide._executable import executable
 
 
 class Snapshot(NamedTuple):
@@ -65,6 +64,8 @@ def snapshot(path: str | os.PathLike[str], values: bool = True) -> Snapshot:
 def _ask(address: int, paths: int) -> dict[str, Any]:
     import json
     import subprocess  # a program that only takes snapshots need not carry it
+
+    from lowtide._executable import executable
 
     fd = os.memfd_create("lowtide")
     try:

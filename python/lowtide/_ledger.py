@@ -5,14 +5,16 @@ from __future__ import annotations
 import gc
 import sys
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 from lowtide import _core
+from lowtide._record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(Record):
     """A part of the resident memory."""
 
     name: str
@@ -24,8 +26,7 @@ class Line:
     """What it is, or what stands in the way; else empty."""
 
 
-@dataclass(frozen=True, slots=True)
-class Pin:
+class Pin(Record):
     """What keeps arenas of Python's allocator that are less than a quarter full, by type.
 
     Each arena counts for the type that has most bytes in it, containers before what they hold. A recording of the heap tells more: the path to what holds them.
@@ -41,8 +42,7 @@ class Pin:
     """Of it, what :func:`free` gives back although the arenas stay."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ledger:
+class Ledger(Record):
     """Where every resident byte of this process is. ``print`` shows it as a table."""
 
     rss_bytes: int
@@ -74,8 +74,7 @@ def rss() -> Ledger:
     return Ledger(resident, swapped, huge, [Line(*line) for line in lines], [Pin(*pin) for pin in pins])
 
 
-@dataclass(frozen=True, slots=True)
-class Layer:
+class Layer(Record):
     """What one step of :func:`free` gave back."""
 
     name: str
@@ -88,8 +87,7 @@ class Layer:
     """How long it took. Of what :func:`free` takes, ``collect`` is the part that ``gc.collect()`` would take as well."""
 
 
-@dataclass(frozen=True, slots=True)
-class Freed:
+class Freed(Record):
     """What :func:`free` gave back, by layer, in the order of the steps."""
 
     returned_bytes: int

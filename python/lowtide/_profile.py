@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 
 from lowtide import _core
-from lowtide._inside import _capture
 
 
 def start(*, exact: bool = False, interval: int | str = "512KiB", native: bool = False) -> None:
@@ -33,6 +32,8 @@ def stop(path: str | os.PathLike[str] | None = None, *, heap: bool = True) -> st
     Raises RuntimeError where no profile is being taken, and OSError where the file cannot be written or the heap not
     be captured, in which case the profile goes on.
     """
+    from lowtide._inside import _capture
+
     name = os.fspath(path) if path is not None else f"lowtide-{os.getpid()}.tide"
     part = f"{name}.{os.getpid()}.part"
     fd = os.open(part, os.O_RDWR | os.O_CLOEXEC | os.O_CREAT | os.O_TRUNC, 0o666)
