@@ -2,6 +2,7 @@
 #include "cli/arguments.h"
 #include "cli/command.h"
 #include "cli/load.h"
+#include "cli/native_names.h"
 #include "cli/output.h"
 #include "view/diff_view.h"
 
@@ -40,7 +41,8 @@ static int compare_lines(profile_t **profiles, int count, const load_t *loads, p
     bool all = true;
     int status = 0;
     for (int i = 0; i < count && !status; i++) {
-        status = profile_build(model_recording(loads[i].model), &profiles[i], e);
+        status = profile_build(model_recording(loads[i].model), model_namer(loads[i].model),
+                               &profiles[i], e);
         if (!status) all = all && profiles[i]->mode != PROFILE_NONE;
     }
     if (status || !all) return status;
@@ -86,17 +88,19 @@ static int compare(const diff_options_t *options) {
 }
 
 static int exec_diff(const command_t *self, int argc, char **argv) {
-    enum { JSON = 1, TOP, FAIL_ABOVE };
+    enum { JSON = 1, TOP, FAIL_ABOVE, DEBUG_PATH };
     static const struct option longs[] = {{"json", no_argument, NULL, JSON},
                                           {"output", required_argument, NULL, 'o'},
                                           {"top", required_argument, NULL, TOP},
                                           {"fail-above", required_argument, NULL, FAIL_ABOVE},
+                                          {"debug-path", required_argument, NULL, DEBUG_PATH},
                                           {0}};
     diff_options_t options = {0};
     long top = 0;
     int option, status;
     while ((option = command_getopt(self, argc, argv, "o:", longs, &status)) != COMMAND_END) {
         if (option == COMMAND_STOP) return status;
+        if (option == DEBUG_PATH) native_names_debug_path(optarg);
         if (option == JSON) options.json = true;
         if (option == 'o') options.to = optarg;
         if (option == TOP && !command_number(self, "--top", optarg, TOP_MAX, &top, &status))
@@ -115,7 +119,7 @@ static int exec_diff(const command_t *self, int argc, char **argv) {
 
 const command_t command_diff = {
     "diff",
-    "A B [C ...] [--json] [-o O] [--top N] [--fail-above SIZE]",
+    "A B [C ...] [--json] [-o O] [--top N] [--fail-above SIZE] [--debug-path DIR]",
     "Tells what grew between recordings: by line, by path and by type",
     "A, B, ... are recordings of one program, oldest first. With three or more, what grew from\n"
     "each to the next is marked \"every time\": a leak grows steadily, a warm-up does not.\n"
@@ -127,6 +131,8 @@ const command_t command_diff = {
     "  --top N        at most N lines in each list (10; with --json 100)\n"
     "  --fail-above SIZE  exit status 1 where so much more is alive at the end, the error\n"
     "                 taken off\n"
+    "  --debug-path DIR  where debug files of C libraries are looked for, by build id; the\n"
+    "                 variable LOWTIDE_DEBUG_PATH says it, too (before /usr/lib/debug)\n"
     "\n"
     "Example: what a service gathered within an hour\n"
     "  lowtide diff lowtide-4711.tide lowtide-4711-2.tide\n",

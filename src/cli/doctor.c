@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "cli/agent_file.h"
 #include "cli/command.h"
+#include "collect/symbols.h"
 #include "inject/inject.h"
 #include "view/json.h"
 #include "view/screen.h"
@@ -125,6 +126,16 @@ static void check_agent(checks_t *c) {
     add(c, "agent", there ? OK : MISSING, state, ""); /* the line has its mend */
 }
 
+static void check_names(checks_t *c) {
+    symbols_t *s = symbols_new(NULL);
+    bool lines = s && symbols_have_lines(s);
+    symbols_free(s);
+    add(c, "C names", lines ? OK : LIMITED,
+        lines ? "functions and lines of C code, from symbols and debug information"
+              : "functions of C code, from symbols alone: libdw.so.1 is not here",
+        "install elfutils' libdw (Debian's libdw1), where --native shall tell lines, too");
+}
+
 /* "3.13" out of ".../python3.13", ".../libpython3.13.so.1.0"; false when the name has no version. */
 static bool version_of(const char *path, int *minor, bool *free_threaded) {
     const char *at = path;
@@ -240,6 +251,7 @@ static int exec_doctor(const command_t *self, int argc, char **argv) {
     check_system(&c);
     check_agent(&c);
     check_pythons(&c);
+    check_names(&c);
     if (inject_probe(&probe) == 0) check_ptrace(&c, &probe);
     check_overcommit(&c);
     check_kernel(&c);

@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "cli/command.h"
 #include "cli/load.h"
+#include "cli/native_names.h"
 #include "cli/output.h"
 #include "view/export_view.h"
 
@@ -60,7 +61,7 @@ static int export_recording(const export_options_t *options) {
     }
     if (lowtide_open(file, &rec, &error)) return command_fail("%s", error.text);
     int status = EXIT_FAILED;
-    if (profile_build(rec, &profile, &e)) {
+    if (profile_build(rec, native_names(), &profile, &e)) {
         command_fail("%s", e.text);
     } else if (formats[options->format].timeline ? !profile->point_count
                                                  : profile->mode == PROFILE_NONE) {
@@ -76,15 +77,17 @@ static int export_recording(const export_options_t *options) {
 }
 
 static int exec_export(const command_t *self, int argc, char **argv) {
-    enum { AT = 1 };
+    enum { AT = 1, DEBUG_PATH };
     static const struct option longs[] = {{"format", required_argument, NULL, 'f'},
                                           {"output", required_argument, NULL, 'o'},
                                           {"at", required_argument, NULL, AT},
+                                          {"debug-path", required_argument, NULL, DEBUG_PATH},
                                           {0}};
     export_options_t options = {.format = -1, .figure = PROFILE_LIVE};
     int option, status;
     while ((option = command_getopt(self, argc, argv, "f:o:", longs, &status)) != COMMAND_END) {
         if (option == COMMAND_STOP) return status;
+        if (option == DEBUG_PATH) native_names_debug_path(optarg);
         if (option == 'o') options.to = optarg;
         if (option == 'f' && (options.format = find(optarg, FORMATS, format_name)) < 0)
             return command_usage(
@@ -102,7 +105,7 @@ static int exec_export(const command_t *self, int argc, char **argv) {
 
 const command_t command_export = {
     "export",
-    "[F] --format X [--at WHEN] [-o O]",
+    "[F] --format X [--at WHEN] [-o O] [--debug-path DIR]",
     "Writes an allocation profile for other tools",
     "F is a recording; left out, the newest lowtide-*.tide of this directory.\n"
     "\n"
@@ -112,6 +115,8 @@ const command_t command_export = {
     "                 peak (alive at the highest heap), rss-peak, total (all made),\n"
     "                 gone (alive when their process ended)\n"
     "  -o, --output O write to the file O; - is standard output\n"
+    "  --debug-path DIR  where debug files of C libraries are looked for, by build id; the\n"
+    "                 variable LOWTIDE_DEBUG_PATH says it, too (before /usr/lib/debug)\n"
     "\n"
     "Example: what was alive at the peak, in pprof\n"
     "  lowtide export lowtide-4711.tide --format pprof --at peak -o peak.pb.gz\n"

@@ -3,6 +3,7 @@
 
 #include "base/machine.h"
 #include "base/mem.h"
+#include "cli/native_names.h"
 #include "cli/progress.h"
 #include "view/units.h"
 
@@ -62,6 +63,7 @@ int load_open(const char *path, load_t *out, err_t *e) {
         status = model_build(out->rec, &out->model, e);
     }
     progress_end();
+    if (!status) model_name_by(out->model, native_names());
     if (status == -ENOMEM) {
         char size[UNITS_BYTES];
         err_set(e, status,

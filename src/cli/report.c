@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "cli/command.h"
 #include "cli/load.h"
+#include "cli/native_names.h"
 #include "cli/output.h"
 #include "view/report_view.h"
 
@@ -70,11 +71,14 @@ int report_print(const char *path) {
 }
 
 static int exec_report(const command_t *self, int argc, char **argv) {
-    enum { TO_JSON = 1, TO_HTML, TOP, BY };
-    static const struct option longs[] = {
-        {"json", no_argument, NULL, TO_JSON},     {"html", required_argument, NULL, TO_HTML},
-        {"output", required_argument, NULL, 'o'}, {"top", required_argument, NULL, TOP},
-        {"by", required_argument, NULL, BY},      {0}};
+    enum { TO_JSON = 1, TO_HTML, TOP, BY, DEBUG_PATH };
+    static const struct option longs[] = {{"json", no_argument, NULL, TO_JSON},
+                                          {"html", required_argument, NULL, TO_HTML},
+                                          {"output", required_argument, NULL, 'o'},
+                                          {"top", required_argument, NULL, TOP},
+                                          {"by", required_argument, NULL, BY},
+                                          {"debug-path", required_argument, NULL, DEBUG_PATH},
+                                          {0}};
     enum form form = TEXT;
     const char *to = NULL;
     report_options_t options = {0};
@@ -82,6 +86,7 @@ static int exec_report(const command_t *self, int argc, char **argv) {
     int option, status;
     while ((option = command_getopt(self, argc, argv, "o:", longs, &status)) != COMMAND_END) {
         if (option == COMMAND_STOP) return status;
+        if (option == DEBUG_PATH) native_names_debug_path(optarg);
         if (option == TO_JSON) form = JSON;
         if (option == TO_HTML) {
             form = HTML;
@@ -99,7 +104,7 @@ static int exec_report(const command_t *self, int argc, char **argv) {
 
 const command_t command_report = {
     "report",
-    "[F] [--json | --html O] [-o O] [--top N] [--by KIND]",
+    "[F] [--json | --html O] [-o O] [--top N] [--by KIND] [--debug-path DIR]",
     "Tells what a recording holds: findings first, then memory, types and holders",
     "F is a recording; left out, the newest lowtide-*.tide of this directory.\n"
     "The first line says what to change and how many bytes that returns.\n"
@@ -109,6 +114,8 @@ const command_t command_report = {
     "  -o, --output O write to the file O; - is standard output\n"
     "  --top N        at most N lines in each list (10; with --json 100)\n"
     "  --by KIND      add who holds how much by class, module, package, thread or task\n"
+    "  --debug-path DIR  where debug files of C libraries are looked for, by build id; the\n"
+    "                 variable LOWTIDE_DEBUG_PATH says it, too (before /usr/lib/debug)\n"
     "\n"
     "Example: what holds the memory of process 4711\n"
     "  lowtide dump 4711 && lowtide report\n",

@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "cli/command.h"
 #include "cli/load.h"
+#include "cli/native_names.h"
 #include "cli/output.h"
 #include "view/sql_view.h"
 
@@ -38,15 +39,17 @@ static int ask(const sql_options_t *options) {
 }
 
 static int exec_sql(const command_t *self, int argc, char **argv) {
-    enum { JSON = 1, CSV };
+    enum { JSON = 1, CSV, DEBUG_PATH };
     static const struct option longs[] = {{"json", no_argument, NULL, JSON},
                                           {"csv", no_argument, NULL, CSV},
                                           {"output", required_argument, NULL, 'o'},
+                                          {"debug-path", required_argument, NULL, DEBUG_PATH},
                                           {0}};
     sql_options_t options = {.format = SQL_TEXT};
     int option, status;
     while ((option = command_getopt(self, argc, argv, "o:", longs, &status)) != COMMAND_END) {
         if (option == COMMAND_STOP) return status;
+        if (option == DEBUG_PATH) native_names_debug_path(optarg);
         if (option == JSON) options.format = SQL_JSON;
         if (option == CSV) options.format = SQL_CSV;
         if (option == 'o') options.to = optarg;
@@ -60,7 +63,7 @@ static int exec_sql(const command_t *self, int argc, char **argv) {
 
 const command_t command_sql = {
     "sql",
-    "F [\"select ...\"] [--json | --csv] [-o O]",
+    "F [\"select ...\"] [--json | --csv] [-o O] [--debug-path DIR]",
     "Answers SQL over a recording",
     "F is a recording; its objects, refs, types, dominators, paths, modules, threads and frames, "
     "the\n"
@@ -73,6 +76,8 @@ const command_t command_sql = {
     "  --json         one JSON object: columns, and rows as lists\n"
     "  --csv          comma-separated values with a line of names\n"
     "  -o, --output O write to the file O; - is standard output\n"
+    "  --debug-path DIR  where debug files of C libraries are looked for, by build id; the\n"
+    "                 variable LOWTIDE_DEBUG_PATH says it, too (before /usr/lib/debug)\n"
     "\n"
     "Example: the longest strings, and how to get at them\n"
     "  lowtide sql lowtide-4711.tide \"select size, path from objects join paths using (id)\n"

@@ -59,20 +59,32 @@ const char *sites_text_at(const collect_sites_t *s, uint32_t text) {
     return text < s->texts.count ? s->texts.at + text : "";
 }
 
-/* Without a name it is called by its place. */
-static void name_native(collect_sites_t *s, pid_t pid, collect_frame_t *frame) {
-    symbols_place_t found = {0};
-    const char *module = sites_text_at(s, frame->module), *slash = strrchr(module, '/');
-    if (!s->symbols) s->symbols = symbols_new();
+/* Frame i, and behind it those that it was inlined into. Without a name it is called by its place. */
+static void name_native(collect_sites_t *s, pid_t pid, uint32_t i) {
+    symbols_place_t found[SYMBOLS_PLACES_MAX];
+    const collect_frame_t asked = s->frames.at[i];
+    const char *module = sites_text_at(s, asked.module), *slash = strrchr(module, '/');
+    uint32_t count = 0;
+    found[0] = (symbols_place_t){0};
+    if (!s->symbols) s->symbols = symbols_new(NULL);
     if (s->symbols)
-        symbols_find(s->symbols, pid, module, sites_text_at(s, frame->build_id), frame->offset,
-                     &found);
-    if (!found.function[0])
-        snprintf(found.function, sizeof found.function, "%.400s+0x%" PRIx64,
-                 slash ? slash + 1 : module, frame->offset);
-    frame->function = sites_text(s, found.function, strlen(found.function));
-    frame->file = found.line ? sites_text(s, found.file, strlen(found.file)) : frame->module;
-    frame->line = found.line;
+        count = symbols_find(s->symbols, pid, module, sites_text_at(s, asked.build_id),
+                             asked.offset, found);
+    for (uint32_t k = 0; k < (count ? count : 1); k++) {
+        symbols_place_t *place = &found[k];
+        if (k && collect_frames_push(&s->frames, asked)) return;
+        if (k) s->frames.at[i].inlined_in = (uint32_t)s->frames.count;
+        if (k) i = (uint32_t)s->frames.count - 1;
+        if (!place->function[0])
+            snprintf(place->function, sizeof place->function, "%.400s+0x%" PRIx64,
+                     slash ? slash + 1 : module, asked.offset);
+        uint32_t function = sites_text(s, place->function, strlen(place->function));
+        uint32_t file =
+            place->line ? sites_text(s, place->file, strlen(place->file)) : asked.module;
+        s->frames.at[i].function = function;
+        s->frames.at[i].file = file;
+        s->frames.at[i].line = place->line;
+    }
 }
 
 static uint32_t frame_number(collect_sites_t *s, pid_t pid, const collect_frame_t *frame) {
@@ -88,8 +100,9 @@ static uint32_t frame_number(collect_sites_t *s, pid_t pid, const collect_frame_
     }
     if (!fresh) return *number;
     *number = (uint32_t)s->frames.count - 1;
-    if (frame->kind == REGION_FRAME_NATIVE) name_native(s, pid, s->frames.at + *number);
-    return *number;
+    uint32_t ours = *number;
+    if (frame->kind == REGION_FRAME_NATIVE) name_native(s, pid, ours);
+    return ours;
 }
 
 static uint32_t stack_number(collect_sites_t *s, collect_stack_t stack) {

@@ -18,6 +18,7 @@ typedef struct collect_frame {
     uint32_t function, file; /* in texts */
     uint32_t line, first_line;
     uint32_t module, build_id; /* native: of the library; in texts */
+    uint32_t inlined_in; /* native: frame + 1 of the function that it was inlined into, or 0 */
     uint64_t offset;
 } collect_frame_t;
 

@@ -51,10 +51,11 @@ static void write_processes(const collect_t *c, rec_writer_t *w, bool all) {
 }
 
 static void write_frames(const collect_t *c, rec_writer_t *w, size_t from, bool all) {
-    static const rec_table_column_t columns[] = {
-        {"kind", REC_VARINT}, {"function", REC_TEXT},     {"file", REC_TEXT},
-        {"line", REC_VARINT}, {"first_line", REC_VARINT}, {"offset", REC_VARINT},
-        {"module", REC_TEXT}, {"build_id", REC_TEXT},     {"source", REC_TEXT}};
+    static const rec_table_column_t columns[] = {{"kind", REC_VARINT},       {"function", REC_TEXT},
+                                                 {"file", REC_TEXT},         {"line", REC_VARINT},
+                                                 {"first_line", REC_VARINT}, {"offset", REC_VARINT},
+                                                 {"module", REC_TEXT},       {"build_id", REC_TEXT},
+                                                 {"inlined_in", REC_VARINT}, {"source", REC_TEXT}};
     collect_sources_t sources = {0};
     if (from >= c->sites.frames.count) return;
     if (all) sources_read(&c->sites, &sources); /* not each second, for the live file */
@@ -69,6 +70,7 @@ static void write_frames(const collect_t *c, rec_writer_t *w, size_t from, bool 
         rec_table_number(w, f->offset);
         put_text(w, sites_text_at(&c->sites, f->module));
         put_text(w, sites_text_at(&c->sites, f->build_id));
+        rec_table_number(w, f->inlined_in);
         put_text(w, sources_at(&sources, i));
     }
     rec_table_end(w);

@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 enum { SECTIONS_MAX = 4096, SECTION_BYTES_MAX = 512 << 20, BUILD_ID_CHARS = 64, PATH_BYTES = 4096 };
@@ -27,6 +28,7 @@ typedef struct library {
     char *key;
     symbols_functions_t functions; /* by address */
     char *names;
+    bool all; /* static functions, too */
     symbols_lines_t lines;
 } library_t;
 
@@ -35,12 +37,16 @@ VEC_DEFINE(symbols_libraries, library_t);
 struct symbols {
     symbols_libraries_t libraries;
     symbols_tools_t tools;
+    char debug_path[PATH_BYTES];
 };
 
-symbols_t *symbols_new(void) {
+symbols_t *symbols_new(const char *debug_path) {
     symbols_t *s = mem_alloc(sizeof *s);
     if (!s) return NULL;
     *s = (symbols_t){0};
+    if (!debug_path) debug_path = getenv("LOWTIDE_DEBUG_PATH");
+    snprintf(s->debug_path, sizeof s->debug_path, "%s%s/usr/lib/debug",
+             debug_path ? debug_path : "", debug_path && *debug_path ? ":" : "");
     symbols_tools_open(&s->tools);
     return s;
 }
@@ -57,6 +63,10 @@ void symbols_free(symbols_t *s) {
     symbols_libraries_free(&s->libraries);
     symbols_tools_close(&s->tools);
     mem_free(s);
+}
+
+bool symbols_have_lines(const symbols_t *s) {
+    return s->tools.libdw != NULL;
 }
 
 /* ── Files ── */
@@ -151,35 +161,76 @@ static bool take_symbols(library_t *l, int fd, const Elf64_Shdr *sections, size_
     return true;
 }
 
-/* full: only a table of all functions will do. */
-static bool library_open(symbols_t *s, library_t *l, const char *path, const char *build_id,
-                         bool full) {
+/* All functions rather than those that others may call, from whichever file has them. */
+static void take_functions(library_t *l, int fd, const Elf64_Shdr *sections, size_t count) {
+    library_t better = {0};
+    if (l->all) return;
+    better.all = take_symbols(&better, fd, sections, count, SHT_SYMTAB);
+    if (!better.all && (l->names || !take_symbols(&better, fd, sections, count, SHT_DYNSYM))) {
+        symbols_functions_free(&better.functions);
+        return;
+    }
+    symbols_functions_free(&l->functions);
+    mem_free(l->names);
+    l->functions = better.functions;
+    l->names = better.names;
+    l->all = better.all;
+}
+
+/* Takes what the file knows better. The recording said the name: no device, no pipe. Returns whether more files may know more. */
+static bool library_open(const symbols_t *s, library_t *l, const char *path, const char *build_id) {
     size_t count;
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    Elf64_Shdr *sections = fd >= 0 ? read_sections(fd, &count) : NULL;
-    bool found = sections && built_as(fd, sections, count, build_id);
-    if (found) {
-        found = take_symbols(l, fd, sections, count, SHT_SYMTAB) ||
-                (!full && take_symbols(l, fd, sections, count, SHT_DYNSYM));
+    struct stat st;
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    if (fd < 0) return true;
+    Elf64_Shdr *sections =
+        fstat(fd, &st) == 0 && S_ISREG(st.st_mode) ? read_sections(fd, &count) : NULL;
+    if (sections && built_as(fd, sections, count, build_id)) {
+        take_functions(l, fd, sections, count);
         if (!l->lines.dwarf) symbols_lines_open(&s->tools, &l->lines, fd);
     }
     mem_free(sections);
-    if (fd >= 0) close(fd);
-    return found;
+    close(fd);
+    return !l->all || (s->tools.libdw && !l->lines.dwarf);
 }
 
-static void library_find(symbols_t *s, library_t *l, pid_t pid, const char *path,
+static bool is_build_id(const char *text) {
+    return strlen(text) > 2 && strspn(text, "0123456789abcdef") == strlen(text);
+}
+
+/* The directory's first n characters. */
+static bool debug_directory_open(const symbols_t *s, library_t *l, const char *directory, int n,
+                                 const char *path, const char *build_id) {
+    char file[3 * PATH_BYTES];
+    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+    const char *rest = build_id + 2;
+    const struct {
+        const char *between, *behind;
+    } by_id[] = {{"/.build-id", ".debug"}, {"/.build-id", ""}, {"", ".debug"}};
+    for (size_t i = 0; i < sizeof by_id / sizeof by_id[0]; i++) {
+        snprintf(file, sizeof file, "%.*s%s/%.2s/%s%s", n, directory, by_id[i].between, build_id,
+                 rest, by_id[i].behind);
+        if (!library_open(s, l, file, build_id)) return false;
+    }
+    static const char *const behind[] = {".debug", ""};
+    for (size_t i = 0; i < 2 && *name; i++) {
+        snprintf(file, sizeof file, "%.*s/%s%s", n, directory, name, behind[i]);
+        if (!library_open(s, l, file, build_id)) return false;
+    }
+    return true;
+}
+
+static void library_find(const symbols_t *s, library_t *l, pid_t pid, const char *path,
                          const char *build_id) {
-    char inside[PATH_BYTES + 64], debug[PATH_BYTES];
+    char inside[PATH_BYTES + 64];
     snprintf(inside, sizeof inside, "/proc/%d/root%s", (int)pid, path);
-    const char *const places[] = {path, inside};
-    for (int full = 1; full >= 0; full--) {
-        for (int i = 0; i < 2; i++)
-            if (places[i][0] == '/' && library_open(s, l, places[i], build_id, full)) return;
-        if (!full || strlen(build_id) < 3) continue;
-        snprintf(debug, sizeof debug, "/usr/lib/debug/.build-id/%.2s/%s.debug", build_id,
-                 build_id + 2);
-        if (library_open(s, l, debug, build_id, true)) return;
+    if (path[0] == '/' && !library_open(s, l, path, build_id)) return;
+    if (path[0] == '/' && pid > 0 && !library_open(s, l, inside, build_id)) return;
+    if (!is_build_id(build_id)) return;
+    for (const char *at = s->debug_path; *at;) {
+        int n = (int)strcspn(at, ":");
+        if (n > 0 && !debug_directory_open(s, l, at, n, path, build_id)) return;
+        at += n + (at[n] == ':');
     }
 }
 
@@ -217,12 +268,16 @@ static const function_t *function_at(const library_t *l, uint64_t address) {
     return NULL;
 }
 
-void symbols_find(symbols_t *s, pid_t pid, const char *path, const char *build_id, uint64_t address,
-                  symbols_place_t *out) {
-    *out = (symbols_place_t){0};
+uint32_t symbols_find(symbols_t *s, pid_t pid, const char *path, const char *build_id,
+                      uint64_t address, symbols_place_t *out) {
+    out[0] = (symbols_place_t){0};
     library_t *l = *path ? library_of(s, pid, path, build_id) : NULL;
     const function_t *f = l ? function_at(l, address) : NULL;
-    if (f) symbols_demangle(&s->tools, l->names + f->name, out->function, sizeof out->function);
-    if (l)
-        symbols_line_find(&s->tools, &l->lines, address, out->file, sizeof out->file, &out->line);
+    uint32_t count = l ? symbols_lines_find(&s->tools, &l->lines, address, out) : 0;
+    /* Debug information says "static void f" and its lines, the table what the linker made of it: "f.cold". */
+    symbols_place_t *outermost = &out[count ? count - 1 : 0];
+    if (!f) return count;
+    symbols_demangle(&s->tools, l->names + f->name, outermost->function,
+                     sizeof outermost->function);
+    return count ? count : 1;
 }

@@ -98,6 +98,12 @@ int model_read(const model_t *m, uint32_t id, lowtide_object *out, err_t *e) {
 lowtide_recording *model_recording(const model_t *m) {
     return m->rec;
 }
+void model_name_by(model_t *m, const namer_t *namer) {
+    m->namer = namer;
+}
+const namer_t *model_namer(const model_t *m) {
+    return m->namer;
+}
 const model_totals_t *model_totals(const model_t *m) {
     return &m->totals;
 }

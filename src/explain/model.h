@@ -26,6 +26,7 @@
 
 #include "base/arena.h"
 #include "base/err.h"
+#include "explain/namer.h"
 #include "lowtide/recording.h"
 
 #include <stdbool.h>
@@ -37,6 +38,9 @@ typedef struct model model_t;
 int model_build(lowtide_recording *rec, model_t **out, err_t *e);
 void model_free(model_t *m);
 lowtide_recording *model_recording(const model_t *m);
+/* Who names the native code of its profile; NULL, as it is at first: what the recording says will do. */
+void model_name_by(model_t *m, const namer_t *namer);
+const namer_t *model_namer(const model_t *m);
 
 /* ---- Totals and single objects ---- */
 

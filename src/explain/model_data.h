@@ -13,6 +13,7 @@ typedef struct names names_t;
 
 struct model {
     lowtide_recording *rec;
+    const namer_t *namer;
     graph_t g;     /* begin, target and owners are gone */
     order_t order; /* number, pred_begin, pred (ids): the predecessors */
     dom_tree_t tree;

@@ -1,5 +1,6 @@
 #define _GNU_SOURCE
 #include "explain/profile_lines.h"
+#include "explain/profile_native.h"
 
 #include "base/map.h"
 #include "base/mem.h"
@@ -124,44 +125,73 @@ static int profile_frames(profile_t *p) {
     for (uint32_t i = 0; i < p->frame_count; i++) {
         uint64_t line = number(p, TABLE_FRAMES, "line", i);
         uint64_t first = number(p, TABLE_FRAMES, "first_line", i);
+        uint64_t outer = number(p, TABLE_FRAMES, "inlined_in", i);
+        bool inlined = outer > i + 1 && outer <= p->frame_count; /* it stands behind this one */
         p->frames[i] = (profile_frame_t){.kind = (uint32_t)number(p, TABLE_FRAMES, "kind", i),
                                          .line = line < UINT32_MAX ? (uint32_t)line : 0,
                                          .first_line = first < UINT32_MAX ? (uint32_t)first : 0,
+                                         .inlined_in = inlined ? (uint32_t)outer - 1 : LOWTIDE_NONE,
                                          .offset = number(p, TABLE_FRAMES, "offset", i),
                                          .function = text(p, TABLE_FRAMES, "function", i),
                                          .file = text(p, TABLE_FRAMES, "file", i),
+                                         .module = text(p, TABLE_FRAMES, "module", i),
                                          .build_id = text(p, TABLE_FRAMES, "build_id", i),
                                          .source = text(p, TABLE_FRAMES, "source", i)};
+        if (!*p->frames[i].module) p->frames[i].module = p->frames[i].file;
     }
     return 0;
 }
 
+static int profile_stack(profile_t *p, map_t *sites, uint32_t parent, uint32_t frame) {
+    profile_stack_t *s = &p->stacks[p->stack_count++];
+    *s = (profile_stack_t){
+        .parent = parent, .frame = frame, .site = LOWTIDE_NONE, .line = LOWTIDE_NONE};
+    if (frame == LOWTIDE_NONE) return 0;
+    const profile_frame_t *f = &p->frames[frame];
+    uint32_t above = parent == LOWTIDE_NONE ? LOWTIDE_NONE : p->stacks[parent].site;
+    if (f->kind != PROFILE_PYTHON && above != LOWTIDE_NONE &&
+        p->sites[above].frame.kind == PROFILE_PYTHON) {
+        s->site = above;
+        return 0;
+    }
+    s->site = profile_site_of(sites, p->sites, &p->site_count, f);
+    return s->site == LOWTIDE_NONE ? -ENOMEM : 0;
+}
+
+/* A row of the table is one stack, or several where its function was inlined. */
 static int profile_stacks(profile_t *p, map_t *sites) {
-    p->stack_count = profile_rows(p, TABLE_STACKS);
-    p->stacks = profile_room(p, p->stack_count, sizeof *p->stacks);
-    p->sites = profile_room(p, p->frame_count, sizeof *p->sites);
-    if (!p->stacks || !p->sites) return -ENOMEM;
-    for (uint32_t i = 0; i < p->stack_count; i++) {
-        uint64_t parent = number(p, TABLE_STACKS, "parent", i);
+    uint32_t chain[NAMER_PLACES_MAX];
+    uint64_t count = 0;
+    p->stack_rows = profile_rows(p, TABLE_STACKS);
+    for (uint32_t i = 0; i < p->stack_rows; i++) {
         uint64_t frame = number(p, TABLE_STACKS, "frame", i);
-        profile_stack_t *s = &p->stacks[i];
-        *s =
-            (profile_stack_t){.parent = parent && parent <= i ? (uint32_t)parent - 1 : LOWTIDE_NONE,
-                              .frame = frame < p->frame_count ? (uint32_t)frame : LOWTIDE_NONE,
-                              .site = LOWTIDE_NONE,
-                              .line = LOWTIDE_NONE};
-        if (s->frame == LOWTIDE_NONE) continue;
-        const profile_frame_t *f = &p->frames[s->frame];
-        uint32_t above = s->parent == LOWTIDE_NONE ? LOWTIDE_NONE : p->stacks[s->parent].site;
-        if (f->kind != PROFILE_PYTHON && above != LOWTIDE_NONE &&
-            p->sites[above].frame.kind == PROFILE_PYTHON) {
-            s->site = above;
-            continue;
+        count += frame < p->frame_count ? profile_native_chain(p, (uint32_t)frame, chain) : 1;
+    }
+    if (count >= LOWTIDE_NONE) return -ENOMEM;
+    p->stacks = profile_room(p, count, sizeof *p->stacks);
+    p->stack_of_row = profile_room(p, p->stack_rows, sizeof *p->stack_of_row);
+    p->sites = profile_room(p, p->frame_count, sizeof *p->sites);
+    if (!p->stacks || !p->stack_of_row || !p->sites) return -ENOMEM;
+    for (uint32_t i = 0; i < p->stack_rows; i++) {
+        uint64_t frame = number(p, TABLE_STACKS, "frame", i);
+        uint64_t above = number(p, TABLE_STACKS, "parent", i);
+        uint32_t parent = above && above <= i ? p->stack_of_row[above - 1] : LOWTIDE_NONE;
+        uint32_t n = 1;
+        chain[0] = LOWTIDE_NONE;
+        if (frame < p->frame_count) n = profile_native_chain(p, (uint32_t)frame, chain);
+        while (n-- > 0) {
+            if (profile_stack(p, sites, parent, chain[n])) return -ENOMEM;
+            parent = p->stack_count - 1;
         }
-        s->site = profile_site_of(sites, p->sites, &p->site_count, f);
-        if (s->site == LOWTIDE_NONE) return -ENOMEM;
+        p->stack_of_row[i] = parent;
     }
     return 0;
+}
+
+/* LOWTIDE_NONE: no such row, or nothing is known of it. */
+static uint32_t profile_stack_of(const profile_t *p, uint64_t row) {
+    uint32_t stack = row < p->stack_rows ? p->stack_of_row[row] : LOWTIDE_NONE;
+    return stack != LOWTIDE_NONE && p->stacks[stack].site != LOWTIDE_NONE ? stack : LOWTIDE_NONE;
 }
 
 /* ---- Cells and sites ---- */
@@ -208,19 +238,17 @@ static int profile_cells(profile_t *p, map_t *known) {
     if (!p->cells) return -ENOMEM;
     for (uint32_t i = 0; i < rows; i++) {
         uint64_t process = number(p, TABLE_ALLOCATIONS, "process", i);
-        uint64_t stack = number(p, TABLE_ALLOCATIONS, "stack", i);
+        uint32_t stack = profile_stack_of(p, number(p, TABLE_ALLOCATIONS, "stack", i));
         uint64_t domain = number(p, TABLE_ALLOCATIONS, "domain", i);
-        if (process >= p->process_count || stack >= p->stack_count || domain >= PROFILE_DOMAINS ||
-            p->stacks[stack].site == LOWTIDE_NONE) {
+        if (process >= p->process_count || stack == LOWTIDE_NONE || domain >= PROFILE_DOMAINS)
             continue;
-        }
         int fresh;
         uint64_t key = (process * p->stack_count + stack) * PROFILE_DOMAINS + domain;
         uint32_t *cell = map_put(known, key, &fresh);
         if (!cell) return -ENOMEM;
         if (fresh) *cell = p->cell_count++;
         p->cells[*cell] = (profile_cell_t){
-            .process = (uint32_t)process, .stack = (uint32_t)stack, .domain = (uint32_t)domain};
+            .process = (uint32_t)process, .stack = stack, .domain = (uint32_t)domain};
         profile_cell(p, i, &p->cells[*cell].sums);
     }
     for (uint32_t i = 0; i < p->cell_count; i++) {
@@ -352,17 +380,15 @@ static int profile_samples(profile_t *p, const lowtide_table *t, profile_sample_
     profile_sample_t *samples = profile_room(p, rows, sizeof *samples);
     if (!samples) return -ENOMEM;
     for (uint32_t i = 0; i < rows; i++) {
-        uint64_t of = lowtide_table_number(t, process, i), at = lowtide_table_number(t, stack, i);
+        uint64_t of = lowtide_table_number(t, process, i);
+        uint32_t at = profile_stack_of(p, lowtide_table_number(t, stack, i));
         profile_sample_t s = {.process = (uint32_t)of,
-                              .stack = (uint32_t)at,
+                              .stack = at,
                               .domain = (uint32_t)lowtide_table_number(t, domain, i),
                               .object = LOWTIDE_NONE,
                               .address = lowtide_table_number(t, address, i),
                               .bytes = lowtide_table_number(t, bytes, i)};
-        if (of >= p->process_count || at >= p->stack_count || s.bytes >> 60 ||
-            p->stacks[at].site == LOWTIDE_NONE) {
-            continue;
-        }
+        if (of >= p->process_count || at == LOWTIDE_NONE || s.bytes >> 60) continue;
         double interval = (double)p->processes[of].interval_bytes, size = (double)s.bytes;
         double chance = interval > 0 ? -expm1(-size / interval) : 1;
         s.weight = chance > 0 ? (uint64_t)(size / chance + 0.5) : 0;
@@ -414,10 +440,12 @@ static int profile_peak(profile_t *p, const lowtide_recording *rec) {
 
 /* ---- Building ---- */
 
-static int profile_fill(profile_t *p, const lowtide_recording *rec, err_t *e) {
+static int profile_fill(profile_t *p, const lowtide_recording *rec, const namer_t *namer,
+                        err_t *e) {
     map_t sites = {0}, known = {0};
     int status = profile_processes(p, rec);
     if (!status) status = profile_frames(p);
+    if (!status) status = profile_native_name(p, namer);
     if (!status) status = profile_stacks(p, &sites);
     if (!status) status = profile_cells(p, &known);
     if (!status) status = profile_timeline(p);
@@ -433,7 +461,7 @@ static int profile_fill(profile_t *p, const lowtide_recording *rec, err_t *e) {
     return status ? profile_no_memory(e) : 0;
 }
 
-int profile_build(const lowtide_recording *rec, profile_t **out, err_t *e) {
+int profile_build(const lowtide_recording *rec, const namer_t *namer, profile_t **out, err_t *e) {
     *out = NULL;
     profile_t *p = mem_alloc(sizeof *p);
     if (!p) return profile_no_memory(e);
@@ -445,7 +473,7 @@ int profile_build(const lowtide_recording *rec, profile_t **out, err_t *e) {
         status = lowtide_table_load(rec, profile_table_names[i], &p->tables->table[i], &error);
         if (status) err_set(e, status, "%s", error.text);
     }
-    if (!status) status = profile_fill(p, rec, e);
+    if (!status) status = profile_fill(p, rec, namer, e);
     if (status) {
         profile_free(p);
         return status;

@@ -41,8 +41,9 @@ typedef struct profile_process {
 
 typedef struct profile_frame {
     uint32_t kind, line, first_line;
-    uint64_t offset; /* native: of the instruction, in the file */
-    const char *function, *file, *build_id;
+    uint32_t inlined_in; /* native: the frame that it was inlined into, or LOWTIDE_NONE */
+    uint64_t offset;     /* native: of the instruction, in the file */
+    const char *function, *file, *module, *build_id;
     const char *source; /* of the line; "" where not known */
 } profile_frame_t;
 
@@ -99,7 +100,9 @@ typedef struct profile {
     uint32_t main_process; /* whose heap it is; else the first that was watched */
     profile_process_t *processes;
     profile_frame_t *frames;
-    profile_stack_t *stacks;
+    profile_stack_t *stacks; /* parents first; a function that was inlined is one of its own */
+    uint32_t *stack_of_row;  /* of the recording's table */
+    uint32_t stack_rows;
     profile_cell_t *cells;
     profile_site_t *sites; /* most bytes at the peak first */
     profile_site_t *lines; /* in no order */
@@ -121,7 +124,8 @@ typedef struct profile {
     struct profile_tables *tables; /* what the texts lie in */
 } profile_t;
 
-int profile_build(const lowtide_recording *rec, profile_t **out, err_t *e);
+/* `namer` says what the recording does not know of native code; it may be NULL. */
+int profile_build(const lowtide_recording *rec, const namer_t *namer, profile_t **out, err_t *e);
 void profile_free(profile_t *p);
 
 /* Memory of all processes together over time, in at most `most` points: of each stretch of time the

@@ -95,7 +95,7 @@ static void put_mappings(pprof_t *w, const profile_t *p) {
         put = number;
         put_number(&w->part, 1, number);
         put_number(&w->part, 3, INT64_MAX); /* where it ends is not recorded */
-        put_number(&w->part, 5, text_number(w, f->line ? f->build_id : f->file));
+        put_number(&w->part, 5, text_number(w, f->module));
         put_number(&w->part, 6, text_number(w, f->build_id));
         for (unsigned has = 7; has <= 9; has++) put_number(&w->part, has, 1);
         put_part(w, 3);

@@ -49,7 +49,7 @@ int report_build(const model_t *m, const report_options_t *options, report_t *ou
     *out = (report_t){.model = m, .rec = model_recording(m), .options = *options};
     read_meta(out);
     int status = report_ledger_read(out, e);
-    if (!status) status = profile_build(out->rec, &out->profile, e);
+    if (!status) status = profile_build(out->rec, model_namer(m), &out->profile, e);
     err_t damaged; /* a peak that cannot be explained is left out */
     if (!status && out->profile->peak) model_build(out->profile->peak, &out->peak, &damaged);
     if (!status) status = profile_join(out->profile, m, out->peak, e);

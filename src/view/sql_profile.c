@@ -232,7 +232,7 @@ int sql_profile_load(sql_profile_t *s, const model_t *m, int rows, err_t *e) {
         return status ? err_set(e, status, "%s", error.text) : 0;
     }
     if (s->profile) return 0;
-    int status = profile_build(rec, &s->owned, e);
+    int status = profile_build(rec, model_namer(m), &s->owned, e);
     if (!status && s->owned->sample_count) status = profile_join(s->owned, m, NULL, e);
     if (!status) s->profile = s->owned;
     return status;

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import json
+import os
+import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -121,3 +125,128 @@ def test_flame_graphs_and_pprof_show_them(lowtide: Lowtide, cc: str, this_python
     assert b"chain_aligned" in (tmp_path / "r.html").read_bytes()
     text = lowtide("report", out).stdout
     assert "calls" in text
+
+
+INLINED = """
+#include <stdlib.h>
+static void *volatile last;
+static inline __attribute__((always_inline)) void *innermost(size_t bytes) {
+    return last = malloc(bytes); /* INNERMOST */
+}
+static inline __attribute__((always_inline)) void *between(size_t bytes) {
+    void *p = innermost(bytes); /* BETWEEN */
+    last = p;
+    return p;
+}
+static __attribute__((noinline)) void *hidden(size_t bytes) {
+    void *p = between(bytes + (last == 0)); /* HIDDEN */
+    last = p;
+    return p;
+}
+void *chain_begin(size_t bytes) {
+    void *p = hidden(bytes); /* BEGIN */
+    last = p;
+    return p;
+}
+"""
+MARKS = ["INNERMOST", "BETWEEN", "HIDDEN", "BEGIN"]
+CALLED = ["innermost", "between", "hidden", "chain_begin"]
+
+
+def build_apart(cc: str, folder: Path, optimization: str = "-O2") -> tuple[Path, Path]:
+    """The library as it is shipped, and its debug information at its place below folder/debug."""
+    source, library, debug = folder / "inlined.c", folder / "chain.so", folder / "chain.debug"
+    source.write_text(INLINED)
+    words = [cc, "-g", optimization, "-shared", "-fPIC", "-fno-optimize-sibling-calls", "-Wl,--build-id"]
+    subprocess.run([*words, "-o", library, source], check=True)
+    notes = subprocess.run(["readelf", "-n", library], capture_output=True, text=True, check=True).stdout
+    build_id = re.search(r"Build ID: ([0-9a-f]+)", notes)
+    assert build_id
+    place = folder / "debug" / ".build-id" / build_id[1][:2] / f"{build_id[1][2:]}.debug"
+    place.parent.mkdir(parents=True)
+    subprocess.run(["objcopy", "--only-keep-debug", library, debug], check=True)
+    subprocess.run(["strip", library], check=True)
+    debug.rename(place)
+    return library, place
+
+
+def chain_of(lowtide: Lowtide, out: Path, *options: str, **more: object) -> list[tuple[str, str, int]]:
+    """function, file and line of the innermost native frames of most of the memory."""
+    query = """with recursive up(stack, depth) as (
+        select (select stack from allocations where domain = 'libc' order by live_bytes desc limit 1), 0
+        union all select parent, depth + 1 from up join stacks on id = stack)
+        select function, file, line from up join stacks on id = stack order by depth"""
+    done = lowtide("sql", out, query, "--json", *options, **more)
+    assert done.status == 0, done.stderr
+    return [tuple(row) for row in json.loads(done.stdout)["rows"]]
+
+
+@pytest.mark.skipif(
+    not shutil.which("objcopy"), reason="there is no objcopy to part a library from its debug information"
+)
+def test_names_and_lines_come_after_the_fact_from_a_debug_file_elsewhere(
+    lowtide: Lowtide, cc: str, this_python: Python, tmp_path: Path
+) -> None:
+    library, debug = build_apart(cc, tmp_path)
+    out = record(lowtide, tmp_path, this_python.executable, "--exact")
+    library.unlink()
+    plain = chain_of(lowtide, out)
+    assert plain[0][0].startswith("chain.so+0x")
+    assert plain[:2] == chain_of(lowtide, out, "--debug-path", "/nowhere")[:2]
+    tmp_path.joinpath("inlined.c").unlink()
+    found = chain_of(lowtide, out, "--debug-path", str(tmp_path / "debug"))
+    lines = [next(n for n, line in enumerate(INLINED.splitlines(), 1) if mark in line) for mark in MARKS]
+    functions = [function for function, _, _ in found]
+    assert functions[functions.index("hidden") :][:2] == CALLED[2:]
+    if found[0][2]:  # libdw is here
+        assert [(function, line) for function, _, line in found[:4]] == list(zip(CALLED, lines))
+        assert all(file.endswith("inlined.c") for _, file, _ in found[:4])
+    by_environment = {"env": {**os.environ, "LOWTIDE_DEBUG_PATH": f"/nowhere:{tmp_path / 'debug'}"}}
+    assert chain_of(lowtide, out, **by_environment) == found
+    for command in (["report", "--html", "-"], ["export", "--format", "collapsed", "-o", "-"], ["export", "-f", "csv"]):
+        shown = lowtide(command[0], out, *command[1:], "--debug-path", str(tmp_path / "debug"))
+        assert shown.status == 0, shown.stderr
+        assert ("hidden" in shown.stdout) == ("csv" not in command)  # of sites there are only lines of Python
+    shutil.copy(debug, tmp_path / "chain.so.debug")
+    assert chain_of(lowtide, out, "--debug-path", str(tmp_path)) == found
+
+
+@pytest.mark.skipif(
+    not shutil.which("objcopy"), reason="there is no objcopy to part a library from its debug information"
+)
+def test_what_was_inlined_is_in_the_recording_where_debug_information_was_there(
+    lowtide: Lowtide, cc: str, this_python: Python, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build_apart(cc, tmp_path)
+    monkeypatch.setenv("LOWTIDE_DEBUG_PATH", str(tmp_path / "debug"))
+    out = record(lowtide, tmp_path, this_python.executable, "--exact")
+    monkeypatch.delenv("LOWTIDE_DEBUG_PATH")
+    shutil.rmtree(tmp_path / "debug")
+    found = chain_of(lowtide, out)
+    functions = [function for function, _, _ in found]
+    assert functions[functions.index("hidden") :][:2] == CALLED[2:]
+    assert functions[: len(CALLED)] == CALLED or not found[0][2]  # 0: there is no libdw here
+
+
+@pytest.mark.skipif(
+    not shutil.which("objcopy"), reason="there is no objcopy to part a library from its debug information"
+)
+def test_a_debug_file_of_another_build_or_a_damaged_one_names_nothing_and_breaks_nothing(
+    lowtide: Lowtide, cc: str, this_python: Python, tmp_path: Path
+) -> None:
+    library, debug = build_apart(cc, tmp_path)
+    out = record(lowtide, tmp_path, this_python.executable, "--exact")
+    options = ["--debug-path", str(tmp_path / "debug")]
+    (tmp_path / "other").mkdir()
+    _, other = build_apart(cc, tmp_path / "other", "-O1")
+    whole = debug.read_bytes()
+    debug.write_bytes(other.read_bytes())
+    unnamed = chain_of(lowtide, out)
+    assert chain_of(lowtide, out, *options) == unnamed
+    for n in range(0, len(whole), max(1, len(whole) // 12)):
+        debug.write_bytes(whole[:n])
+        chain_of(lowtide, out, *options)
+        debug.write_bytes(whole[:n] + bytes(64) + whole[n + 64 :])
+        chain_of(lowtide, out, *options)
+    debug.write_bytes(whole)
+    assert chain_of(lowtide, out, *options) != unnamed
