@@ -27,6 +27,10 @@ struct profile_tables {
 };
 
 enum { PROFILE_DOMAINS = 6 }; /* 1 to 5: docs/format.md */
+enum {
+    UNSEEN_SAMPLES = 3,
+    CHANCE_MOST = 4 /* times σ: what the highest of many values is above their mean */
+};
 
 static const char *const profile_table_names[TABLES] = {
     "processes", "frames", "stacks", "allocations", "timeline", "events", "samples"};
@@ -232,6 +236,21 @@ void profile_add_sums(profile_sums_t *to, const profile_sums_t *from) {
     }
 }
 
+/* What the errors need beside the variances: profile_error. */
+static void profile_doubt(profile_t *p) {
+    double interval = 0, variance = p->sums.variance[PROFILE_PEAK];
+    for (uint32_t i = 0; i < p->process_count; i++) {
+        const profile_process_t *of = &p->processes[i];
+        if (of->mode == PROFILE_SAMPLED && (double)of->interval_bytes > interval)
+            interval = (double)of->interval_bytes;
+    }
+    p->unseen_variance = UNSEEN_SAMPLES * interval * interval;
+    if (variance <= 0) return;
+    double chosen = (double)p->sums.bytes[PROFILE_PEAK] - (double)p->sums.bytes[PROFILE_RSS_PEAK];
+    double most = CHANCE_MOST * sqrt(variance);
+    p->chosen_share = (chosen < 0 ? 0 : chosen > most ? most : chosen) / variance;
+}
+
 static int profile_cells(profile_t *p, map_t *known) {
     uint32_t rows = profile_rows(p, TABLE_ALLOCATIONS);
     p->cells = profile_room(p, rows, sizeof *p->cells);
@@ -260,6 +279,7 @@ static int profile_cells(profile_t *p, map_t *known) {
         profile_add_sums(&p->sites[p->stacks[p->cells[i].stack].site].sums, sums);
         profile_add_sums(&p->sums, sums);
     }
+    profile_doubt(p);
     return 0;
 }
 
@@ -490,7 +510,16 @@ void profile_free(profile_t *p) {
     mem_free(p);
 }
 
-uint64_t profile_error(const profile_sums_t *sums, int figure) {
-    double error = 1.96 * sqrt(sums->variance[figure]);
+static double profile_doubtful(const profile_t *p, const profile_sums_t *sums, int figure) {
+    return 1.96 * sqrt(sums->variance[figure] + p->unseen_variance);
+}
+
+uint64_t profile_error(const profile_t *p, const profile_sums_t *sums, int figure) {
+    double error = profile_doubtful(p, sums, figure);
+    if (figure == PROFILE_PEAK) error += sums->variance[figure] * p->chosen_share;
     return error < 0x1p60 ? (uint64_t)(error + 0.5) : UINT64_MAX;
+}
+
+bool profile_is_told(const profile_t *p, const profile_sums_t *sums, int figure) {
+    return (double)sums->bytes[figure] > profile_doubtful(p, sums, figure);
 }

@@ -10,8 +10,7 @@
  *
  * A recording without allocations gives an empty profile (mode PROFILE_NONE), no error. Everything
  * lives as long as the profile, which borrows the recording. Rows that make no sense are passed
- * over. Where a recording was sampled the figures are estimates; *_error_bytes is the half width of
- * their 95 % interval, 1.96 · sqrt(variance).
+ * over. Where a recording was sampled the figures are estimates, each with its error: profile_error.
  */
 #ifndef LOWTIDE_EXPLAIN_PROFILE_H
 #define LOWTIDE_EXPLAIN_PROFILE_H
@@ -110,8 +109,10 @@ typedef struct profile {
     profile_event_t *events;
     profile_sample_t *samples; /* by process, then address */
     profile_sums_t sums;       /* of all sites */
-    uint64_t rss_peak_bytes;   /* highest of any process, 0: no timeline */
-    uint64_t peak_us;          /* when that was, since the recording's begin */
+    double unseen_variance; /* bytes²: what no sample tells adds to each figure's; 0 where exact */
+    double chosen_share;    /* by which a peak's variance counts in its error: 1/bytes */
+    uint64_t rss_peak_bytes; /* highest of any process, 0: no timeline */
+    uint64_t peak_us;        /* when that was, since the recording's begin */
     uint32_t peak_process;
     /* The heap at a high of the memory: a nested recording that the profile closes; NULL: none. Its
      * samples stand beside the others; their objects are its own. */
@@ -139,7 +140,16 @@ typedef struct profile_series {
 } profile_series_t;
 int profile_series(const profile_t *p, uint32_t most, profile_series_t *out);
 
-uint64_t profile_error(const profile_sums_t *sums, int figure);
+/* How far a figure may be off: half of its 95 % interval; 0 where it is exact.
+ *
+ * 1.96 · sqrt(variance + 3R²) at the interval R. A variance that is estimated from few samples is too small where they are
+ * too few: from none it would be 0. Three more of small blocks make up for that: without any sample there may be 1.7 MiB at 512 KiB.
+ *
+ * At the peak it is more. The highest of a curve with noise is high by chance as well, and a site by as much as its part of
+ * the variance. How much that is tells the heap when the RSS was at its highest, a moment that no sample has chosen. */
+uint64_t profile_error(const profile_t *p, const profile_sums_t *sums, int figure);
+/* Whether samples enough tell a figure from nothing. */
+bool profile_is_told(const profile_t *p, const profile_sums_t *sums, int figure);
 void profile_add_sums(profile_sums_t *to, const profile_sums_t *from);
 /* Standard library, installed package, or text that is in no file: not the program's own. */
 bool profile_is_library(const profile_frame_t *frame);

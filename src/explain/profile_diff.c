@@ -95,14 +95,14 @@ static int match_recording(matching_t *x, uint32_t k) {
 }
 
 static void change_measure(profile_change_t *c, const profile_sums_t *first,
-                           const profile_sums_t *last) {
+                           const profile_sums_t *last, double unseen) {
     static const profile_sums_t none;
     if (!first) first = &none;
     if (!last) last = &none;
     for (int f = 0; f < PROFILE_FIGURES; f++) {
         c->grown_bytes[f] = (int64_t)(last->bytes[f] - first->bytes[f]);
         c->grown_blocks[f] = (int64_t)(last->blocks[f] - first->blocks[f]);
-        double error = 1.96 * sqrt(first->variance[f] + last->variance[f]);
+        double error = 1.96 * sqrt(first->variance[f] + last->variance[f] + unseen);
         c->error_bytes[f] = error < 0x1p60 ? (uint64_t)(error + 0.5) : UINT64_MAX;
     }
 }
@@ -122,13 +122,14 @@ int profile_diff(const profile_t *const *profiles, uint32_t n, profile_diff_t *o
         profile_diff_free(out);
         return err_set(e, status, "no memory to compare the profiles");
     }
+    double unseen = fmax(profiles[0]->unseen_variance, profiles[n - 1]->unseen_variance);
     for (uint32_t i = 0; i < out->count; i++) {
         profile_change_t *c = &out->changes[i];
-        change_measure(c, c->sums[0], c->sums[n - 1]);
+        change_measure(c, c->sums[0], c->sums[n - 1], unseen);
         if (c->line_before == c->frame->line) c->line_before = 0;
     }
     for (uint32_t k = 0; k < n; k++) out->all.sums[k] = &profiles[k]->sums;
-    change_measure(&out->all, out->all.sums[0], out->all.sums[n - 1]);
+    change_measure(&out->all, out->all.sums[0], out->all.sums[n - 1], unseen);
     return 0;
 }
 

@@ -259,7 +259,7 @@ static int join_temporary(findings_t *f, const profile_t *p, const model_t *peak
     char size[32], error[32], at[48] = "";
     model_finding_t *x = findings_add(f, "temporary-peak");
     if (!x) return findings_no_memory(f);
-    uint64_t off = profile_error(sums, PROFILE_PEAK), live = sums->blocks[PROFILE_LIVE];
+    uint64_t off = profile_error(p, sums, PROFILE_PEAK), live = sums->blocks[PROFILE_LIVE];
     uint64_t peak = sums->blocks[PROFILE_PEAK];
     if (p->rss_peak_bytes) snprintf(at, sizeof at, ", %.1f s in", (double)p->peak_us / 1e6);
     x->bytes = bytes;
@@ -320,7 +320,7 @@ static int join_temporary_peaks(findings_t *f, const profile_t *p, const model_t
         }
         uint64_t gone = join_gone(&lines[most]) < above ? join_gone(&lines[most]) : above;
         if (gone < TEMPORARY_MIN_BYTES || gone < peak / 10 ||
-            gone < profile_error(&lines[most], PROFILE_PEAK)) {
+            gone < profile_error(p, &lines[most], PROFILE_PEAK)) {
             break;
         }
         status = join_temporary(f, p, peak_heap, &p->lines[most], &lines[most], gone);

@@ -142,8 +142,8 @@ int export_csv(const export_what_t *what, FILE *file, err_t *e) {
             fprintf(file, "%" PRIu64 ",%" PRIu64 ",", s->sums.bytes[figure],
                     s->sums.blocks[figure]);
         fprintf(file, "%" PRIu64 ",%" PRIu64 ",%" PRIu64 ",%" PRIu64 ",%" PRIu64 "\r\n",
-                profile_error(&s->sums, PROFILE_LIVE), profile_error(&s->sums, PROFILE_PEAK),
-                profile_error(&s->sums, PROFILE_TOTAL), s->sums.bytes[PROFILE_GONE],
+                profile_error(p, &s->sums, PROFILE_LIVE), profile_error(p, &s->sums, PROFILE_PEAK),
+                profile_error(p, &s->sums, PROFILE_TOTAL), s->sums.bytes[PROFILE_GONE],
                 s->sums.blocks[PROFILE_GONE]);
     }
     mem_free(order);

@@ -333,7 +333,7 @@ static void sums_text(const report_t *r, const screen_t *s, const profile_sums_t
     char size[UNITS_BYTES];
     fprintf(s->file, "%*s", BYTES_CELLS, units_size(size, sums->bytes[figure]));
     if (r->profile->mode == PROFILE_SAMPLED && !narrow) {
-        uint64_t off = profile_error(sums, figure);
+        uint64_t off = profile_error(r->profile, sums, figure);
         fputs(off ? screen_symbol(s, " ± ", " +-") : "   ", s->file);
         fprintf(s->file, "%-*s", BYTES_CELLS, off ? units_size(size, off) : "");
     }
@@ -423,7 +423,7 @@ static void sites_text(const report_t *r, const screen_t *s, int figure, const c
         if (!sums->bytes[figure]) break;
         if (figure == PROFILE_TOTAL && !is_churn(sums)) continue;
         if (shown >= r->options.top || sums->bytes[figure] < least ||
-            profile_error(sums, figure) >= sums->bytes[figure]) {
+            !profile_is_told(p, sums, figure)) {
             profile_add_sums(&rest, sums);
             more++;
             continue;

@@ -289,11 +289,12 @@ static void put_domain(sqlite3_context *ctx, uint32_t domain) {
     if (domain && domain < sizeof names / sizeof names[0]) put_text(ctx, names[domain]);
 }
 
-static void put_figure(sqlite3_context *ctx, const profile_sums_t *sums, int column) {
+static void put_figure(const profile_t *p, const profile_sums_t *sums, int column,
+                       sqlite3_context *ctx) {
     int figure = figure_columns[column].figure, part = figure_columns[column].part;
     put_number(ctx, part == 0   ? sums->bytes[figure]
                     : part == 1 ? sums->blocks[figure]
-                                : profile_error(sums, figure));
+                                : profile_error(p, sums, figure));
 }
 
 static void site_value(const profile_t *p, uint32_t row, int column, sqlite3_context *ctx) {
@@ -301,7 +302,7 @@ static void site_value(const profile_t *p, uint32_t row, int column, sqlite3_con
     bool of_caller = column >= SITE_FROM_FILE && column <= SITE_FROM_FUNCTION;
     const profile_frame_t *f = of_caller ? profile_from(p, site) : &site->frame;
     if (column >= SITE_FIGURES) {
-        put_figure(ctx, &site->sums, column - SITE_FIGURES);
+        put_figure(p, &site->sums, column - SITE_FIGURES, ctx);
     } else if (column == SITE_ID) {
         put_id(ctx, row);
     } else if (f && (column == SITE_FILE || column == SITE_FROM_FILE)) {
@@ -315,7 +316,7 @@ static void site_value(const profile_t *p, uint32_t row, int column, sqlite3_con
 
 static void cell_value(const profile_t *p, uint32_t row, int column, sqlite3_context *ctx) {
     const profile_cell_t *c = &p->cells[row];
-    if (column >= CELL_FIGURES) put_figure(ctx, &c->sums, column - CELL_FIGURES);
+    if (column >= CELL_FIGURES) put_figure(p, &c->sums, column - CELL_FIGURES, ctx);
     if (column == CELL_PROCESS) put_id(ctx, c->process);
     if (column == CELL_STACK) put_id(ctx, c->stack);
     if (column == CELL_SITE) put_id(ctx, p->stacks[c->stack].site);

@@ -39,11 +39,11 @@ def test_what_a_line_keeps_more_is_told_with_the_error_of_both(lowtide, recorded
     load = sites(lowtide, a, b)["load"]
     assert load["live_bytes"] == [72 * MIB, 112 * MIB]
     assert load["live_grown_bytes"] == 40 * MIB
-    assert load["live_error_bytes"] == round(1.96 * 5 * 2**0.5 * MIB)
+    assert load["live_error_bytes"] == round(1.96 * (2 * 5**2 + 3 * 0.5**2) ** 0.5 * MIB)
     assert (load["live_within_error"], load["peak_within_error"], load["line_before"]) == (False, True, None)
     shown = lowtide("diff", a, b, env=UTF8, cwd=a.parent).stdout
-    assert shown.startswith("40.0 MiB ± 13.9 MiB more is alive at the end of what app.py:3 makes (load).")
-    assert "  +40.0 MiB ± 13.9 MiB    112.0 MiB  app.py:3  load\n" in shown
+    assert shown.startswith("40.0 MiB ± 14.0 MiB more is alive at the end of what app.py:3 makes (load).")
+    assert "  +40.0 MiB ± 14.0 MiB    112.0 MiB  app.py:3  load\n" in shown
 
 
 def test_what_may_be_chance_is_said_to_be_within_error(lowtide, recorded):
