@@ -3,26 +3,32 @@
 #include "cli/load.h"
 #include "cli/native_names.h"
 #include "cli/output.h"
+#include "explain/profile_fold.h"
 #include "view/export_view.h"
+#include "view/units.h"
 
+#include <inttypes.h>
 #include <string.h>
 
 static const struct {
     const char *name;
     export_fn *write;
     bool timeline; /* shows that, and needs no allocations */
+    bool stacks;   /* shows those, as many as there are */
 } formats[] = {
-    {"pprof", export_pprof, false},         {"speedscope", export_speedscope, false},
-    {"collapsed", export_collapsed, false}, {"csv", export_csv, false},
-    {"perfetto", export_perfetto, true},
+    {"pprof", export_pprof, false, true},         {"speedscope", export_speedscope, false, true},
+    {"collapsed", export_collapsed, false, true}, {"csv", export_csv, false, false},
+    {"perfetto", export_perfetto, true, false},
 };
 enum { FORMATS = sizeof formats / sizeof *formats };
+enum { STACKS_MOST = 50000 }; /* readers take seconds for so many, and minutes for a million */
 
 static const char *const figures[PROFILE_FIGURES] = {"end", "peak", "rss-peak", "total", "gone"};
 
 typedef struct export_options {
     const char *file, *to;
     int format, figure;
+    bool all; /* stacks, however many */
 } export_options_t;
 
 static int find(const char *text, int count, const char *(*name)(int)) {
@@ -48,6 +54,23 @@ static int write_to(const export_options_t *options, const export_what_t *what) 
     return output_finish(&o);
 }
 
+/* Of too many stacks the small ones count for their callers; said aloud. */
+static int fold(const export_options_t *options, profile_t *p, err_t *e) {
+    char before[UNITS_BYTES], least[UNITS_BYTES];
+    uint64_t parts;
+    if (options->all || !formats[options->format].stacks) return 0;
+    units_count(before, p->stack_count);
+    int status = profile_fold(p, STACKS_MOST, &parts, e);
+    if (status || !parts) return status;
+    uint64_t bytes = p->sums.bytes[options->figure] / parts;
+    fprintf(stderr,
+            "lowtide: of %s stacks, those below 1/%" PRIu64
+            " of the whole (here %s) in each figure "
+            "count for their callers; --all keeps all\n",
+            before, parts, units_size(least, bytes));
+    return 0;
+}
+
 static int export_recording(const export_options_t *options) {
     err_t e;
     lowtide_error error;
@@ -68,6 +91,8 @@ static int export_recording(const export_options_t *options) {
         command_fail("%s holds no allocation profile; make one with `lowtide run app.py` or "
                      "`lowtide attach PID`",
                      file);
+    } else if (fold(options, profile, &e)) {
+        command_fail("%s", e.text);
     } else {
         status = write_to(options, &(export_what_t){rec, profile, options->figure});
     }
@@ -77,11 +102,12 @@ static int export_recording(const export_options_t *options) {
 }
 
 static int exec_export(const command_t *self, int argc, char **argv) {
-    enum { AT = 1, DEBUG_PATH };
+    enum { AT = 1, DEBUG_PATH, ALL };
     static const struct option longs[] = {{"format", required_argument, NULL, 'f'},
                                           {"output", required_argument, NULL, 'o'},
                                           {"at", required_argument, NULL, AT},
                                           {"debug-path", required_argument, NULL, DEBUG_PATH},
+                                          {"all", no_argument, NULL, ALL},
                                           {0}};
     export_options_t options = {.format = -1, .figure = PROFILE_LIVE};
     int option, status;
@@ -89,6 +115,7 @@ static int exec_export(const command_t *self, int argc, char **argv) {
         if (option == COMMAND_STOP) return status;
         if (option == DEBUG_PATH) native_names_debug_path(optarg);
         if (option == 'o') options.to = optarg;
+        if (option == ALL) options.all = true;
         if (option == 'f' && (options.format = find(optarg, FORMATS, format_name)) < 0)
             return command_usage(
                 self, "--format takes pprof, speedscope, collapsed, csv or perfetto, not '%s'",
@@ -105,7 +132,7 @@ static int exec_export(const command_t *self, int argc, char **argv) {
 
 const command_t command_export = {
     "export",
-    "[F] --format X [--at WHEN] [-o O] [--debug-path DIR]",
+    "[F] --format X [--at WHEN] [--all] [-o O] [--debug-path DIR]",
     "Writes an allocation profile for other tools",
     "F is a recording; left out, the newest lowtide-*.tide of this directory.\n"
     "\n"
@@ -114,6 +141,8 @@ const command_t command_export = {
     "  --at WHEN      what the stacks weigh: end (what is alive there; the default),\n"
     "                 peak (alive at the highest heap), rss-peak, total (all made),\n"
     "                 gone (alive when their process ended)\n"
+    "  --all          keep all stacks; of more than 50,000 the small ones else count for their\n"
+    "                 callers, and a line says below which size\n"
     "  -o, --output O write to the file O; - is standard output\n"
     "  --debug-path DIR  where debug files of C libraries are looked for, by build id; the\n"
     "                 variable LOWTIDE_DEBUG_PATH says it, too (before /usr/lib/debug)\n"

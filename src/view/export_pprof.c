@@ -71,7 +71,7 @@ static void put_value_type(pprof_t *w, unsigned field, const char *type, const c
 /* ---- The profile ---- */
 
 /* A library that native frames lie in: known by its build id, 0 where it has none. Addresses are
- * offsets in its file, so it begins at 0. */
+ * offsets in its file, so it begins at 0. Number 1 is the program, as readers take the first for it. */
 static uint32_t mapping_number(pprof_t *w, const profile_frame_t *f) {
     if (f->kind != PROFILE_NATIVE || !*f->build_id) return 0;
     int fresh;
@@ -81,13 +81,26 @@ static uint32_t mapping_number(pprof_t *w, const profile_frame_t *f) {
         w->failed = true;
         return 0;
     }
-    if (fresh) *number = (uint32_t)w->mappings.count;
+    if (fresh) *number = (uint32_t)w->mappings.count + 1;
     return *number;
+}
+
+static void put_program(pprof_t *w, const profile_t *p) {
+    char name[256];
+    const char *command = p->process_count ? p->processes[p->main_process].command : "";
+    snprintf(name, sizeof name, "%.200s", command);
+    for (char *c = name; *c; c++)
+        if (*c == '\x1f') *c = ' ';
+    put_number(&w->part, 1, 1);
+    put_number(&w->part, 5, text_number(w, *name ? name : "python"));
+    for (unsigned has = 7; has <= 9; has++) put_number(&w->part, has, 1);
+    put_part(w, 3);
 }
 
 /* Each once, by its first frame; the names that frames have are all that there is to know. */
 static void put_mappings(pprof_t *w, const profile_t *p) {
-    uint32_t put = 0;
+    uint32_t put = 1;
+    put_program(w, p);
     for (uint32_t i = 0; i < p->frame_count; i++) {
         const profile_frame_t *f = &p->frames[i];
         uint32_t number = mapping_number(w, f);

@@ -2,6 +2,7 @@
 #include "view/html_tree.h"
 
 #include "base/mem.h"
+#include "explain/profile_fold.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -10,52 +11,6 @@
 enum { PARTS = 2000, NODES_MOST = 20000, MOMENTS_MOST = 2000, FIGURES = 3 };
 static const int figures[FIGURES] = {PROFILE_LIVE, PROFILE_PEAK, PROFILE_TOTAL};
 static const char *const figure_names[FIGURES] = {"live", "peak", "total"};
-
-/* Node i + 1 is stack i; node 0 the whole. */
-typedef struct node {
-    uint64_t bytes[FIGURES];
-    uint32_t parent;
-    uint32_t place; /* among those that are kept */
-    bool kept;
-} node_t;
-
-static void add_up(const profile_t *p, node_t *nodes) {
-    for (uint32_t i = 0; i < p->stack_count; i++) {
-        uint32_t parent = p->stacks[i].parent;
-        nodes[i + 1].parent = parent == LOWTIDE_NONE || parent >= i ? 0 : parent + 1;
-    }
-    for (uint32_t i = 0; i < p->cell_count; i++) {
-        const profile_cell_t *c = &p->cells[i];
-        uint32_t at = c->stack < p->stack_count ? c->stack + 1 : 0;
-        for (int f = 0; f < FIGURES; f++) nodes[at].bytes[f] += c->sums.bytes[figures[f]];
-    }
-    for (uint32_t i = p->stack_count; i > 0; i--) { /* parents stand before their children */
-        for (int f = 0; f < FIGURES; f++) nodes[nodes[i].parent].bytes[f] += nodes[i].bytes[f];
-    }
-}
-
-static uint32_t keep(node_t *nodes, uint32_t count, uint64_t parts) {
-    uint32_t kept = 1;
-    nodes[0].kept = true;
-    for (uint32_t i = 1; i < count; i++) {
-        nodes[i].kept = false;
-        for (int f = 0; f < FIGURES && !nodes[i].kept; f++)
-            nodes[i].kept = nodes[i].bytes[f] && nodes[i].bytes[f] >= nodes[0].bytes[f] / parts;
-        if (nodes[i].kept) nodes[i].place = kept++;
-    }
-    return kept;
-}
-
-/* Fewer parts where they are deep: a browser draws so many and no more. */
-static uint32_t keep_most(node_t *nodes, uint32_t count, uint64_t *parts) {
-    *parts = PARTS;
-    uint32_t kept = keep(nodes, count, *parts);
-    while (kept > NODES_MOST && *parts > 1) {
-        *parts /= 2;
-        kept = keep(nodes, count, *parts);
-    }
-    return kept;
-}
 
 /* Texts by content, so that each stands once. */
 typedef struct texts {
@@ -78,7 +33,8 @@ static const profile_frame_t *frame_of(const profile_t *p, uint32_t node) {
     return frame == LOWTIDE_NONE ? &none : &p->frames[frame];
 }
 
-static int gather_texts(const profile_t *p, const node_t *nodes, uint32_t kept, texts_t *out) {
+static int gather_texts(const profile_t *p, const profile_node_t *nodes, uint32_t kept,
+                        texts_t *out) {
     uint32_t n = 1;
     const char **all = mem_alloc((2 * (size_t)kept + 1) * sizeof *all);
     if (!all) return -ENOMEM;
@@ -98,7 +54,7 @@ static int gather_texts(const profile_t *p, const node_t *nodes, uint32_t kept, 
 
 enum column { PARENT, NAME, FILE_NAME, LINE };
 
-static void column(const profile_t *p, const node_t *nodes, const texts_t *texts, json_t *j,
+static void column(const profile_t *p, const profile_node_t *nodes, const texts_t *texts, json_t *j,
                    const char *name, enum column which) {
     json_open(j, name, '[');
     for (uint32_t i = 0; i <= p->stack_count; i++) {
@@ -119,33 +75,31 @@ int html_tree(const profile_t *p, json_t *j, err_t *e) {
         json_null(j, "tree");
         return 0;
     }
-    uint32_t count = p->stack_count + 1;
-    node_t *nodes = mem_alloc(count * sizeof *nodes);
-    if (nodes) memset(nodes, 0, count * sizeof *nodes);
-    if (nodes) add_up(p, nodes);
-    uint64_t parts = PARTS;
-    if (!nodes || gather_texts(p, nodes, keep_most(nodes, count, &parts), &texts)) {
-        mem_free(nodes);
+    const profile_fold_t how = {1u << PROFILE_LIVE | 1u << PROFILE_PEAK | 1u << PROFILE_TOTAL,
+                                PARTS, NODES_MOST}; /* a browser draws so many and no more */
+    profile_nodes_t nodes;
+    if (profile_nodes(p, &how, &nodes) || gather_texts(p, nodes.at, nodes.kept, &texts)) {
+        profile_nodes_free(&nodes);
         return err_set(e, -ENOMEM, "no memory for the call tree");
     }
     json_open(j, "tree", '{');
     json_open(j, "texts", '[');
     for (uint32_t i = 0; i < texts.count; i++) json_text(j, NULL, texts.sorted[i]);
     json_close(j);
-    column(p, nodes, &texts, j, "parent", PARENT);
-    column(p, nodes, &texts, j, "name", NAME);
-    column(p, nodes, &texts, j, "file", FILE_NAME);
-    column(p, nodes, &texts, j, "line", LINE);
+    column(p, nodes.at, &texts, j, "parent", PARENT);
+    column(p, nodes.at, &texts, j, "name", NAME);
+    column(p, nodes.at, &texts, j, "file", FILE_NAME);
+    column(p, nodes.at, &texts, j, "line", LINE);
     for (int f = 0; f < FIGURES; f++) {
         json_open(j, figure_names[f], '[');
-        for (uint32_t i = 0; i < count; i++)
-            if (nodes[i].kept) json_uint(j, NULL, nodes[i].bytes[f]);
+        for (uint32_t i = 0; i < nodes.count; i++)
+            if (nodes.at[i].kept) json_uint(j, NULL, nodes.at[i].bytes[figures[f]]);
         json_close(j);
     }
-    json_uint(j, "threshold_bytes", nodes[0].bytes[1] / parts);
+    json_uint(j, "threshold_bytes", nodes.at[0].bytes[PROFILE_PEAK] / nodes.parts);
     json_close(j);
     mem_free(texts.sorted);
-    mem_free(nodes);
+    profile_nodes_free(&nodes);
     return 0;
 }
 

@@ -103,7 +103,8 @@ def test_pprof_names_the_library_of_native_frames_by_its_build_id(lowtide, profi
     out = tmp_path / "p.pb.gz"
     export(lowtide, profile, "--format", "pprof", "-o", out)
     found, texts = read_pprof(out)
-    (mapping,) = map(fields, found[3])
+    program, mapping = map(fields, found[3])
+    assert texts[program[5][0]] == "python app.py"  # readers take the first for it
     assert texts[mapping[5][0]] == "/usr/lib/libpython3.13.so"
     assert texts[mapping[6][0]] == "c44eeda961fe793ef28f257397de598c363789b9"
     native = [fields(one) for one in found[4] if 2 in fields(one)]
@@ -164,6 +165,31 @@ def test_what_speedscope_gets_follows_its_schema(lowtide, profile):  # noqa: F81
 
 
 COLLAPSED = re.compile(r"[^;\s][^;\n]* \([^;\n]*\)(;[^;\n]* \([^;\n]*\))* [0-9]+")
+
+
+def test_of_very_many_stacks_the_small_ones_count_for_their_callers(lowtide, lowtide_exe, tmp_path):
+    out = tmp_path / "many.tide"
+    words = [out, "/srv/app.py", 2, 1 << 19, 0, 0, "-", 60_000]
+    subprocess.run([lowtide_exe.parent / "profile_recording", *map(str, words)], check=True)
+    sums, counts = set(), []
+    for options in ([], ["--all"]):
+        done = lowtide("export", out, "--format", "collapsed", "--at", "total", *options)
+        assert done.status == 0
+        assert ("of 60,011 stacks, those below 1/" in done.stderr) == (not options)
+        weights = [int(line.rsplit(" ", 1)[1]) for line in done.stdout.splitlines()]
+        sums.add(sum(weights))
+        counts.append(len(weights))
+    assert len(sums) == 1  # nothing is lost
+    assert counts[0] < 50_000 < counts[1]
+    assert "spin (" in done.stdout
+    for form in FORMATS:
+        done = lowtide("export", out, "--format", form, "-o", tmp_path / form)
+        assert done.status == 0
+        assert bool(done.stderr) == (form in ("pprof", "speedscope", "collapsed"))
+        assert (tmp_path / form).stat().st_size < 24 << 20
+    found = fields(gzip.decompress((tmp_path / "pprof").read_bytes()))
+    locations = {fields(one)[1][0] for one in found[4]}
+    assert all(set(fields(one)[1]) <= locations for one in found[2])
 
 
 @pytest.mark.parametrize("at", ["end", "peak", "rss-peak", "total", "gone"])
