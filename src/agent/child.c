@@ -14,7 +14,7 @@
 #include <sys/time.h>
 #include <unistd.h>
 
-enum { NICER = 5, WATCH_MS = 200, REPORT_WAIT_MS = 5000, LOOK_AT_FDS = 65536 };
+enum { NICER = 5, WATCH_MS = 200, WATCH_LEFT_MS = 10, REPORT_WAIT_MS = 5000, LOOK_AT_FDS = 65536 };
 
 /* The child's own, set once before it works. */
 static pid_t parent;
@@ -91,9 +91,9 @@ static void on_watch(int signal) {
     if (poll(&p, 1, 0) > 0) _exit(1);
 }
 
-static void watch_start(void) {
+static void watch_start(int every_ms) {
     struct sigaction act = {.sa_handler = on_watch, .sa_flags = SA_RESTART};
-    struct itimerval every = {{0, WATCH_MS * 1000}, {0, WATCH_MS * 1000}};
+    struct itimerval every = {{0, every_ms * 1000}, {0, every_ms * 1000}};
     sigset_t alarm;
     sigemptyset(&alarm);
     sigaddset(&alarm, SIGALRM);
@@ -112,7 +112,7 @@ void child_report_if_orphan(const ctl_result_t *result) {
 void child_leave(void) {
     long child = syscall(SYS_clone, 0L, 0L, 0L, 0L, 0L);
     if (child != 0) _exit(child < 0);
-    if (report_to >= 0) watch_start(); /* timers are not inherited */
+    if (report_to >= 0) watch_start(WATCH_LEFT_MS); /* timers are not inherited */
 }
 
 pid_t child_start(void (*look)(void *arg), void (*work)(void *arg), void *arg, int keep, int peer) {
@@ -135,7 +135,7 @@ pid_t child_start(void (*look)(void *arg), void (*work)(void *arg), void *arg, i
     close_all_but(keep, peer);
     signals_reset();
     be_modest();
-    if (peer >= 0) watch_start();
+    if (peer >= 0) watch_start(WATCH_MS);
     work(arg);
     _exit(0);
 }

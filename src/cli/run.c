@@ -316,7 +316,7 @@ const command_t command_run = {
             "  --no-children    leave the processes alone that the program starts\n"
             "  --no-peak-snapshot\n"
             "                   do not capture the heap at its peaks, too, as is done where it\n"
-            "                   costs below a fiftieth of the time so far (--peak-snapshot)\n"
+            "                   costs below a hundredth of the time so far (--peak-snapshot)\n"
             "  --no-profile     do not watch allocations\n"
             "  --limit SIZE     keep below 2GiB, 80% (of the machine or cgroup) or -2GiB (all\n"
             "                   but): collect, shrink lowtide's caches, trim the allocators\n"

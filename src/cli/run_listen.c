@@ -197,6 +197,9 @@ static void accept_caller(run_listen_t *l) {
 
 void run_listen_wait(run_listen_t *l, int also, int timeout_ms) {
     struct pollfd fds[RUN_CALLERS_MOST + 2];
+    for (size_t i = 0; i < RUN_CALLERS_MOST; i++)
+        if (l->callers[i].peaks && peak_dear(&l->record->collect, l->callers[i].pid))
+            hang_up(l, &l->callers[i]);
     fds[0] = (struct pollfd){.fd = l->sock, .events = POLLIN};
     fds[1] = (struct pollfd){.fd = also, .events = POLLIN};
     for (size_t i = 0; i < RUN_CALLERS_MOST; i++)

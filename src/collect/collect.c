@@ -22,6 +22,7 @@
 enum {
     GENERATIONS_MOST = 8,
     GRAIN_US_MIN = 10000, /* between two points of the timeline, and between two looks */
+    GRAIN_US_PEAK = 3000, /* while a snapshot is being written */
     LOOK_US_MAX = 100000, /* a peak of the RSS that is shorter may be missed */
     GRAIN_US_MAX = 1000000,
     POINTS_A_STRETCH = 200, /* the grain is so small a part of the age, up to a second … */
@@ -415,7 +416,7 @@ int collect_tick(collect_t *c) {
     }
     uint64_t gc_us = gc_look(c);
     if (gc_us < next_us) next_us = gc_us;
-    if (c->peaks) peaks_aim(c);
+    if (c->peaks && peaks_aim(c) && next_us > GRAIN_US_PEAK) next_us = GRAIN_US_PEAK;
     if (c->live && now >= c->live_us) {
         for (uint32_t i = 0; i < c->processes.count; i++) read_profile(c, i);
         write_live(c);

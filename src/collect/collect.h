@@ -36,8 +36,20 @@ VEC_DEFINE(collect_samples, collect_sample_t);
 typedef struct collect_peak {
     int fd; /* its recording; 0: none */
     uint64_t t_us, rss_bytes, heap_bytes;
+    bool dear; /* it has cost more than there was to spend */
     collect_samples_t samples;
 } collect_peak_t;
+
+/* What the snapshots of a process's heap cost it. */
+typedef struct collect_peak_cost {
+    uint32_t
+        written; /* of 256 pages so many were written to after the last one began; 0: not known */
+    uint64_t cost_us;  /* of the last one, until now: part of peaks_us */
+    uint64_t until_us; /* then all of that is known */
+    uint64_t begin_us, begin_faults, begin_rss;
+    uint64_t faults_second; /* page faults it takes without one */
+    uint64_t seen_us, seen_faults, seen_rss;
+} collect_peak_cost_t;
 
 enum { COLLECT_GENERATIONS = 3 };
 
@@ -69,7 +81,8 @@ typedef struct collect_process {
     collect_gc_t gc;
     uint64_t looked_us;             /* at its RSS */
     collect_peak_t peak, next_peak; /* next: being written */
-    observed_t observed;            /* unmapped once it has ended */
+    collect_peak_cost_t peak_cost;
+    observed_t observed; /* unmapped once it has ended */
     collect_seen_t seen;
     char command[4096], python[16];
 } collect_process_t;
@@ -97,7 +110,8 @@ typedef struct collect {
     collect_events_t events;
     collect_samples_t samples;
     bool peaks;        /* snapshots of peaks are wanted: the caller's to set */
-    uint64_t peaks_us; /* what they have cost by our estimate */
+    uint64_t peaks_us; /* what they have cost the processes */
+    uint64_t fault_ns; /* a page fault on this machine; 0: not measured yet */
     uint64_t gc_every_us;
     /* The live file: what of each is in it. */
     rec_writer_t *live;

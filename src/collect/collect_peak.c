@@ -5,18 +5,29 @@
 #include "collect/collect_write.h"
 #include "format/rec_table.h"
 
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 
-/* A fork of a process stops it for 25 ms a GiB with pages of 4 KiB; copying what it then writes to costs it several times that, and
- * a thread that comes for the GIL some milliseconds however small the heap. Measured by bench/alloc.py, with and without. */
+/* What a snapshot costs its process. A fork takes 25 ms a GiB with pages of 4 KiB; a thread that comes for the GIL, some milliseconds
+ * however small the heap; and each page that is written to before the snapshot is done, a fault. */
 enum {
     PEAK_BYTES_MIN = 32 << 20,
-    COST_US = 8000,
-    COST_US_A_GIB = 150000,
-    PART_OF_TIME = 50,
-    CLEARLY = 4 /* above the last by a quarter */
+    START_US = 3000,
+    FORK_NS_A_PAGE = 100,
+    PAGE_BITS = 12,
+    WRITTEN_ALL = 256,
+    WRITTEN_UNKNOWN = WRITTEN_ALL / 8, /* hopeful: one that costs more is given up in time */
+    PART_OF_TIME = 100,
+    CLEARLY = 4, /* above the last by a quarter */
+    SEE_FAULTS_US = 100000,
+    SETTLED_US = 1000000, /* pages that were shared fault once more, and most of them soon */
+    TRY_PAGES = 128,
+    TRIES = 4
 };
 
 void peak_free(collect_peak_t *p) {
@@ -25,9 +36,96 @@ void peak_free(collect_peak_t *p) {
     *p = (collect_peak_t){0};
 }
 
-static uint64_t cost_us(uint64_t bytes) {
-    return COST_US + (bytes >> 20) * COST_US_A_GIB / 1024;
+/* ── Cost ── */
+
+static uint64_t processor_ns(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
+
+/* From 500 ns to 3 us, by the machine, and by what it runs on: the least of some tries. */
+static uint64_t measure_fault_ns(void) {
+    const size_t page = (size_t)1 << PAGE_BITS, bytes = TRY_PAGES * page;
+    uint64_t least = UINT64_MAX;
+    for (int i = 0; i < TRIES; i++) {
+        volatile char *at =
+            mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (at == MAP_FAILED) break;
+        uint64_t begin = processor_ns();
+        for (size_t n = 0; n < bytes; n += page) at[n] = 1;
+        uint64_t took = (processor_ns() - begin) / TRY_PAGES;
+        if (took < least) least = took;
+        munmap((void *)at, bytes);
+    }
+    return least == UINT64_MAX || !least ? 1000 : least;
+}
+
+static uint64_t faults_of(pid_t pid) {
+    char path[64], stat[512];
+    unsigned long faults = 0;
+    snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd < 0 ? 0 : read(fd, stat, sizeof stat - 1);
+    if (fd >= 0) close(fd);
+    stat[n > 0 ? n : 0] = '\0';
+    const char *at = strrchr(stat, ')'); /* the name in parentheses may hold anything */
+    if (!at || sscanf(at + 1, " %*c %*d %*d %*d %*d %*d %*u %lu", &faults) != 1) return 0;
+    return faults;
+}
+
+/* Beside those for memory that was added. */
+static uint64_t faults_between(uint64_t before, uint64_t now, uint64_t rss_before, uint64_t rss) {
+    uint64_t grown = rss > rss_before ? (rss - rss_before) >> PAGE_BITS : 0;
+    return now > before + grown ? now - before - grown : 0;
+}
+
+/* What it does without a snapshot. */
+static void see_faults(collect_process_t *p, uint64_t now_us) {
+    collect_peak_cost_t *seen = &p->peak_cost;
+    if (now_us < seen->seen_us + SEE_FAULTS_US) return;
+    uint64_t faults = faults_of(p->pid);
+    if (seen->seen_us)
+        seen->faults_second =
+            faults_between(seen->seen_faults, faults, seen->seen_rss, p->rss_bytes) * 1000000 /
+            (now_us - seen->seen_us);
+    seen->seen_us = now_us;
+    seen->seen_faults = faults;
+    seen->seen_rss = p->rss_bytes;
+}
+
+static uint64_t cost_us(const collect_t *c, uint64_t rss_bytes, uint64_t copied) {
+    return START_US + ((rss_bytes >> PAGE_BITS) * FORK_NS_A_PAGE + copied * c->fault_ns) / 1000;
+}
+
+static uint64_t likely_cost_us(const collect_t *c, const collect_process_t *p, uint64_t bytes) {
+    uint32_t written = p->peak_cost.written ? p->peak_cost.written : WRITTEN_UNKNOWN;
+    return cost_us(c, bytes, (bytes >> PAGE_BITS) * written / WRITTEN_ALL);
+}
+
+/* Of the last one, so far. */
+static void account(collect_t *c, collect_process_t *p, uint64_t now_us) {
+    collect_peak_cost_t *last = &p->peak_cost;
+    uint64_t pages = last->begin_rss >> PAGE_BITS;
+    uint64_t anyway = last->faults_second * (now_us - last->begin_us) / 1000000;
+    uint64_t copied =
+        faults_between(last->begin_faults, faults_of(p->pid), last->begin_rss, p->rss_bytes);
+    copied = copied > anyway ? copied - anyway : 0;
+    if (copied > pages) copied = pages;
+    uint64_t cost = cost_us(c, last->begin_rss, copied);
+    if (cost <= last->cost_us) return;
+    c->peaks_us += cost - last->cost_us;
+    last->cost_us = cost;
+    last->written = pages ? 1 + (uint32_t)(copied * (WRITTEN_ALL - 1) / pages) : 1;
+    if (c->peaks_us > now_us / PART_OF_TIME) p->next_peak.dear = true;
+}
+
+bool peak_dear(const collect_t *c, pid_t pid) {
+    const collect_process_t *p = collect_find(c, pid);
+    return p && p->next_peak.fd && p->next_peak.dear;
+}
+
+/* ── Aiming ── */
 
 /* By a quarter at least, and by the more the larger a part of all that may be spent the next one is: so what is spent early, on a
  * heap that still grows, leaves enough for when it is at its highest. */
@@ -39,17 +137,31 @@ static uint64_t clearly_above(uint64_t bytes, uint64_t cost, uint64_t budget) {
 static void aim(collect_t *c, collect_process_t *p, uint64_t now_us) {
     uint64_t last = p->next_peak.fd ? p->next_peak.heap_bytes : p->peak.heap_bytes;
     uint64_t size = p->rss_bytes > PEAK_BYTES_MIN ? p->rss_bytes : PEAK_BYTES_MIN;
-    uint64_t budget = now_us / PART_OF_TIME, cost = cost_us(size);
+    uint64_t budget = now_us / PART_OF_TIME, cost = likely_cost_us(c, p, size);
     uint64_t above = clearly_above(last, cost, budget);
+    uint64_t near_highest = observed_heap_peak_bytes(&p->observed) / CLEARLY * (CLEARLY - 1);
+    if (above < near_highest) above = near_highest;
     if (above < PEAK_BYTES_MIN) above = PEAK_BYTES_MIN;
-    bool may = c->peaks && !p->frozen && c->peaks_us + cost <= budget;
+    bool known = !p->next_peak.fd && now_us >= p->peak_cost.until_us;
+    bool may = c->peaks && !p->frozen && known && c->peaks_us + cost <= budget;
     observed_snapshot_above(&p->observed, may ? above : UINT64_MAX);
 }
 
-void peaks_aim(collect_t *c) {
+bool peaks_aim(collect_t *c) {
     uint64_t now_us = collect_now_us(c);
-    for (size_t i = 0; i < c->processes.count; i++)
-        if (!c->processes.at[i]->ended) aim(c, c->processes.at[i], now_us);
+    bool busy = false;
+    if (!c->fault_ns) c->fault_ns = measure_fault_ns();
+    for (size_t i = 0; i < c->processes.count; i++) {
+        collect_process_t *p = c->processes.at[i];
+        if (p->ended) continue;
+        if (p->next_peak.fd || now_us < p->peak_cost.until_us)
+            account(c, p, now_us);
+        else if (p->rss_bytes > PEAK_BYTES_MIN)
+            see_faults(p, now_us);
+        busy |= p->next_peak.fd != 0;
+        aim(c, p, now_us);
+    }
+    return busy;
 }
 
 bool peak_begin(collect_t *c, pid_t pid, int fd) {
@@ -61,8 +173,12 @@ bool peak_begin(collect_t *c, pid_t pid, int fd) {
                              .t_us = collect_now_us(c),
                              .rss_bytes = collect_rss(p),
                              .heap_bytes = observed_heap_bytes(&p->observed)};
+    collect_peak_cost_t *cost = &p->peak_cost;
+    cost->cost_us = cost->until_us = cost->seen_us = 0;
+    cost->begin_us = next->t_us;
+    cost->begin_faults = faults_of(pid);
+    cost->begin_rss = next->rss_bytes;
     collect_samples_of(c, p, &next->samples);
-    c->peaks_us += cost_us(next->rss_bytes);
     return true;
 }
 
@@ -70,6 +186,9 @@ void peak_done(collect_t *c, pid_t pid, const ctl_result_t *result) {
     for (size_t i = c->processes.count; i-- > 0;) {
         collect_process_t *p = c->processes.at[i];
         if (p->pid != pid || !p->next_peak.fd) continue;
+        uint64_t now_us = collect_now_us(c);
+        if (!p->ended) account(c, p, now_us);
+        p->peak_cost.until_us = now_us + SETTLED_US;
         if (result && !result->status) {
             peak_free(&p->peak);
             p->peak = p->next_peak;

@@ -1,15 +1,18 @@
 /* Snapshots of heaps at their peaks: when they are wanted, and what becomes of them.
  *
  *     peaks_aim    at every look: sets the processes' snapshot_above, by what a snapshot is estimated to cost there and what they
- *                  may cost together: a fiftieth of the time so far
+ *                  may cost together: a hundredth of the time so far; and looks what the ones in progress have cost by now
  *     process      calls (CTL_PROGRAM_PEAKS) once more is live than that
  *     peak_begin   a descriptor for it to write to, and which sampled blocks are alive now; one that is still being written then
  *                  is given up: the caller hangs up on its writer
+ *     peak_dear    does it cost more than may be spent? Then the caller hangs up, too, and the writer ends
  *     peak_done    it has written: this is the process's peak from here on, and the one before is forgotten
  *     peaks_write  nested recordings of kind `peak` (docs/format.md), of the largest PEAKS_MOST processes; none of a process whose
  *                  heap was captured at its end with nearly as much in it
  *
- * The cost: the program stands still for the fork, and pays again for the pages that it writes to until the snapshot is done.
+ * The cost: the program stands still for the fork, and pays again, by a page fault each, for the pages that it writes to until the
+ * snapshot is done. How many those are depends on what it does: few where it reads large arrays, all where it runs through
+ * lists of small objects. So they are counted, by the process's page faults beside those that it takes anyway.
  */
 #ifndef LOWTIDE_COLLECT_COLLECT_PEAK_H
 #define LOWTIDE_COLLECT_COLLECT_PEAK_H
@@ -19,10 +22,12 @@
 
 enum { PEAKS_MOST = 4 };
 
-void peaks_aim(collect_t *c);
+/* Whether one is in progress: then look again soon. */
+bool peaks_aim(collect_t *c);
 
 /* Returns whether there is to be one: then fd (of an empty file, read and write) is ours, else the caller's still. */
 bool peak_begin(collect_t *c, pid_t pid, int fd);
+bool peak_dear(const collect_t *c, pid_t pid);
 /* result: of the capture, or NULL when nothing came of it. */
 void peak_done(collect_t *c, pid_t pid, const ctl_result_t *result);
 

@@ -144,10 +144,17 @@ observed_text_t observed_text(const observed_t *o, uint32_t offset) {
                              bytes < OBSERVED_TEXT_MOST ? bytes : OBSERVED_TEXT_MOST};
 }
 
+static uint64_t at_least_0(_Atomic int64_t *of) {
+    int64_t v = atomic_load_explicit(of, memory_order_relaxed);
+    return v > 0 ? (uint64_t)v : 0;
+}
+
 uint64_t observed_heap_bytes(const observed_t *o) {
-    if (!o->region) return 0;
-    int64_t bytes = atomic_load_explicit(&o->region->heap_bytes, memory_order_relaxed);
-    return bytes > 0 ? (uint64_t)bytes : 0;
+    return o->region ? at_least_0(&o->region->heap_bytes) : 0;
+}
+
+uint64_t observed_heap_peak_bytes(const observed_t *o) {
+    return o->region ? at_least_0(&o->region->heap_peak_bytes) : 0;
 }
 
 void observed_snapshot_above(observed_t *o, uint64_t bytes) {

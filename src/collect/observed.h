@@ -65,6 +65,7 @@ observed_text_t observed_text(const observed_t *o, uint32_t offset);
 
 /* Live now, never below 0. */
 uint64_t observed_heap_bytes(const observed_t *o);
+uint64_t observed_heap_peak_bytes(const observed_t *o); /* at the highest */
 /* The process is to call for a snapshot when more is live than that; UINT64_MAX: never. */
 void observed_snapshot_above(observed_t *o, uint64_t bytes);
 /* The RSS stands at its highest: what is live from here on is the new peak. */

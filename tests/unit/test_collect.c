@@ -244,12 +244,54 @@ static void a_snapshot_is_wanted_once_it_is_worth_its_cost(void **state) {
     peak_done(&c, getpid(), &done);
     assert_true(p->peak.fd > 0);
     assert_int_equal(p->peak.samples.count, 1);
+    peaks_aim(&c); /* what it costs is not all known yet */
+    assert_int_equal(r->head.snapshot_above, INT64_MAX);
+    assert_true(c.peaks_us > 0);
+    c.begin_ns -= UINT64_C(2) * 1000000000;
     peaks_aim(&c);
     assert_true(r->head.snapshot_above >= 50 << 20);
     assert_true(r->head.snapshot_above < INT64_MAX);
     c.peaks_us = UINT64_C(1) << 40; /* all is spent */
     peaks_aim(&c);
     assert_int_equal(r->head.snapshot_above, INT64_MAX);
+    collect_end(&c);
+    munmap(r, sizeof *r);
+}
+
+/* Its process writes to all its pages while it is being written. */
+static void a_snapshot_that_costs_too_much_is_given_up(void **state) {
+    (void)state;
+    enum { BYTES = 256 << 20, PAGE = 4096 };
+    region_sample_t sample, *r;
+    collect_t c;
+    err_t e;
+    region_sample(&sample);
+    assert_int_equal(collect_begin(&c, &e), 0);
+    collect_process_t *p = add(&c, share(&sample, &r));
+    c.peaks = true;
+    c.begin_ns -= UINT64_C(1) * 1000000000;
+    r->head.heap_bytes = BYTES;
+    peaks_aim(&c);
+    assert_true(peak_begin(&c, getpid(), memfd_create("peak", 0)));
+    p->peak_cost.begin_rss = BYTES; /* as if it had been there before */
+    p->rss_bytes = BYTES;
+    assert_false(peak_dear(&c, getpid()));
+    volatile char *at =
+        mmap(NULL, BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    madvise((void *)at, BYTES, MADV_NOHUGEPAGE);
+    for (size_t i = 0; i < BYTES; i += PAGE) at[i] = 1;
+    munmap((void *)at, BYTES);
+    assert_true(peaks_aim(&c));
+    assert_true(peak_dear(&c, getpid()));
+    uint64_t spent_us = c.peaks_us;
+    peak_done(&c, getpid(), NULL);
+    c.begin_ns -= UINT64_C(2) * 1000000000;
+    peaks_aim(&c);
+    assert_int_equal(r->head.snapshot_above, INT64_MAX); /* known to be dear by now */
+    assert_true(c.peaks_us >= spent_us);
+    c.begin_ns -= UINT64_C(1000) * 1000000000;
+    peaks_aim(&c);
+    assert_true(r->head.snapshot_above < INT64_MAX);
     collect_end(&c);
     munmap(r, sizeof *r);
 }
@@ -263,6 +305,7 @@ int main(void) {
         cmocka_unit_test(a_recording_has_what_was_read),
         cmocka_unit_test(how_a_process_ended_is_known_of_a_child_and_of_a_zombie),
         cmocka_unit_test(a_snapshot_is_wanted_once_it_is_worth_its_cost),
+        cmocka_unit_test(a_snapshot_that_costs_too_much_is_given_up),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -343,11 +343,14 @@ static inline uint64_t block_hash(uintptr_t address) {
     return h >> 40;
 }
 
-/* The slot that holds `address` (0: any free one), or NULL. */
+/* The slot that holds `address` (0: any free one), or NULL. Levels that nothing was ever put in are not searched: most who ask have
+ * none here, and would touch a page of memory for each. */
 static region_block_t *block_find(uintptr_t key, uintptr_t address) {
-    region_block_t *level = store.blocks;
+    region_block_t *level = store.blocks, *end = level + BLOCKS;
     uint64_t h = block_hash(key);
-    for (int i = 0, bits = BLOCK_FIRST_BITS; i < BLOCK_LEVELS;
+    if (address)
+        end = level + atomic_load_explicit(&store.region->blocks.used, memory_order_relaxed);
+    for (int i = 0, bits = BLOCK_FIRST_BITS; i < BLOCK_LEVELS && level < end;
          level += 1u << bits, bits += BLOCK_LEVEL_BITS, i++)
         for (uint32_t probe = 0; probe < BLOCK_PROBES; probe++) {
             region_block_t *b = &level[(h + probe) & ((1u << bits) - 1)];
