@@ -72,7 +72,13 @@ export interface Report {
     types: { type: string; count: number; shallow_bytes: number; retained_bytes: number }[];
     dominators: Dominator[];
   };
-  peak: { t_s: number | null; shallow_bytes: number; dominators: Dominator[] } | null;
+  peak: {
+    t_s: number | null;
+    pid: number | null;
+    objects: number;
+    shallow_bytes: number;
+    dominators: Dominator[];
+  } | null;
   processes: Process[];
   allocations: {
     mode?: string;

@@ -65,8 +65,8 @@ interface Column<Row> {
   kind?: "n" | "code" | "block";
 }
 
-/** A heading and a table of at most ROWS rows; nothing where there are no rows. */
-function table<Row>(title: string, rows: Row[], columns: Column<Row>[]): HTMLElement[] {
+/** A heading, a note, and a table of at most ROWS rows; nothing where there are no rows. */
+function table<Row>(title: string, rows: Row[], columns: Column<Row>[], note = ""): HTMLElement[] {
   if (rows.length === 0) return [];
   const kind = (c: Column<Row>): Record<string, string> => (c.kind ? { class: c.kind } : {});
   const head = element("tr", {}, ...columns.map((c) => element("th", kind(c), c.title)));
@@ -83,6 +83,7 @@ function table<Row>(title: string, rows: Row[], columns: Column<Row>[]): HTMLEle
     rows.length > ROWS ? [element("p", { class: "quiet" }, `and ${count(rows.length - ROWS)} more`)] : [];
   return [
     element("h2", {}, title),
+    ...(note ? [element("p", { class: "quiet" }, note)] : []),
     element("div", { class: "wide" }, element("table", {}, head, ...body)),
     ...more,
   ];
@@ -116,13 +117,30 @@ function madeBy(site: MadeSite, home: string): HTMLElement {
   );
 }
 
-function holders(title: string, dominators: Dominator[]): HTMLElement[] {
-  return table(title, dominators, [
-    { title: "retained", cell: (d) => bytes(d.retained_bytes), kind: "n" },
-    { title: "objects", cell: (d) => count(d.retained_objects), kind: "n" },
-    { title: "path", cell: (d) => d.path, kind: "code" },
-    { title: "type", cell: (d) => d.type, kind: "code" },
-  ]);
+function holders(title: string, dominators: Dominator[], note = ""): HTMLElement[] {
+  return table(
+    title,
+    dominators,
+    [
+      { title: "retained", cell: (d) => bytes(d.retained_bytes), kind: "n" },
+      { title: "objects", cell: (d) => count(d.retained_objects), kind: "n" },
+      { title: "path", cell: (d) => d.path, kind: "code" },
+      { title: "type", cell: (d) => d.type, kind: "code" },
+    ],
+    note,
+  );
+}
+
+/** The heap at the peak is that of one process, at some moment. */
+function peakHolders(report: Report): HTMLElement[] {
+  const { peak } = report;
+  if (!peak) return [];
+  const facts = [
+    peak.t_s !== null && `${seconds(peak.t_s)} in`,
+    report.processes.length > 1 && peak.pid !== null && `process ${peak.pid}`,
+    `${bytes(peak.shallow_bytes)} in ${count(peak.objects)} objects`,
+  ].filter((fact): fact is string => Boolean(fact));
+  return holders("Who held it at the peak", peak.dominators, facts.join(" · "));
 }
 
 function tables(report: Report, home: string): HTMLElement[] {
@@ -144,7 +162,7 @@ function tables(report: Report, home: string): HTMLElement[] {
       { title: "command", cell: (p) => p.command.join(" "), kind: "code" },
     ]),
     ...holders("Who holds it", report.heap.dominators),
-    ...holders("Who held it at the peak", report.peak?.dominators ?? []),
+    ...peakHolders(report),
     ...table("Types", report.heap.types, [
       { title: "retained", cell: (t) => bytes(t.retained_bytes), kind: "n" },
       { title: "own", cell: (t) => bytes(t.shallow_bytes), kind: "n" },

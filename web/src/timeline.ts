@@ -27,10 +27,14 @@ export function drawTimeline(room: HTMLElement, moments: Moments, events: Moment
           const isMark = event.kind === "mark";
           ctx.globalAlpha = isMark ? 0.8 : 0.25;
           ctx.fillRect(x, bbox.top, devicePixelRatio, isMark ? bbox.height : 6 * devicePixelRatio);
-          const at = x + 4 * devicePixelRatio;
-          if (!isMark || at < labelled) continue;
+          if (!isMark) continue;
+          const gap = 4 * devicePixelRatio;
+          const width = ctx.measureText(event.text).width;
+          const fits = x + gap + width <= bbox.left + bbox.width;
+          const at = fits ? x + gap : x - gap - width;
+          if (at < labelled) continue;
           ctx.fillText(event.text, at, bbox.top + 14 * devicePixelRatio);
-          labelled = at + ctx.measureText(event.text).width + 8 * devicePixelRatio;
+          labelled = at + width + 2 * gap;
         }
         ctx.restore();
       },
