@@ -101,13 +101,16 @@ static int give_blocks(owners_work_t *w) {
     int status = load(w, "blocks", &t);
     if (status || !t) return status;
     uint32_t object = lowtide_table_column(t, "object"), at = lowtide_table_column(t, "address");
+    uint32_t part = lowtide_table_column(
+        t, "bytes"); /* of one of several; earlier recordings have no such column */
     for (uint32_t i = 0; i < lowtide_table_rows(t) && !status; i++) {
         uint64_t id = lowtide_table_number(t, object, i);
         uint64_t address = lowtide_table_number(t, at, i);
         owned_t *p = place_of(w, address);
         if (!p || id >= model_objects(w->m)) continue;
         uint64_t bytes = address - p->begin < WHOLE_BLOCK_HEAD ? p->left : 0;
-        uint64_t shallow = model_shallow(w->m, (uint32_t)id);
+        uint64_t told = lowtide_table_number(t, part, i);
+        uint64_t shallow = told ? told : model_shallow(w->m, (uint32_t)id);
         /* Of a page more than told: malloc's own words, and rounding. */
         if (!bytes || bytes > shallow + WHOLE_BLOCK_HEAD * 2) bytes = shallow;
         status = give(w, p, (uint32_t)id, bytes);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 from pathlib import Path
@@ -130,4 +131,32 @@ def test_an_arrays_data_is_the_arrays(this_python: Python, spawn: Spawn, lowtide
     owner = told["owners"][0]
     assert (owner["path"], owner["type"]) == ("cache.matrix", "numpy.ndarray"), told["owners"]
     assert abs(owner["bytes"] - 40_000_000) < 64 << 10, owner
+    target.finish()
+
+
+def test_buffers_of_c_libraries_are_named_by_the_object_that_owns_them(
+    this_python: Python, spawn: Spawn, lowtide: Lowtide, tmp_path: Path
+) -> None:
+    code = """import array, ctypes
+class Cache: pass
+cache = Cache()
+cache.ints = (ctypes.c_int * 8_000_000)(); ctypes.memset(cache.ints, 1, 32_000_000)
+cache.words = array.array("q", [1]) * 4_000_000
+try:
+    import pyarrow
+    cache.buffer = pyarrow.allocate_buffer(30 << 20); ctypes.memset(cache.buffer.address, 1, 30 << 20)
+    cache.table = pyarrow.table({"a": pyarrow.array(range(2_000_000)), "b": pyarrow.array(["x" * 9] * 1_000_000 * 2)})
+except ImportError: pass
+"""
+    target = spawn(this_python, code)
+    file = tmp_path / "a.tide"
+    assert lowtide("dump", target.pid, "-o", file).status == 0
+    owners = {owner["path"]: owner for owner in json.loads(lowtide("report", file, "--json").stdout)["owners"]}
+    wanted = {"cache.ints": ("__main__.c_int_Array_8000000", 32_000_000), "cache.words": ("array.array", 32_000_000)}
+    if importlib.util.find_spec("pyarrow"):
+        wanted["cache.buffer"] = ("pyarrow.lib.Buffer", 30 << 20)
+        wanted["cache.table"] = ("pyarrow.lib.Table", 16_000_000 + 8_000_000 + 18_000_000)
+    for path, (kind, size) in wanted.items():
+        assert owners[path]["type"] == kind, owners
+        assert abs(owners[path]["bytes"] - size) < 2 << 20, owners[path]
     target.finish()

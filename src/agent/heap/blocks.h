@@ -9,6 +9,8 @@
 
 /* Of the object at hand; 0 is none. */
 void blocks_note(walk_t *k, rt_addr_t block);
+/* One of several that it owns. */
+void blocks_note_part(walk_t *k, rt_addr_t block, uint64_t bytes);
 /* Behind the last object. */
 void blocks_write(walk_t *k);
 

@@ -44,7 +44,9 @@ static void buffer_of_ctypes(walk_t *k, rt_addr_t object) {
     rt_addr_t data = rt_ptr(object, CDATA_POINTER);
     uint64_t size = (uint64_t)rt_i64(object, CDATA_SIZE);
     uint64_t own = (uint64_t)rt_i64(rt_type(k->rt, object), k->lay->type_basicsize);
-    if (data && rt_i32(object, CDATA_NEEDS_FREE) && data - object >= own) k->buffer += size;
+    if (!data || !rt_i32(object, CDATA_NEEDS_FREE) || data - object < own) return;
+    k->buffer += size;
+    blocks_note(k, data);
 }
 
 /* Buffers from Arrow's own memory pool are mutable, aligned, and rounded up. Others lie in somebody else's memory. */
@@ -58,7 +60,9 @@ static void arrow_buffer(walk_t *k, rt_addr_t buffer) {
                capacity >> 47 == 0 && !buffer_peek(buffer + BUFFER_PARENT);
     if (!own) return;
     if (!map_put(&k->arrow_buffers, buffer, &fresh)) walk_fail(k, -ENOMEM);
-    if (fresh) k->buffer += capacity;
+    if (!fresh) return;
+    k->buffer += capacity;
+    blocks_note_part(k, data, capacity);
 }
 
 /* Calls what(k, pointer, depth) for each shared_ptr of a std::vector. */

@@ -103,7 +103,7 @@ typedef struct walk {
     bool blind;             /* do not look this time: it faulted */
     u32_vec_t edges;
     u64_vec_t visited; /* what tp_traverse told */
-    u64_vec_t blocks;  /* id and address, in pairs (blocks.h) */
+    u64_vec_t blocks;  /* id, address and bytes, in threes (blocks.h) */
     u64_vec_t names;   /* a bit for each id that is a key of a namespace */
     map_t name_keys;   /* with values off: addresses of all such keys, found before the walk */
 

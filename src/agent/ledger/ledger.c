@@ -334,6 +334,7 @@ static void take_mapping(work_t *w, size_t i) {
         take(w, LINE_STACKS, &left, left);
         w->stacks++;
     } else if (w->has_arrow && v.begin >= MIMALLOC_LOW && v.end <= MIMALLOC_HIGH) {
+        note_mapping(w, LINE_MIMALLOC, v.begin, v.end, left);
         take(w, LINE_MIMALLOC, &left, left);
     } else if (v.end - v.begin < HEAPS_RESERVED_MIN) {
         w->reach = row_end(w, i);
