@@ -4,6 +4,7 @@
 #include "explain/literal.h"
 #include "explain/names.h"
 #include "explain/path.h"
+#include "explain/told.h"
 
 #include "base/mem.h"
 
@@ -83,6 +84,8 @@ static int find_attribute(find_t *f, const char *name, size_t bytes) {
         else if (!status)
             status = names_lookup(f->m, dict, name, bytes, &found, f->e);
     }
+    if (!status && found == LOWTIDE_NONE)
+        status = told_find(f->m, f->id, name, bytes, &found, f->e);
     if (!status && found == LOWTIDE_NONE && bytes == 13 && memcmp(name, "cell_contents", 13) == 0) {
         status = find_cell(f, &found);
     }

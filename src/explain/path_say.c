@@ -2,6 +2,7 @@
 #include "explain/names.h"
 #include "explain/path.h"
 #include "explain/task.h"
+#include "explain/told.h"
 
 #include <errno.h>
 #include <string.h>
@@ -226,7 +227,11 @@ static int say_told(say_t *s, uint32_t from, uint32_t to) {
         s->expression = false;
         return 0;
     }
-    say_step(s, "reference");
+    const char *name = told_name(s->m, from, to);
+    if (name)
+        say_dot(s, name, strlen(name));
+    else
+        say_step(s, "reference");
     return 0;
 }
 

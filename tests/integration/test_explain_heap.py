@@ -178,6 +178,36 @@ def test_paths_evaluate_in_the_target_to_that_very_object(
     assert good == len(paths) > 20000
 
 
+def test_the_fields_of_extension_types_that_are_known_have_their_names(
+    record: Record, lowtide: Lowtide, this_python: Python, tmp_path: Path
+) -> None:
+    pytest.importorskip("pandas")
+    program = """
+import pandas
+frame = pandas.DataFrame({"a": range(50_000), "b": [1.5] * 50_000, "c": list("xyz12") * 10_000})
+frame["c"] = frame["c"].astype("category")
+frame["d"] = pandas.date_range("2020", periods=50_000)
+frame.columns.get_loc("c")
+file = open("/proc/self/status")
+"""
+    target, tide = record(this_python, program + WORLD[WORLD.index("path_file = walk()") :])
+    query = """select address, path from paths join objects using (id)
+        where expression and (path like 'frame.%' or path like 'file.%')"""
+    paths = rows(lowtide, tide, query)
+    said = {path for _, path in paths}
+    assert {"frame._mgr.blocks", "frame._mgr.axes", "file.buffer.raw"} <= said
+    assert {f"frame._mgr.blocks[{i}].values" for i in range(4)} <= said
+    values = next(address for address, path in paths if path == "frame._mgr.blocks[1].values")
+    why = json.loads(lowtide("why", tide, "frame._mgr.blocks[1].values", "--json").stdout)
+    assert int(why["address"], 16) == values
+    file = tmp_path / "paths.json"
+    file.write_text(json.dumps(paths))
+    target.say(str(file))
+    status, out = target.finish(300)
+    assert status == 0, target.stderr()
+    assert json.loads(out.splitlines()[-1]) == [len(paths), []]
+
+
 def test_paths_lead_back_to_the_object(record: Record, lowtide: Lowtide, local_python: Python) -> None:
     target, tide = record(local_python, WORLD)
     query = "select printf('0x%x', address), path from paths join objects using (id) where expression and type = 'list'"

@@ -26,7 +26,9 @@ def ask(lowtide, profile):  # noqa: F811
 def test_sites_in_sql_are_those_of_the_report(ask, lowtide, profile):  # noqa: F811
     sites = json.loads(lowtide("report", profile, "--json").stdout)["allocations"]["sites"]
     assert ask(f"select {', '.join(SITES)} from sites order by id") == [[s[k] for k in SITES] for s in sites]
-    assert ask("select live_error from sites where function = 'load'") == [[round(1.96 * (5**2 + 3 * 0.5**2) ** 0.5 * MIB)]]
+    assert ask("select live_error from sites where function = 'load'") == [
+        [round(1.96 * (5**2 + 3 * 0.5**2) ** 0.5 * MIB)]
+    ]
     assert ask("select from_line, from_function from sites where function = 'JSONDecoder.decode'") == [[6, "parse"]]
     assert ask("select from_line from sites where function = 'parse'") == [[None]]
 
