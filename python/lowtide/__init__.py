@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from lowtide._gpu import Gpu, GpuCache, GpuMemory, gpu
     from lowtide._inside import Snapshot, retained, snapshot, why
     from lowtide._isolate import isolate
-    from lowtide._ledger import Freed, Layer, Ledger, Line, Pin, free, rss
+    from lowtide._ledger import Freed, Layer, Ledger, Line, Owner, Pin, free, rss
     from lowtide._limit import Limit, LimitStats, Pressure, limit
     from lowtide._pool import Pool
     from lowtide._pool_errors import IsolatedMemoryError, IsolatedTimeout, RemoteError, WorkerDied
@@ -40,6 +40,7 @@ __all__ = [
     "Limit",
     "LimitStats",
     "Line",
+    "Owner",
     "Pin",
     "Pool",
     "Pressure",
@@ -74,7 +75,7 @@ _MODULES = {
     "_inside": "Snapshot retained snapshot why",
     "_ipython": "load_ipython_extension",
     "_isolate": "isolate",
-    "_ledger": "Freed Layer Ledger Line Pin free rss",
+    "_ledger": "Freed Layer Ledger Line Owner Pin free rss",
     "_limit": "Limit LimitStats Pressure limit",
     "_pool": "Pool",
     "_pool_errors": "IsolatedMemoryError IsolatedTimeout RemoteError WorkerDied",

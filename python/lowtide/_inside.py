@@ -61,7 +61,8 @@ def snapshot(path: str | os.PathLike[str], values: bool = True) -> Snapshot:
     return Snapshot(name, *figures)
 
 
-def _ask(address: int, paths: int) -> dict[str, Any]:
+def _explain(verb: str, *words: str) -> dict[str, Any]:
+    """What the executable says of this process, which is captured for the question."""
     import json
     import subprocess  # a program that only takes snapshots need not carry it
 
@@ -70,7 +71,7 @@ def _ask(address: int, paths: int) -> dict[str, Any]:
     fd = os.memfd_create("lowtide")
     try:
         _capture(fd, values=True)
-        command = [executable(), "why", f"/proc/self/fd/{fd}", hex(address), "--json", "--paths", str(paths)]
+        command = [executable(), verb, f"/proc/self/fd/{fd}", *words, "--json"]
         done = subprocess.run(command, pass_fds=[fd], capture_output=True, text=True)
     finally:
         os.close(fd)
@@ -93,7 +94,7 @@ def why(obj: object, /, *, paths: int = 5) -> list[str]:
         raise ValueError("paths must be positive")
     address = id(obj)
     del obj  # this frame shall not be the answer
-    return [path["path"] for path in _ask(address, paths)["paths"]]
+    return [path["path"] for path in _explain("why", hex(address), "--paths", str(paths))["paths"]]
 
 
 def retained(obj: object, /) -> int:
@@ -106,4 +107,4 @@ def retained(obj: object, /) -> int:
     """
     address = id(obj)
     del obj
-    return int(_ask(address, 1)["retained_bytes"])
+    return int(_explain("why", hex(address), "--paths", "1")["retained_bytes"])

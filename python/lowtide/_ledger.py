@@ -12,6 +12,7 @@ from lowtide._record import Record
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from typing import Any
 
 
 class Line(Record):
@@ -40,6 +41,20 @@ class Pin(Record):
     """Resident, of these arenas."""
     returnable_bytes: int
     """Of it, what :func:`free` gives back although the arenas stay."""
+    path: str | None = None
+    """What holds the objects, where it is known: with ``rss(owners=True)``."""
+
+
+class Owner(Record):
+    """An object that owns a large block or a mapping: an array, a buffer, a long text or list."""
+
+    line: str
+    """Name of the :class:`Line` that the memory is part of."""
+    type: str
+    path: str
+    """To the object, as :func:`lowtide.why` tells it."""
+    bytes: int
+    """Resident."""
 
 
 class Ledger(Record):
@@ -55,21 +70,49 @@ class Ledger(Record):
     """The last one is what is unexplained."""
     pins: list[Pin]
     """Most bytes first."""
+    owners: list[Owner] | None = None
+    """Most bytes first; None where they were not asked for."""
 
     def __str__(self) -> str:
-        rows = [
-            f"{line.bytes / 2**20:10.1f} {line.returnable_bytes / 2**20:10.1f}  {line.name}"
-            + (f" ({line.note})" if line.note else "")
-            for line in self.lines
-        ]
+        rows = []
+        for line in self.lines:
+            note = f" ({line.note})" if line.note else ""
+            rows.append(f"{line.bytes / 2**20:10.1f} {line.returnable_bytes / 2**20:10.1f}  {line.name}{note}")
+            owners = [owner for owner in self.owners or () if owner.line == line.name]
+            rows += [f"{'':25}{owner.bytes / 2**20:.1f} {owner.type} {owner.path}" for owner in owners]
         return "\n".join(["       MiB returnable", *rows, f"{self.rss_bytes / 2**20:10.1f}             resident"])
 
 
-def rss() -> Ledger:
+def _told(row: dict[str, Any], *keys: str) -> list[Any]:
+    return [row.get(key) for key in keys]
+
+
+def _rss_with_owners() -> Ledger:
+    from lowtide._inside import _explain
+
+    told = _explain("rss")
+    memory = told["memory"]
+    return Ledger(
+        memory["rss_bytes"],
+        memory["swap_bytes"],
+        memory["huge_page_bytes"],
+        [Line(*_told(row, "name", "bytes", "returnable_bytes", "note")) for row in told["ledger"]],
+        [Pin(*_told(row, "type", "objects", "arenas", "bytes", "returnable_bytes", "path")) for row in told["pins"]],
+        [Owner(*_told(row, "layer", "type", "path", "bytes")) for row in told["owners"]],
+    )
+
+
+def rss(owners: bool = False) -> Ledger:
     """The ledger of this process, now: lines that add up to its resident memory as ``/proc/self/smaps`` has it.
 
-    Raises RuntimeError where this Python is none that lowtide knows, or /proc cannot be read.
+    With ``owners=True`` also which objects own the large blocks and mappings, and what holds those that pin arenas: the
+    process is captured as by :func:`lowtide.snapshot`, into memory, and explained by another process.
+
+    Raises RuntimeError where this Python is none that lowtide knows, or /proc cannot be read; with owners also what
+    :func:`lowtide.why` raises.
     """
+    if owners:
+        return _rss_with_owners()
     resident, swapped, huge, lines, pins = _core.ledger()
     return Ledger(resident, swapped, huge, [Line(*line) for line in lines], [Pin(*pin) for pin in pins])
 

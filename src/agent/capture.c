@@ -88,11 +88,13 @@ static void write_meta(const work_t *work, rec_writer_t *w, bool in_place, uint6
 }
 
 /* Before the walk, so that it tells of the moment of the fork. A recording without it is worth having, too. */
-static void read_ledger(work_t *work, bool in_place) {
+static void read_ledger(work_t *work, rec_writer_t *w, bool in_place) {
     ledger_t *l = &work->ledger;
     err_t e;
     if (ledger_read_python(l, work->c->rt, &e)) return;
     if (ledger_read_system(l, in_place ? 0 : work->self, &e)) l->count = 0;
+    if (l->swap_bytes) facts_meta_number(w, "swap_bytes", l->swap_bytes);
+    if (l->huge_bytes) facts_meta_number(w, "huge_page_bytes", l->huge_bytes);
 }
 
 /* What was open at a peak is no answer to what the memory was for. */
@@ -153,7 +155,7 @@ static void record(work_t *work, bool in_place, ctl_result_t *r) {
     if (!status) {
         write_meta(work, w, in_place, r->pause_us);
         if (in_place) look_at_descriptors(work);
-        read_ledger(work, in_place);
+        read_ledger(work, w, in_place);
         walked = &work->ledger;
         status = heap_capture(c->rt, &options, w, &stats, &e);
         r->walk_us = (uint64_t)(now_us() - began);

@@ -1,176 +1,164 @@
 #define _GNU_SOURCE
-#include "cli/agent_talk.h"
+#include "cli/agent_file.h"
 #include "cli/arguments.h"
 #include "cli/command.h"
-#include "collect/gpu.h"
-#include "view/json.h"
-#include "view/screen.h"
-#include "view/units.h"
+#include "cli/progress.h"
+#include "cli/rss_print.h"
 
 #include <errno.h>
-#include <limits.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
-enum { PIN_SAID_MIN = 1 << 20 };
+enum { SILENT_MS = 10000, OWNERS_MAX = 100 };
 
-/* What the driver says of the process; only the devices that it uses, or may use. */
-static void gpu_json(json_t *j, const gpu_device_t *devices, unsigned count) {
-    json_open(j, "gpu", '[');
-    for (unsigned i = 0; i < count; i++) {
-        const gpu_device_t *d = &devices[i];
-        json_open(j, NULL, '{');
-        json_uint(j, "device", d->index);
-        json_text(j, "name", d->name);
-        if (d->known)
-            json_uint(j, "process_bytes", d->process_bytes);
-        else
-            json_null(j, "process_bytes");
-        json_uint(j, "used_bytes", d->used_bytes);
-        json_uint(j, "total_bytes", d->total_bytes);
-        json_close(j);
-    }
-    json_close(j);
+static uint64_t number(const lowtide_recording *rec, const char *key, double unit) {
+    const char *text = lowtide_meta(rec, key);
+    double v = text ? strtod(text, NULL) * unit : 0;
+    return v > 0 && v < 9e18 ? (uint64_t)v : 0;
 }
 
-static void gpu_text(const gpu_device_t *devices, unsigned count) {
-    char size[UNITS_BYTES], used[UNITS_BYTES], total[UNITS_BYTES];
-    for (unsigned i = 0; i < count; i++) {
-        const gpu_device_t *d = &devices[i];
-        if (!d->has_process) continue;
-        printf("%12s %12s  on GPU %u, %s: %s of %s in use by all\n",
-               d->known ? units_size(size, d->process_bytes) : "?", "", d->index, d->name,
-               units_size(used, d->used_bytes), units_size(total, d->total_bytes));
+/* The ledger of a recording, as the agent would have told it then. */
+static int read_lines(rss_found_t *f, err_t *e) {
+    lowtide_recording *rec = f->load.rec;
+    answer_t *a = &f->answer;
+    lowtide_table *t;
+    lowtide_error error;
+    if (lowtide_table_load(rec, "ledger", &t, &error)) return err_set(e, -EIO, "%s", error.text);
+    uint32_t name = lowtide_table_column(t, "name"), note = lowtide_table_column(t, "note");
+    uint32_t bytes = lowtide_table_column(t, "bytes");
+    uint32_t back = lowtide_table_column(t, "returnable_bytes");
+    for (uint32_t i = 0; i < lowtide_table_rows(t) && a->count < ANSWER_LINES_MAX; i++) {
+        ctl_line_t *line = &a->lines[a->count++];
+        line->bytes = lowtide_table_number(t, bytes, i);
+        line->returnable_bytes = lowtide_table_number(t, back, i);
+        snprintf(line->name, sizeof line->name, "%s", lowtide_table_text(t, name, i));
+        snprintf(line->note, sizeof line->note, "%s", lowtide_table_text(t, note, i));
+        a->result.bytes += line->bytes;
     }
+    lowtide_table_free(t);
+    a->result.objects = number(rec, "swap_bytes", 1);
+    a->result.references = number(rec, "huge_page_bytes", 1);
+    a->result.pause_us = number(rec, "pause_ms", 1e3);
+    f->pid = (pid_t)number(rec, "pid", 1);
+    if (a->count) return 0;
+    return err_set(e, -ENODATA,
+                   "the recording has no ledger; one of `lowtide dump`, or of `lowtide run` with a "
+                   "heap, has");
 }
 
-static void print_json(pid_t pid, const answer_t *a) {
-    gpu_device_t devices[GPU_DEVICES];
-    unsigned gpus = gpu_read(pid, devices);
-    json_t j;
-    json_init(&j, stdout);
-    json_open(&j, NULL, '{');
-    json_int(&j, "schema", 1);
-    json_open(&j, "process", '{');
-    json_int(&j, "pid", pid);
-    json_close(&j);
-    json_open(&j, "memory", '{');
-    json_uint(&j, "rss_bytes", a->result.bytes);
-    json_uint(&j, "swap_bytes", a->result.objects);
-    json_uint(&j, "huge_page_bytes", a->result.references);
-    json_close(&j);
-    json_real(&j, "pause_ms", (double)a->result.pause_us / 1e3);
-    json_open(&j, "ledger", '[');
-    for (unsigned i = 0; i < a->count; i++) {
-        json_open(&j, NULL, '{');
-        json_text(&j, "name", a->lines[i].name);
-        json_uint(&j, "bytes", a->lines[i].bytes);
-        json_uint(&j, "returnable_bytes", a->lines[i].returnable_bytes);
-        json_text(&j, "note", a->lines[i].note);
-        json_close(&j);
-    }
-    json_close(&j);
-    json_open(&j, "pins", '[');
-    for (unsigned i = 0; i < a->pin_count; i++) {
-        json_open(&j, NULL, '{');
-        json_text(&j, "type", a->pins[i].type);
-        json_uint(&j, "objects", a->pins[i].objects);
-        json_uint(&j, "arenas", a->pins[i].arenas);
-        json_uint(&j, "bytes", a->pins[i].bytes);
-        json_uint(&j, "returnable_bytes", a->pins[i].returnable_bytes);
-        json_close(&j);
-    }
-    json_close(&j);
-    gpu_json(&j, devices, gpus);
-    json_close(&j);
+static int read_recorded(rss_found_t *f, const char *path, err_t *e) {
+    int status = load_open(path, &f->load, e);
+    if (!status) status = read_lines(f, e);
+    if (!status) status = model_owners(f->load.model, OWNERS_MAX, &f->owners, e);
+    if (!status) status = model_pins(f->load.model, OWNERS_MAX, &f->pins, e);
+    return status;
 }
 
-static void print_pins(const screen_t *s, const answer_t *a) {
-    char size[UNITS_BYTES], back[UNITS_BYTES], count[UNITS_BYTES];
-    for (unsigned i = 0; i < a->pin_count; i++) {
-        const ctl_pin_t *p = &a->pins[i];
-        if (p->bytes < PIN_SAID_MIN) continue;
-        if (!i) fputs("\nNearly empty arenas, and what keeps each:\n", stdout);
-        printf("%12s %12s  %u %s: %s ", units_size(size, p->bytes),
-               p->returnable_bytes ? units_size(back, p->returnable_bytes) : "", p->arenas,
-               p->arenas == 1 ? "arena" : "arenas", units_count(count, p->objects));
-        screen_text(s, p->type, strlen(p->type), INT_MAX);
-        fputc('\n', stdout);
-    }
+static void heard(void *arg, const ctl_msg_t *m) {
+    (void)arg;
+    if (m->type == CTL_PROGRESS)
+        progress_say(m->progress.phase == CTL_PHASE_GIL ? "waiting for the GIL"
+                                                        : "reading the heap");
 }
 
-static void print_text(pid_t pid, const answer_t *a) {
-    gpu_device_t devices[GPU_DEVICES];
-    char size[UNITS_BYTES], back[UNITS_BYTES];
-    screen_t s;
-    uint64_t returnable = 0;
-    screen_init(&s, stdout, STDOUT_FILENO);
-    printf("%12s %12s\n", "resident", "returnable");
-    for (unsigned i = 0; i < a->count; i++) {
-        const ctl_line_t *l = &a->lines[i];
-        returnable += l->returnable_bytes;
-        printf("%12s %12s  ", units_size(size, l->bytes),
-               l->returnable_bytes ? units_size(back, l->returnable_bytes) : "");
-        screen_text(&s, l->name, strlen(l->name), INT_MAX);
-        fputc('\n', stdout);
-        if (!l->note[0] || !l->bytes) continue;
-        printf("%27s", "");
-        screen_text(&s, l->note, strlen(l->note), INT_MAX);
-        fputc('\n', stdout);
+/* The heap says who owns what: a recording that nobody keeps. */
+static int record(pid_t pid, uint32_t timeout_ms, int fd, err_t *e) {
+    ctl_msg_t m = {
+        .type = CTL_CAPTURE,
+        .capture = {.flags = CTL_NO_VALUES, .timeout_ms = timeout_ms, .pid = (uint32_t)pid}};
+    char agent[4096];
+    agent_talk_t t;
+    ctl_result_t result = {0};
+    int status = agent_file_find(agent, sizeof agent, e);
+    if (status) return status;
+    interrupt_defer();
+    progress_begin("bringing the agent in");
+    status = agent_talk_open(&t, pid, agent, timeout_ms, e);
+    if (!status) {
+        status = agent_talk_work(&t, &m, fd, heard, NULL, timeout_ms + SILENT_MS, &result, e);
+        agent_talk_close(&t);
     }
-    printf("%12s %12s  all of process %d\n", units_size(size, a->result.bytes),
-           units_size(back, returnable), (int)pid);
-    if (a->result.objects)
-        printf("%12s %12s  swapped out\n", units_size(size, a->result.objects), "");
-    if (a->result.references)
-        printf("%12s %12s  of it in huge pages\n", units_size(size, a->result.references), "");
-    gpu_text(devices, gpu_read(pid, devices));
-    print_pins(&s, a);
-    if (returnable >= 1 << 20)
-        printf("\n`lowtide free %d` gives %s back.\n", (int)pid, units_size(back, returnable));
+    progress_end();
+    return interrupt_signal() ? err_set(e, -EINTR, "interrupted") : status;
+}
+
+static int ask_with_owners(rss_found_t *f, pid_t pid, uint32_t timeout_ms, err_t *e) {
+    char path[64];
+    int fd = memfd_create("lowtide", MFD_CLOEXEC);
+    if (fd < 0) return err_sys(e, -errno, "cannot make room for a recording");
+    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    int status = record(pid, timeout_ms, fd, e);
+    if (!status) status = read_recorded(f, path, e);
+    close(fd);
+    f->pid = pid;
+    return status;
+}
+
+static int find_out(rss_found_t *f, const char *word, bool owners, uint32_t timeout_ms, err_t *e) {
+    const ctl_msg_t ask = {.type = CTL_RSS, .free = {.timeout_ms = timeout_ms}};
+    if (!arguments_pid(word, &f->pid)) return read_recorded(f, word, e);
+    pid_t pid = f->pid;
+    f->live = true;
+    int status =
+        owners ? ask_with_owners(f, pid, timeout_ms, e) : agent_talk_once(pid, &ask, &f->answer, e);
+    if (!status) f->gpu_count = gpu_read(pid, f->gpus);
+    return status;
 }
 
 static int rss_exec(const command_t *self, int argc, char **argv) {
-    static const struct option longs[] = {
-        {"timeout", required_argument, NULL, 't'}, {"json", no_argument, NULL, 'j'}, {0}};
-    static answer_t answer;
-    ctl_msg_t ask = {.type = CTL_RSS, .free = {.timeout_ms = 30000}};
-    bool json = false;
+    static const struct option longs[] = {{"timeout", required_argument, NULL, 't'},
+                                          {"json", no_argument, NULL, 'j'},
+                                          {"owners", no_argument, NULL, 'o'},
+                                          {0}};
+    static rss_found_t found;
+    uint32_t timeout_ms = 30000;
+    bool json = false, owners = false;
     pid_t pid;
     err_t e;
     int status, got;
     while ((got = command_getopt(self, argc, argv, "", longs, &status)) != COMMAND_END) {
         if (got == COMMAND_STOP) return status;
         if (got == 'j') json = true;
-        if (got == 't' && !arguments_span(optarg, &ask.free.timeout_ms))
+        if (got == 'o') owners = true;
+        if (got == 't' && !arguments_span(optarg, &timeout_ms))
             return command_usage(self, "--timeout takes a time like 30s or 500ms, not '%s'",
                                  optarg);
     }
-    if (!arguments_process(self, argc, argv, &pid, &status)) return status;
-    status = agent_talk_once(pid, &ask, &answer, &e);
-    if (interrupt_signal()) return interrupt_status();
-    if (status) return command_fail("%s", e.text);
-    if (json)
-        print_json(pid, &answer);
+    bool recording = optind + 1 == argc && access(argv[optind], F_OK) == 0;
+    if (!recording && !arguments_process(self, argc, argv, &pid, &status)) return status;
+    status = find_out(&found, argv[optind], owners, timeout_ms, &e);
+    if (interrupt_signal())
+        status = interrupt_status();
+    else if (status)
+        status = command_fail("%s", e.text);
+    else if (json)
+        rss_print_json(&found);
     else
-        print_text(pid, &answer);
-    return EXIT_DONE;
+        rss_print_text(&found);
+    model_owners_free(&found.owners);
+    model_pins_free(&found.pins);
+    load_close(&found.load);
+    return status;
 }
 
 const command_t command_rss = {
     .name = "rss",
-    .args = "PID [--json] [--timeout 30s]",
+    .args = "PID | F [--owners] [--json] [--timeout 30s]",
     .summary = "Says where every resident byte of a live Python process is",
     .help = "Lines that add up to the process's resident memory: Python's objects, what\n"
             "its allocator holds free, libc's heap in use and free, stacks, code by\n"
             "library, files, shared memory, and what is unexplained; and what of each\n"
-            "could go back to the system now.\n"
+            "could go back to the system now. F is a recording: as it was then.\n"
             "\n"
+            "  --owners         also which objects own large blocks and mappings: forks\n"
+            "                   the process and walks its heap, as `lowtide dump` does\n"
             "  --json           print one JSON object\n"
             "  --timeout T      how long to wait for the process to let go of the GIL\n"
             "\n"
             "Example:\n"
-            "  lowtide rss 4711\n",
+            "  lowtide rss 4711 --owners\n",
     .exec = rss_exec,
 };

@@ -7,6 +7,7 @@ import json
 import re
 from pathlib import Path
 
+import pytest
 from conftest import Lowtide, Python, Spawn
 from test_free import SPARSE, package, run
 
@@ -160,3 +161,66 @@ except ImportError: pass
         assert owners[path]["type"] == kind, owners
         assert abs(owners[path]["bytes"] - size) < 2 << 20, owners[path]
     target.finish()
+
+
+def test_a_live_process_tells_owners_when_asked_as_a_recording_does(
+    target_python: Python, spawn: Spawn, lowtide: Lowtide, tmp_path: Path
+) -> None:
+    target = spawn(target_python, OWNED + "import ctypes; cache.block = bytes(300 << 10)\n" + SPARSE)
+    done = lowtide("rss", target.pid, "--owners", "--json")
+    assert (done.status, done.stderr) == (0, "")
+    told = json.loads(done.stdout)
+    assert told["process"]["pid"] == target.pid and told["pause_ms"] > 0
+    assert sum(line["bytes"] for line in told["ledger"]) == told["memory"]["rss_bytes"]
+    owners = {owner["path"]: owner for owner in told["owners"]}
+    assert {"cache.private", "cache.shared", "cache.text", "cache.items", "cache.block"} <= set(owners)
+    for name in {owner["layer"] for owner in told["owners"]}:
+        line = next(line for line in told["ledger"] if line["name"] == name)
+        assert sum(owner["bytes"] for owner in told["owners"] if owner["layer"] == name) <= line["bytes"]
+    assert ("tuple", "kept") in {(pin["type"], pin["path"]) for pin in told["pins"]}, told["pins"]
+    text = " ".join(lowtide("rss", target.pid, "--owners").stdout.split())
+    assert "private mappings 1, by mmap" in text and "40.0 MiB: mmap.mmap cache.private" in text, text
+    file = tmp_path / "a.tide"
+    assert lowtide("dump", target.pid, "-o", file).status == 0
+    recorded = json.loads(lowtide("rss", file, "--json").stdout)
+    assert {owner["path"] for owner in recorded["owners"]} == set(owners)
+    assert sum(line["bytes"] for line in recorded["ledger"]) == recorded["memory"]["rss_bytes"]
+    assert "gpu" not in recorded and recorded["process"]["pid"] == target.pid
+    assert target.finish() == (0, "")
+
+
+def test_arrays_within_mallocs_heap_are_named_too(
+    this_python: Python, package: Path, lowtide_exe: Path, tmp_path: Path
+) -> None:
+    # A large block that was freed raises the size from which malloc maps blocks.
+    code = """import lowtide
+big = bytearray(30 << 20); del big
+rows = [bytearray(1 << 20) for _ in range(3)]; rows[0][:] = rows[1][:] = rows[2][:] = b"x" * (1 << 20)
+ledger = lowtide.rss(owners=True)
+assert sum(line.bytes for line in ledger.lines) == ledger.rss_bytes
+named = {owner.path: owner for owner in ledger.owners}
+assert named["rows[1]"].line == "malloc: in use" and named["rows[1]"].type == "bytearray", ledger.owners
+assert abs(named["rows[1]"].bytes - (1 << 20)) < 64 << 10, ledger.owners
+assert "rows[1]" in str(ledger) and lowtide.rss().owners is None"""
+    run(this_python, package, code, LOWTIDE_EXE=str(lowtide_exe))
+
+
+def test_text_fits_the_terminal_and_the_first_line_tells_most(
+    this_python: Python, spawn: Spawn, lowtide: Lowtide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    target = spawn(this_python, OWNED + SPARSE)
+    for words in ([], ["--owners"]):
+        lines = lowtide("rss", target.pid, *words).stdout.splitlines()
+        assert (
+            lines[0].startswith(f"process {target.pid}: ") and "MiB resident; mostly malloc: large blocks" in lines[0]
+        )
+        assert max(len(line) for line in lines) <= 80, lines
+    target.finish()
+
+
+def test_a_file_without_a_ledger_is_refused_in_one_line(lowtide: Lowtide, tmp_path: Path) -> None:
+    file = tmp_path / "no.tide"
+    file.write_text("nothing")
+    done = lowtide("rss", file)
+    assert done.status == 1 and "is not a lowtide recording" in done.stderr and done.stderr.count("\n") == 1

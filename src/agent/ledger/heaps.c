@@ -134,7 +134,10 @@ void heaps_walk(const map_entry_t *v, bool main, res_t *r, heap_sum_t *sum) {
             return;
         }
         bool top = p + size + CHUNK_MIN > end;
-        if (top || !(size_word(&w, p + size) & PREV_INUSE)) add_free(sum, r, p, size, top, main);
+        if (top || !(size_word(&w, p + size) & PREV_INUSE))
+            add_free(sum, r, p, size, top, main);
+        else if (sum->large && size >= HEAPS_LARGE_MIN)
+            sum->large(sum->arg, p, p + size);
         p += size;
     }
 }

@@ -20,7 +20,7 @@
 #define HEAPS_RESERVED_MIN                                                                         \
     (UINT64_C(1) << 40) /* a mapping of this size is nobody's heap, but
                                          address space set aside (the exact profile's shadow): looking through it takes minutes */
-enum { HEAPS_HEADER_MAX = 64 };
+enum { HEAPS_HEADER_MAX = 64, HEAPS_LARGE_MIN = 256 << 10 };
 
 typedef struct heap_bounds {
     uintptr_t begin, end, /* of what may be dealt out */
@@ -33,6 +33,9 @@ typedef struct heap_sum {
     uint64_t top_bytes;        /* of the free ones, resident, at the end of heaps */
     uint64_t free_chunks;
     bool broken; /* not walked to its end */
+    /* Told of each chunk in use from HEAPS_LARGE_MIN on, by address; or NULL. */
+    void (*large)(void *arg, uintptr_t begin, uintptr_t end);
+    void *arg;
 } heap_sum_t;
 
 /* Is this mapping, or a part of it from its beginning, a heap of an arena other than the main one? */

@@ -158,8 +158,13 @@ static void note_heap(work_t *w, const map_entry_t *v, bool main, const heap_sum
     (void)ledger_heaps_push(&w->l->heaps, one); /* one less to tell apart, where memory is out */
 }
 
+static void note_chunk(void *arg, uintptr_t begin, uintptr_t end) {
+    work_t *w = arg;
+    note_mapping(w, LINE_MALLOC_USED, begin, end, res_bytes(&w->resident, begin, end));
+}
+
 static void take_heap(work_t *w, const map_entry_t *part, uint64_t *left) {
-    heap_sum_t one = {0};
+    heap_sum_t one = {.large = note_chunk, .arg = w};
     heaps_walk(part, false, &w->resident, &one);
     uint64_t resident = res_bytes(&w->resident, part->begin, part->end);
     note_heap(w, part, false, &one);
@@ -300,6 +305,7 @@ static void take_break(work_t *w, size_t i, uint64_t *left) {
         size_t n = w->maps.entries.count;
         for (; i + 1 < n && v[1].begin == all.end && strcmp(v[1].name, "[heap]") == 0; i++, v++)
             all.end = v[1].end;
+        w->main_heap = (heap_sum_t){.large = note_chunk, .arg = w};
         heaps_walk(&all, true, &w->resident, &w->main_heap);
         note_heap(w, &all, true, &w->main_heap);
         w->heaps.free_chunks += w->main_heap.free_chunks;
@@ -368,9 +374,12 @@ static ledger_line_t *say_line(work_t *w, int line, uint64_t returnable) {
 static void say_pins(const pools_t *p, char *out, size_t room) {
     size_t at = (size_t)snprintf(out, room, "%s", p->pin_count ? "" : "blocks that are no objects");
     for (uint32_t i = 0; i < p->pin_count && i < PINS_SAID && at < room; i++)
-        at += (size_t)snprintf(out + at, room - at, "%s%" PRIu64 " %s in %" PRIu32 "%s",
-                               i ? ", " : "", p->pins[i].objects, p->pins[i].type,
-                               p->pins[i].arenas, i ? "" : " arenas");
+        at +=
+            (size_t)snprintf(out + at, room - at, "%s%" PRIu64 " %s in %" PRIu32 "%s",
+                             i ? ", " : "", p->pins[i].objects, p->pins[i].type, p->pins[i].arenas,
+                             i                        ? ""
+                             : p->pins[i].arenas == 1 ? " arena"
+                                                      : " arenas");
 }
 
 /* What the arenas have now is dealt out as the books were when the GIL was held. */
@@ -417,7 +426,8 @@ static void say_malloc(work_t *w) {
                                      : ", which keeps no books: all anonymous memory");
         else
             snprintf(line->note, sizeof line->note,
-                     "the program break and %" PRIu32 " heaps of threads%s", w->arena_heaps,
+                     "the program break and %" PRIu32 " heap%s of threads%s", w->arena_heaps,
+                     w->arena_heaps == 1 ? "" : "s",
                      w->heaps.broken ? "; some changed while they were read" : "");
     }
     if (w->bytes[LINE_MALLOC_FREE] && !w->glibc) {
@@ -481,7 +491,8 @@ static void say_all(work_t *w) {
     if (w->bytes[LINE_MIMALLOC]) say_line(w, LINE_MIMALLOC, 0);
     if (w->bytes[LINE_STACKS]) {
         ledger_line_t *line = say_line(w, LINE_STACKS, 0);
-        snprintf(line->note, sizeof line->note, "%" PRIu32 " stacks", w->stacks);
+        snprintf(line->note, sizeof line->note, "%" PRIu32 " stack%s", w->stacks,
+                 w->stacks == 1 ? "" : "s");
     }
     if (w->bytes[LINE_PYTHON]) say_line(w, LINE_PYTHON, 0);
     say_named(l, w->libraries, w->library_count, LIBRARIES_SAID, "library", "other libraries");
@@ -490,10 +501,7 @@ static void say_all(work_t *w) {
     if (w->bytes[LINE_PRIVATE]) {
         ledger_line_t *line = say_line(w, LINE_PRIVATE, 0);
         snprintf(line->note, sizeof line->note,
-                 "%" PRIu32
-                 ", by mmap: the program's or a library's own; a recording names those that "
-                 "an object owns",
-                 w->private_count);
+                 "%" PRIu32 ", by mmap: the program's or a library's own", w->private_count);
     }
     if (w->bytes[LINE_LOWTIDE]) say_line(w, LINE_LOWTIDE, 0);
     ledger_line_t *line = say_line(w, LINE_UNEXPLAINED, 0);

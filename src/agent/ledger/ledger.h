@@ -36,7 +36,7 @@ typedef struct ledger_heap {
 } ledger_heap_t;
 VEC_DEFINE(ledger_heaps, ledger_heap_t);
 
-/* A mapping, or a block that malloc mapped for itself, that some object may own. */
+/* A mapping, or a large block of malloc's, that some object may own. */
 typedef struct ledger_mapping {
     uintptr_t begin, end;
     uint64_t resident_bytes; /* of it, what its line has */
