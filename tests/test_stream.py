@@ -13,10 +13,11 @@ import json
 import lzma
 import multiprocessing
 import os
+import re
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -293,6 +294,47 @@ def test_a_file_larger_than_the_ceiling_stays_below_it_even_within_a_call(tmp_pa
     assert bad["record"] == 100_001 and "more than the" in bad["error"]
 
 
+LOWEST = """
+import sys, lowtide
+def odd(record):
+    return int(record["a"]) % 2 == 1
+if __name__ == "__main__":
+    source, memory, workers, out = sys.argv[1:]
+    lowtide.stream(source, memory, workers=int(workers)).filter(odd).write(out)
+"""
+
+
+@pytest.mark.parametrize(("suffix", "workers"), [("csv", "2"), ("parquet", "0"), ("parquet", "2")])
+def test_a_ceiling_that_is_too_low_is_refused_with_the_lowest_that_works(
+    tmp_path: Path, suffix: str, workers: str
+) -> None:
+    def records() -> Iterator[dict[str, Any]]:
+        for i in range(200_000):
+            yield {"a": i, "b": f"{i * 7919 % 1_000_003:>60}", "c": f"text {i}"}
+
+    lowtide.stream(records()).write(tmp_path / f"in.{suffix}")
+    (tmp_path / "job.py").write_text(LOWEST)
+
+    def run(memory: str) -> tuple[int, str, int]:
+        words = [sys.executable, "job.py", f"in.{suffix}", memory, workers, f"out.{suffix}"]
+        with subprocess.Popen(
+            words, cwd=tmp_path, start_new_session=True, stderr=subprocess.PIPE, text=True
+        ) as process:
+            peak = peak_of_session(process)
+            assert process.stderr
+            return process.returncode, process.stderr.read(), peak
+
+    status, said, _ = run("24MiB")
+    found = re.search(
+        r"too low: the program.* takes? .* before the first record; raise memory to (\d+ MiB) or more", said
+    )
+    assert status == 1 and found
+    status, said, peak = run(found[1])
+    assert (status, said) == (0, "")
+    assert peak < _stream_memory.parse_bytes(found[1])
+    assert sum(1 for _ in lowtide.stream(tmp_path / f"out.{suffix}")) == 100_000
+
+
 def test_a_record_that_needs_more_than_the_ceiling_is_named(tmp_path: Path) -> None:
     source = lines_file(tmp_path / "in.txt", 100)
     taken = _stream_memory.tree_bytes()
@@ -304,7 +346,7 @@ def test_a_record_that_needs_more_than_the_ceiling_is_named(tmp_path: Path) -> N
 
 def test_a_ceiling_below_the_program_itself_or_a_record_is_refused(tmp_path: Path) -> None:
     (tmp_path / "in.txt").write_text("x" * (40 << 20))
-    with pytest.raises(lowtide.StreamError, match="leaves no room beside"):
+    with pytest.raises(lowtide.StreamError, match="is too low"):
         list(lowtide.stream(tmp_path / "in.txt", "4MiB"))
     with pytest.raises(lowtide.StreamError, match="the record at byte 0 of .* is longer than"):
         list(lowtide.stream(tmp_path / "in.txt", _stream_memory.tree_bytes() + (16 << 20)))

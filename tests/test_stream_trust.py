@@ -86,7 +86,7 @@ def test_a_function_drops_changes_or_multiplies_records(folder: Path) -> None:
         (["job.py:same", "in.txt"], "'job.py' is a file; write its module: job:same"),
         (["job", "in.txt"], "'job' names no function; write module:function"),
         (["job:same", "gone.txt"], "gone.txt is not there; look at its name"),
-        (["job:same", "in.txt", "--memory=1M"], "the ceiling of 1.0 MiB leaves no room"),
+        (["job:same", "in.txt", "--memory=1M"], "the ceiling of 1.0 MiB is too low: the program takes "),
         (["job:fail", "in.txt"], "record 4001 of in.txt: ValueError: four thousand (job.py:5)"),
         (["job:same", "in.txt", "-o", "no/out.txt"], "cannot "),
         (["job:same", "in.txt", "-o", "in.txt"], "in.txt is read and written; write to another name"),

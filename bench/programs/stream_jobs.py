@@ -2,7 +2,8 @@
 
     python bench/programs/stream_jobs.py PROGRAM JOB IN OUT MEMORY
 
-Every program writes the same bytes. A job is text (log lines: filter, change), csv (clean rows) or jsonl (filter, add).
+Every program writes the same records. A job is text (log lines: filter, change), csv (clean rows), jsonl (filter, add),
+parquet (clean documents, as dicts) or arrow (the same, by pyarrow's own functions on tables).
 """
 
 from __future__ import annotations
@@ -41,8 +42,40 @@ def fix_request(request: dict[str, Any]) -> dict[str, Any]:
     return request
 
 
+def fix_document(document: dict[str, Any]) -> dict[str, Any]:
+    document["title"] = document["title"].strip().upper()
+    document["cents"] = document["cents"] * 12 // 10
+    return document
+
+
+def fix_table(table: Any) -> Any:
+    import pyarrow.compute as pc
+
+    titles = pc.utf8_upper(pc.utf8_trim_whitespace(table["title"]))
+    cents = pc.divide(pc.multiply(table["cents"], 12), 10)
+    return table.set_column(1, "title", titles).set_column(2, "cents", cents)
+
+
+def plain_tables(job: str, source: str, out: str) -> None:
+    """pyarrow's own iteration, batch by batch."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if job == "parquet":
+        with pq.ParquetFile(source) as file, pq.ParquetWriter(out, file.schema_arrow) as parquet:
+            for batch in file.iter_batches():
+                records = [fix_document(record) for record in batch.to_pylist()]
+                parquet.write_batch(pa.RecordBatch.from_pylist(records, schema=file.schema_arrow))
+    else:
+        with pa.OSFile(source) as raw, pa.ipc.open_file(raw) as reader, pa.ipc.new_file(out, reader.schema) as writer:
+            for i in range(reader.num_record_batches):
+                writer.write_table(fix_table(pa.Table.from_batches([reader.get_batch(i)])))
+
+
 def plain(job: str, source: str, out: str, memory: str) -> None:
     """As anybody writes it: a loop over the file."""
+    if job in ("parquet", "arrow"):
+        return plain_tables(job, source, out)
     with open(source, newline="" if job == "csv" else None) as lines, open(out, "w", newline="") as to:
         if job == "text":
             for line in lines:
@@ -63,7 +96,16 @@ def plain(job: str, source: str, out: str, memory: str) -> None:
 
 
 def unbounded(job: str, source: str, out: str, memory: str) -> None:
-    """All of the file at once, in lists."""
+    """All of the file at once, in lists or a table."""
+    if job in ("parquet", "arrow"):
+        import pyarrow.feather as feather
+        import pyarrow.parquet as pq
+
+        if job == "parquet":
+            table = pq.read_table(source)
+            documents = [fix_document(document) for document in table.to_pylist()]
+            return pq.write_table(table.from_pylist(documents, table.schema), out)
+        return feather.write_feather(fix_table(feather.read_table(source)), out, compression="uncompressed")
     with open(source, newline="" if job == "csv" else None) as file:
         if job == "csv":
             rows = [fix_row(row) for row in csv.DictReader(file)]
@@ -90,6 +132,10 @@ def _lowtide(workers: int) -> Callable[[str, str, str, str], None]:
             stream = stream.filter(keep_line).map(fix_line)
         elif job == "csv":
             stream = stream.map(fix_row)
+        elif job == "parquet":
+            stream = stream.map(fix_document)
+        elif job == "arrow":
+            stream = stream.map_chunks(fix_table)
         else:
             stream = stream.filter(keep_request).map(fix_request)
         stream.write(out)
@@ -98,9 +144,11 @@ def _lowtide(workers: int) -> Callable[[str, str, str, str], None]:
 
 
 def pandas_chunks(job: str, source: str, out: str, memory: str) -> None:
-    """read_csv and read_json in chunks, vectorized; lines as a column of one."""
+    """read_csv and read_json in chunks, vectorized; lines as a column of one; of tables, pyarrow's batches."""
     import pandas as pd
 
+    if job in ("parquet", "arrow"):
+        return pandas_tables(job, source, out)
     if job == "jsonl":
         with pd.read_json(source, lines=True, chunksize=50_000, precise_float=True) as parts, open(out, "w") as to:
             for part in parts:
@@ -125,10 +173,36 @@ def pandas_chunks(job: str, source: str, out: str, memory: str) -> None:
                 part.to_csv(to, index=False, header=not number, lineterminator="\n")
 
 
+def _fix_frame_documents(part: Any) -> Any:
+    return part.assign(title=part["title"].str.strip().str.upper(), cents=part["cents"] * 12 // 10)
+
+
+def pandas_tables(job: str, source: str, out: str) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with contextlib.ExitStack() as stack:
+        if job == "parquet":
+            parquet = stack.enter_context(pq.ParquetFile(source))
+            schema, batches = parquet.schema_arrow, parquet.iter_batches()
+            writer: Any = stack.enter_context(pq.ParquetWriter(out, schema))
+        else:
+            reader = pa.ipc.open_file(stack.enter_context(pa.OSFile(source)))
+            schema, batches = reader.schema, map(reader.get_batch, range(reader.num_record_batches))
+            writer = stack.enter_context(pa.ipc.new_file(out, schema))
+        for batch in batches:
+            frame = _fix_frame_documents(batch.to_pandas())
+            writer.write_table(pa.Table.from_pandas(frame, schema, preserve_index=False))
+
+
 def polars_stream(job: str, source: str, out: str, memory: str) -> None:
     """The streaming engine: expressions, no Python in the loop."""
     import polars as pl
 
+    if job in ("parquet", "arrow"):
+        frame = pl.scan_parquet(source) if job == "parquet" else pl.scan_ipc(source)
+        frame = frame.with_columns(pl.col("title").str.strip_chars().str.to_uppercase(), pl.col("cents") * 12 // 10)
+        return frame.sink_parquet(out) if job == "parquet" else frame.sink_ipc(out)
     if job == "text":
         frame = pl.scan_csv(
             source,
@@ -174,6 +248,10 @@ def dask_local(job: str, source: str, out: str, memory: str) -> None:
         distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
         distributed.Client(cluster),
     ):
+        if job == "parquet":
+            documents = dd.read_parquet(source, split_row_groups=True)
+            documents.map_partitions(_fix_frame_documents, meta=documents._meta).to_parquet(out, write_index=False)
+            return
         if job == "csv":
             frame = dd.read_csv(source, blocksize="8MiB", dtype=str, keep_default_na=False)
             frame.map_partitions(_fix_frame, meta=frame._meta).to_csv(

@@ -25,13 +25,13 @@ from lowtide._stream_source import (
     Items,
     Options,
     Source,
-    arrow,
     delimiter_of,
     format_of,
     source_of,
     write_beside,
 )
 from lowtide._stream_state import Checkpoint, State, check_same, identity
+from lowtide._stream_tables import arrow
 from lowtide._stream_workers import Workers, given_workers, own_workers, reads_our_files
 
 __all__ = ["Progress", "Stream", "StreamError", "Summary", "stream"]

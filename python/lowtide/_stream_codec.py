@@ -13,6 +13,7 @@ from typing import Any
 
 from lowtide._keep import stream_dumps, stream_join, stream_lines, stream_loads, stream_rows
 from lowtide._stream_plan import ChunkFailed, Plan, told_error
+from lowtide._stream_tables import table_bytes, table_of
 
 _SLICE = 512  # records
 _SLICE_BYTES = 64 << 10  # what comes of so much stays in the processor's cache; twice as fast as a whole chunk
@@ -30,14 +31,6 @@ def _make_row(header: tuple[str, ...], row: Any) -> Any:
 
 def _make_list(row: Any) -> Any:
     return row.decode() if isinstance(row, bytes) else row
-
-
-def table_of(payload: Any) -> Any:
-    if not isinstance(payload, (bytes, memoryview)):
-        return payload
-    import pyarrow as pa
-
-    return pa.ipc.open_stream(payload).read_all()
 
 
 @functools.cache
@@ -184,27 +177,6 @@ def write_rows(rows: Iterable[Any], delimiter: str) -> bytes:
     return text.getvalue().encode()
 
 
-def ipc_bytes(table: Any) -> bytes:
-    import pyarrow as pa
-
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    data: bytes = sink.getvalue().to_pybytes()
-    return data
-
-
-def _table_bytes(out: Any) -> bytes:
-    import pyarrow as pa
-
-    if not hasattr(out, "to_pylist"):
-        names = dict.fromkeys(name for record in out for name in record)
-        out = pa.table({name: [record.get(name) for record in out] for name in names}) if out else None
-    elif not hasattr(out, "from_batches"):
-        out = pa.Table.from_batches([out])
-    return ipc_bytes(out) if out is not None and out.num_rows else b""
-
-
 class Encoder:
     """Takes results as they come, and has them as they are to be written in the end."""
 
@@ -267,7 +239,7 @@ class Encoder:
             return self.folded
         try:
             if plan.out in ("parquet", "arrow"):
-                return _table_bytes(self.objects if self.table is None else self.table)
+                return table_bytes(self.objects if self.table is None else self.table)
             return compress(self.text, plan.compression)
         except MemoryError:
             raise ChunkFailed("MemoryError", memory=True) from None

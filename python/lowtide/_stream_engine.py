@@ -13,14 +13,26 @@ from concurrent.futures import BrokenExecutor, Future
 from dataclasses import dataclass
 
 from lowtide._pool_errors import IsolatedMemoryError, WorkerDied
-from lowtide._stream_memory import Sizer, StreamError, data_bytes, own_bytes, peak_bytes, text_bytes, tree_bytes, trim
+from lowtide._stream_memory import (
+    Sizer,
+    StreamError,
+    data_bytes,
+    own_bytes,
+    peak_bytes,
+    text_bytes,
+    tree_bytes,
+    trim,
+    trim_libc,
+)
 from lowtide._stream_plan import ChunkFailed, Done, Plan
 from lowtide._stream_source import Chunk, Source
 from lowtide._stream_state import State
+from lowtide._stream_tables import lean, warm
 from lowtide._stream_work import PlanLost, Wall, halves, run_chunk
 from lowtide._stream_workers import Workers, told
 
 _LOOK_EVERY_S = 0.15
+_LOOSE_BYTES = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -66,16 +78,23 @@ class Engine:
         self.begun = time.monotonic()
         self._looked = 0.0
         self._held = 0
+        self._own_trimmed = own_bytes()
         self._hwm_before = peak_bytes()
 
     def results(self, state: State) -> Generator[Result, None, None]:
         """Chunks in the source's order, from where `state` stands. Close the iterator to let the workers go."""
+        with lean(self.plan.tables):
+            yield from self._results(state)
+
+    def _results(self, state: State) -> Iterator[Result]:
         self.state = state
-        self.look(force=True)
-        self.sizer.begin(self.memory, 0)
+        if self.make is None:
+            if self.plan.tables:
+                warm(self.plan)
+            self.look(force=True)
+            self.sizer.begin(self.memory, 0, self.plan.tables)
         # C++ that is refused memory may abort, and here that would be the program's end: no limit for pyarrow.
-        arrow = self.plan.kind == "table" or self.plan.out in ("parquet", "arrow")
-        self._data_limit = 0 if arrow else data_bytes() + int(self.sizer.room * 0.97)
+        self._data_limit = 0 if self.plan.tables else data_bytes() + int(self.sizer.room * 0.97)
         chunks = self.source.chunks(state.token, lambda: (self.sizer.target, self.sizer.record_max()))
         done = False
         try:
@@ -97,11 +116,11 @@ class Engine:
         if workers.own:
             workers.pack(self.plan)
         try:
-            workers.begin()
+            workers.begin(self.plan)
         except Exception as error:
             raise StreamError(f"cannot start workers: {told(error)}") from None
         self.look(force=True)
-        self.sizer.begin(self.memory if workers.local else 0, workers.lanes)
+        self.sizer.begin(self.memory if workers.local else 0, workers.lanes, self.plan.tables)
         workers.grow_max(self.sizer.worker_room())
 
     def _numbered(self, results: Iterator[Result]) -> Iterator[Result]:
@@ -243,6 +262,9 @@ class Engine:
         if self.memory > self.ceiling * 0.9 and self.sizer.room:
             self.sizer.shrink()
             trim()
+        elif self.plan.tables and own_bytes() > self._own_trimmed + _LOOSE_BYTES:
+            trim_libc()  # large blocks of odd sizes leave holes
+            self._own_trimmed = own_bytes()
         if self.progress:
             self.progress(self.report())
 

@@ -18,6 +18,8 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 CHUNK_MIN = 4 << 10
 CHUNK_FIRST = 64 << 10  # small enough to learn by, whatever a function does with it
 CHUNK_MAX = 2 << 20  # beyond this nothing gets faster
+_LEAST = 2 << 20, 4 << 20  # bytes below the ceiling, and a worker, that records of text need; measured
+_LEAST_TABLES = 24 << 20, 12 << 20
 _ARENA = 1 << 20  # Python's allocator takes and gives so much at a time
 _COST_MIN = 3.0  # bytes of memory a byte of source takes at the least: as read, as written, and on its way
 
@@ -138,6 +140,10 @@ def tree_bytes(more: Iterable[int] = ()) -> int:
 def trim() -> None:
     """Gives back what Python and libc hold and nothing needs."""
     gc.collect()
+    trim_libc()
+
+
+def trim_libc() -> None:
     with contextlib.suppress(AttributeError, OSError):  # not glibc
         ctypes.CDLL(None).malloc_trim(0)
 
@@ -158,13 +164,17 @@ class Sizer:
         self._known: set[int] = set()
         self._costs: deque[float] = deque(maxlen=8)
 
-    def begin(self, taken: int, lanes: int) -> None:
-        """Raises StreamError where the processes alone fill the ceiling. lanes: workers; 0: it is done here."""
+    def begin(self, taken: int, lanes: int, tables: bool = False) -> None:
+        """Raises StreamError where too little is left beside the processes. lanes: workers; 0: it is done here."""
         self.lanes, self.room = lanes, self.ceiling - taken
-        if self.room < 1 << 20:
+        fixed, each = _LEAST_TABLES if tables else _LEAST
+        least = fixed + each * max(1, lanes)
+        if self.room < least:
+            workers = f" and its {lanes} workers" if lanes > 1 else " and its worker" if lanes else ""
+            lowest = -(-(taken + least) >> 20) + 1
             raise StreamError(
-                f"the ceiling of {text_bytes(self.ceiling)} leaves no room beside the {text_bytes(taken)} that the program "
-                f"itself takes; raise memory to {text_bytes(taken + (32 << 20))} or more"
+                f"the ceiling of {text_bytes(self.ceiling)} is too low: the program{workers} take{'' if lanes else 's'} "
+                f"{text_bytes(taken)} before the first record; raise memory to {lowest} MiB or more"
             )
         self._settle()
 

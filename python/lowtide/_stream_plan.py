@@ -35,6 +35,11 @@ class Plan:
     fields: tuple[str, ...] | None = None  # of CSV written from dicts
     initial: Any = None  # of fold
 
+    @property
+    def tables(self) -> bool:
+        """Whether pyarrow has a part in it."""
+        return self.kind == "table" or self.out in ("parquet", "arrow")
+
 
 class Handle:
     """A file that is open as long as somebody has this."""

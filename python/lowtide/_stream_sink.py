@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from typing import IO, Any
 
 from lowtide._stream_memory import StreamError
-from lowtide._stream_source import arrow, write_beside
+from lowtide._stream_source import write_beside
+from lowtide._stream_tables import arrow, lean
 
 _FRAME = struct.Struct("<Q")
 
@@ -122,7 +123,8 @@ class TableSink(FileSink):
 
     def write(self, data: bytes) -> None:
         if data:
-            super().write(_FRAME.pack(len(data)) + data)
+            super().write(_FRAME.pack(len(data)))
+            super().write(data)
 
     def _frames(self, until: int) -> Iterator[bytes]:
         at, descriptor = 0, self.file.fileno()
@@ -132,7 +134,10 @@ class TableSink(FileSink):
             at += _FRAME.size + size
 
     def finish(self) -> None:
-        pa = arrow(self.path)
+        with lean():
+            self._finish(arrow(self.path))
+
+    def _finish(self, pa: Any) -> None:
         try:
             schema = None
             for frame in self._frames(self.written):

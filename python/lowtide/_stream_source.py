@@ -8,16 +8,16 @@ import hashlib
 import io
 import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from lowtide._keep import deep_size, stream_cut
-from lowtide._stream_codec import ipc_bytes
 from lowtide._stream_files import BOM, Opened, Packed, Plain, too_long, why
 from lowtide._stream_memory import CHUNK_MIN, StreamError
 from lowtide._stream_plan import Span
+from lowtide._stream_tables import Want, arrow, ipc_buffer, read_tables
 
 _COMPRESSIONS = {"gz": "gz", "bz2": "bz2", "xz": "xz", "lzma": "xz", "zst": "zst", "zstd": "zst"}
 _FORMATS = {
@@ -119,9 +119,6 @@ class Options:
     columns: tuple[str, ...] | None = None
     travels: bool = False  # payloads go to other processes
     spans: bool = True  # whoever works can read this process's files
-
-
-Want = Callable[[], tuple[int, int]]  # bytes of the next chunk, and the longest record that can be
 
 
 class Source:
@@ -266,80 +263,10 @@ class Files(Source):
             size = min(2 * size, longest)
 
     def _table_chunks(self, index: int, record: int, want: Want) -> Iterator[Chunk]:
-        path = self.names[index]
-        done = record - 1
-        for batch, position in self._batches(path, done, want):
-            for table in _slices(batch, want):
-                payload = ipc_bytes(table) if self.options.travels else table
-                yield Chunk(payload, max(1, table.nbytes), index, {"file": index, "at": 0}, position)
-
-    def _batches(self, path: str, skip: int, want: Want) -> Iterator[tuple[Any, int]]:
-        """Tables of a file from its row `skip` on, with the bytes of the file that are done by then."""
-        pa = arrow(path)
         columns = list(self.options.columns) if self.options.columns else None
-        try:
-            if self.format == "arrow":
-                yield from _arrow_batches(pa, path, skip, columns)
-                return
-            import pyarrow.parquet as pq
-
-            with pq.ParquetFile(path, memory_map=False, buffer_size=64 << 10, pre_buffer=False) as file:
-                size = os.path.getsize(path)
-                rows = max(1, file.metadata.num_rows)
-                plain = sum(file.metadata.row_group(i).total_byte_size for i in range(file.metadata.num_row_groups))
-                groups, start = [], 0
-                for i in range(file.metadata.num_row_groups):
-                    here = file.metadata.row_group(i).num_rows
-                    if start + here <= skip:
-                        start += here
-                    else:
-                        groups.append(i)
-                at_once = min(4 << 20, want()[1] // 4)  # bytes; chunks are slices of it
-                batch_rows = max(1, min(65536, at_once * rows // max(1, plain)))
-                for batch in file.iter_batches(batch_rows, row_groups=groups, columns=columns, use_threads=False):
-                    end = start + batch.num_rows
-                    if end > skip:
-                        table = pa.Table.from_batches([batch]).slice(max(0, skip - start))
-                        yield table, size * end // rows
-                    start = end
-        except (pa.ArrowException, OSError) as error:
-            raise StreamError(f"cannot read {path}: {' '.join(str(error).split())}") from None
-
-
-def _arrow_batches(pa: Any, path: str, skip: int, columns: list[str] | None) -> Iterator[tuple[Any, int]]:
-    with pa.OSFile(path) as file:
-        try:
-            reader = pa.ipc.open_file(file)
-            batches: Iterable[Any] = (reader.get_batch(i) for i in range(reader.num_record_batches))
-        except pa.ArrowInvalid:
-            file.seek(0)
-            batches = pa.ipc.open_stream(file)
-        start = 0
-        for batch in batches:
-            end = start + batch.num_rows
-            if end > skip:
-                table = pa.Table.from_batches([batch]).slice(max(0, skip - start))
-                yield (table.select(columns) if columns else table), file.tell()
-            start = end
-
-
-def _slices(table: Any, want: Want) -> Iterator[Any]:
-    """Parts of a table of about the wanted bytes."""
-    start = 0
-    while start < table.num_rows:
-        rows = max(1, want()[0] * table.num_rows // max(1, table.nbytes))
-        yield table.slice(start, rows)
-        start += rows
-
-
-def arrow(what: str) -> Any:
-    try:
-        import pyarrow
-        import pyarrow.ipc
-        import pyarrow.parquet  # all that there is to it at once, so that it counts with what the program takes
-    except ImportError:
-        raise StreamError(f"{what} needs the package pyarrow; pip install 'lowtide[stream]'") from None
-    return pyarrow
+        for table, position in read_tables(self.names[index], self.format, record - 1, columns, want):
+            payload = ipc_buffer(table) if self.options.travels else table
+            yield Chunk(payload, max(1, table.nbytes), index, {"file": index, "at": 0}, position)
 
 
 class Items(Source):

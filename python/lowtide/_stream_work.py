@@ -18,9 +18,10 @@ from typing import Any
 
 from lowtide import _pool_worker
 from lowtide._keep import stream_cut, stream_pipe
-from lowtide._stream_codec import Encoder, Steps, dumps, ipc_bytes, slices, table_of
+from lowtide._stream_codec import Encoder, Steps, dumps, slices
 from lowtide._stream_memory import data_bytes, own_bytes, peak_bytes, rss_bytes
 from lowtide._stream_plan import ChunkFailed, Done, FarSpan, Held, Plan, Span, told_error
+from lowtide._stream_tables import ipc_buffer, lean, table_of
 
 _HELD_BYTES = 64 << 10  # from here on a result stays outside of its pickle
 
@@ -190,7 +191,7 @@ def run_chunk(
         plan = _plan_of(plan)
     before, rss, peak = own_bytes(), rss_bytes(), peak_bytes()
     try:
-        with wall or _wall_of_worker(room) as held:
+        with lean(plan.tables), wall or _wall_of_worker(room) as held:
             done = _do(plan, payload, header, held)
     except MemoryError:
         raise ChunkFailed("MemoryError", memory=True) from None
@@ -212,7 +213,9 @@ def halves(plan: Plan, payload: Any) -> tuple[Any, Any, int] | None:
             return None
         first, second = payload[: count // 2], payload[count // 2 :]
         return (
-            (first, second, count // 2) if plan.kind == "records" else (ipc_bytes(first), ipc_bytes(second), count // 2)
+            (first, second, count // 2)
+            if plan.kind == "records"
+            else (ipc_buffer(first), ipc_buffer(second), count // 2)
         )
     text = payload.read() if isinstance(payload, Span) else payload
     delimiter = plan.delimiter.encode() if plan.kind == "csv" else None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import importlib.util
 import os
 import pickle
 import threading
@@ -15,6 +17,7 @@ from lowtide._pool_child import main_module
 from lowtide._pool_errors import WorkerDied
 from lowtide._stream_memory import StreamError, parent_of, tree_bytes
 from lowtide._stream_plan import Done, Plan
+from lowtide._stream_tables import warm
 from lowtide._stream_work import run_chunk
 
 _LIBRARIES = {"parquet": "pyarrow.ipc", "arrow": "pyarrow.ipc", "table": "pyarrow.ipc", "zst": "zstandard"}
@@ -32,10 +35,16 @@ class Workers:
         self.local = is_local(executor)
         self._packed: tuple[Plan, bytes] | None = None
 
-    def begin(self) -> None:
+    def begin(self, plan: Plan) -> None:
         """Starts those of our own, so that what they take is known."""
         if self.own:
-            for started in [self.executor.submit(_nothing) for _ in range(self.lanes)]:
+            calls = [
+                self.executor.submit(warm, dataclasses.replace(plan, ops=()))
+                if plan.tables
+                else self.executor.submit(_nothing)
+                for _ in range(self.lanes)
+            ]
+            for started in calls:
                 with contextlib.suppress(WorkerDied):  # the next call starts another
                     started.result()
 
@@ -101,6 +110,8 @@ def own_workers(count: int, plan: Plan) -> Workers:
     pool = Pool(count, start_method="fork" if interactive else None)
     modules = {getattr(getattr(f, "func", f), "__module__", None) for _, f in plan.ops}
     modules |= {_LIBRARIES.get(word) for word in (plan.kind, plan.out, plan.compression)}
+    if plan.out in ("parquet", "arrow") and importlib.util.find_spec("pandas"):
+        modules.add("pandas")  # which pyarrow imports when it makes a column of a list
     pool._state.modules = sorted(name for name in modules if name and name != "__main__")
     return Workers(pool, count, own=True)
 

@@ -1,0 +1,165 @@
+"""What a stream asks of pyarrow: tables from files, on their way to workers, and as files, in little memory."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from lowtide import _pool_worker
+from lowtide._stream_memory import StreamError
+from lowtide._stream_plan import Plan
+
+Want = Callable[[], tuple[int, int]]  # bytes of the next chunk, and the longest record that can be
+
+_AT_ONCE_BYTES = 1 << 20  # that are read; of four times as much libc keeps 40 MiB more in its heap
+
+_lock = threading.Lock()
+_lean = 0
+_before: Any = None
+
+
+def arrow(what: str) -> Any:
+    try:
+        import pyarrow
+        import pyarrow.ipc
+        import pyarrow.parquet  # all that there is to it at once, so that it counts with what the program takes
+    except ImportError:
+        raise StreamError(f"{what} needs the package pyarrow; pip install 'lowtide[stream]'") from None
+    return pyarrow
+
+
+@contextlib.contextmanager
+def lean(needed: bool = True) -> Iterator[None]:
+    """Meanwhile pyarrow takes its memory from libc.
+
+    Its own allocators reserve a gigabyte at their first use, which no limit of a worker allows, and keep what was freed.
+    A worker has one thread for each library's own work, too: the stream's workers are what runs side by side.
+    """
+    global _lean, _before
+    if not needed:
+        yield
+        return
+    import pyarrow as pa
+
+    with _lock:
+        if not _lean:
+            _before = pa.default_memory_pool()
+            pa.set_memory_pool(pa.system_memory_pool())
+            if _pool_worker.is_worker:
+                pa.set_cpu_count(1)
+                pa.allocate_buffer(
+                    64, memory_pool=_before
+                )  # some of its C++ asks nobody: the reserve, before the limit
+        _lean += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _lean -= 1
+            if not _lean:
+                pa.set_memory_pool(_before)
+
+
+def warm(plan: Plan) -> None:
+    """What a process takes for good once it works with tables: before it is measured for the first time."""
+    import pyarrow as pa
+
+    with lean():
+        writes = plan.out in ("parquet", "arrow")
+        buffer = ipc_buffer(pa.table({"a": [1, 2], "b": ["", "x"]} if writes else {"a": pa.nulls(2)}))
+        table_of(buffer).to_pylist()
+
+
+def table_of(payload: Any) -> Any:
+    import pyarrow as pa
+
+    return payload if isinstance(payload, pa.Table) else pa.ipc.open_stream(payload).read_all()
+
+
+def ipc_buffer(table: Any) -> Any:
+    """A table as it travels: a pyarrow.Buffer of exactly its bytes, which a pickle need not copy."""
+    import pyarrow as pa
+
+    counted = pa.MockOutputStream()
+    _write_stream(counted, table)
+    buffer = pa.allocate_buffer(counted.size())
+    _write_stream(pa.FixedSizeBufferWriter(buffer), table)
+    return buffer
+
+
+def _write_stream(sink: Any, table: Any) -> None:
+    import pyarrow as pa
+
+    with sink, pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+
+
+def table_bytes(out: Any) -> Any:
+    """Of a table, a batch, or a list of dicts."""
+    import pyarrow as pa
+
+    if not hasattr(out, "to_pylist"):
+        names = dict.fromkeys(name for record in out for name in record)
+        out = pa.table({name: [record.get(name) for record in out] for name in names}) if out else None
+    elif not hasattr(out, "from_batches"):
+        out = pa.Table.from_batches([out])
+    return memoryview(ipc_buffer(out)) if out is not None and out.num_rows else b""
+
+
+def read_tables(path: str, format: str, skip: int, columns: list[str] | None, want: Want) -> Iterator[tuple[Any, int]]:
+    """Tables of about the wanted bytes of a file from its row `skip` on, with the bytes of the file done by then."""
+    pa = arrow(path)
+    try:
+        batches = _arrow_batches(pa, path, skip, columns) if format == "arrow" else _batches(path, skip, columns, want)
+        for table, position in batches:
+            start = 0
+            while start < table.num_rows:
+                rows = max(1, want()[0] * table.num_rows // max(1, table.nbytes))
+                yield table.slice(start, rows), position
+                start += rows
+    except (pa.ArrowException, OSError) as error:
+        raise StreamError(f"cannot read {path}: {' '.join(str(error).split())}") from None
+
+
+def _batches(path: str, skip: int, columns: list[str] | None, want: Want) -> Iterator[tuple[Any, int]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path, memory_map=False, buffer_size=64 << 10, pre_buffer=False) as file:
+        size = os.path.getsize(path)
+        rows = max(1, file.metadata.num_rows)
+        plain = sum(file.metadata.row_group(i).total_byte_size for i in range(file.metadata.num_row_groups))
+        groups, start = [], 0
+        for i in range(file.metadata.num_row_groups):
+            here = file.metadata.row_group(i).num_rows
+            if start + here <= skip:
+                start += here
+            else:
+                groups.append(i)
+        at_once = min(_AT_ONCE_BYTES, want()[1] // 4)
+        batch_rows = max(1, min(65536, at_once * rows // max(1, plain)))
+        for batch in file.iter_batches(batch_rows, row_groups=groups, columns=columns, use_threads=False):
+            end = start + batch.num_rows
+            if end > skip:
+                yield pa.Table.from_batches([batch]).slice(max(0, skip - start)), size * end // rows
+            start = end
+
+
+def _arrow_batches(pa: Any, path: str, skip: int, columns: list[str] | None) -> Iterator[tuple[Any, int]]:
+    with pa.OSFile(path) as file:
+        try:
+            reader = pa.ipc.open_file(file)
+            batches: Iterable[Any] = (reader.get_batch(i) for i in range(reader.num_record_batches))
+        except pa.ArrowInvalid:
+            file.seek(0)
+            batches = pa.ipc.open_stream(file)
+        start = 0
+        for batch in batches:
+            end = start + batch.num_rows
+            if end > skip:
+                table = pa.Table.from_batches([batch]).slice(max(0, skip - start))
+                yield (table.select(columns) if columns else table), file.tell()
+            start = end
