@@ -318,6 +318,48 @@ def test_shrink_takes_from_the_cache_whose_bytes_bring_the_fewest_hits() -> None
     assert len(used) == 100 and len(idle) < 60
 
 
+def test_under_a_ceiling_a_busy_cache_takes_from_one_that_nobody_asks() -> None:
+    gc.collect()
+    _keep.shrink(_keep.total_bytes())
+    idle, busy = lowtide.Cache[int, bytes](max_bytes="10MB"), lowtide.Cache[int, bytes](max_bytes="10MB")
+    for i in range(500):
+        idle[i] = busy[i] = bytes(1000)
+    held = _keep.total_bytes()
+    _keep.ceiling(held)
+    try:
+        for i in range(500, 20_000):
+            busy[i] = bytes(1000)
+            assert busy.get(i - 10)
+        assert held * 0.97 < _keep.total_bytes() < held * 1.01
+        assert len(busy) > 900 and len(idle) < 100
+        assert busy._is_valid() and idle._is_valid()
+        assert busy.max_bytes == 10_000_000
+        _keep.ceiling(held // 2)
+        for i in range(500):
+            busy[i] = bytes(1000)
+        assert _keep.total_bytes() < held * 0.52
+    finally:
+        _keep.ceiling(None)
+    for i in range(5000):
+        busy[i] = bytes(1000)
+    assert len(busy) > 4900
+
+
+def test_under_a_ceiling_a_cache_bounded_in_items_grows_no_more() -> None:
+    gc.collect()
+    _keep.shrink(_keep.total_bytes())
+    cache = lowtide.Cache[int, bytes](max_items=10_000)
+    for i in range(1000):
+        cache[i] = bytes(1000)
+    _keep.ceiling(_keep.total_bytes())
+    try:
+        for i in range(1000, 5000):
+            cache[i] = bytes(1000)
+        assert 950 < len(cache) <= 1001
+    finally:
+        _keep.ceiling(None)
+
+
 def test_a_loop_larger_than_the_cache_still_hits() -> None:
     cache = lowtide.Cache[int, int](max_items=100)
     for _ in range(20):

@@ -15,8 +15,7 @@ from typing import Any, NamedTuple
 
 from lowtide import _core
 
-_FULL_MARK = 93  # percent, as in limit_watch.h
-_SLICE_BYTES = 8 << 20  # other threads run between two slices of a shrinking
+_SLICE_BYTES = 2 << 20  # other threads run between two slices of a shrinking
 _RESERVE_SHARE, _RESERVE_MAX = 20, 64 << 20
 _STEPS = ("caches", "collect", "trim", "callbacks")
 
@@ -44,6 +43,8 @@ class LimitStats(NamedTuple):
     seconds: float
     """Spent in all steps; at most ``max_time_share`` of the time."""
     dumps: int
+    held_bytes: int | None
+    """What all caches together may hold for now; None: as much as their own bounds allow."""
 
 
 Callback = Callable[[Pressure], object]
@@ -157,7 +158,7 @@ class Limit:
 
     @property
     def stats(self) -> LimitStats:
-        return LimitStats(self._pressures, dict(self._freed), self._seconds, self._dumps)
+        return LimitStats(self._pressures, dict(self._freed), self._seconds, self._dumps, _ceilings.get(self))
 
     @property
     def state(self) -> Pressure:
@@ -178,6 +179,7 @@ class Limit:
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join()
+        self._hold_caches(None)
         self._reserve = None
 
     def __enter__(self) -> Limit:
@@ -191,8 +193,11 @@ class Limit:
 
     def _act_forever(self) -> None:
         watch = self._watch
-        while state := _core.limit_wait(watch, False):
-            self._act(watch, state)
+        while (state := _core.limit_wait(watch, False)) is not None:
+            if state:
+                self._act(watch, state)
+            else:
+                self._hold_caches(None)
 
     def _dump_forever(self) -> None:
         watch = self._watch
@@ -207,21 +212,44 @@ class Limit:
         self._pressures += 1
         pressure = _pressure(state)
         left = pressure.wanted_bytes
+        *_, asked, over = state
         light = False
-        for step in (self._shrink_caches, self._collect, self._trim, self._call):
+        try:
+            light = asked > 0 and self._act_on_caches(asked, over)
+        except Exception as error:
+            _report(error, self._act_on_caches)
+        for step in () if light else (self._shrink_caches, self._collect, self._trim, self._call):
             try:
                 left -= step(pressure, left)
             except Exception as error:
                 _report(error, step)
-            # What caches gave stays with the allocator, which serves the program from it: no page goes and comes again.
-            light = left <= 0 and not pressure.stalled and pressure.used_bytes < pressure.limit_bytes / 100 * _FULL_MARK
-            if light:
-                break
         took = time.perf_counter_ns() - began
         self._seconds += took / 1e9
         _core.limit_acted(watch, state, took, light)
 
+    def _act_on_caches(self, asked: int, over: int) -> bool:
+        """They give a little and grow no more. What they gave stays with the allocator, which serves the program from it: no
+        page goes and comes again."""
+        keep = sys.modules.get("lowtide._keep")
+        held: int = keep.total_bytes() if keep else 0
+        if held <= asked or self._shrink(asked) < asked:
+            return False
+        self._hold_caches(held - over)
+        return True
+
+    def _hold_caches(self, bytes: int | None) -> None:
+        if bytes is None:
+            _ceilings.pop(self, None)
+        else:
+            _ceilings[self] = bytes
+        if keep := sys.modules.get("lowtide._keep"):
+            keep.ceiling(min(_ceilings.values(), default=None))
+
     def _shrink_caches(self, pressure: Pressure, left: int) -> int:
+        self._hold_caches(None)
+        return self._shrink(left)
+
+    def _shrink(self, left: int) -> int:
         keep = sys.modules.get("lowtide._keep")
         freed = 0
         while keep and freed < left and not self._closed:
@@ -295,6 +323,7 @@ class Limit:
     def _renew(self) -> None:
         """In a forked child, where threads are gone and locks may be held for ever."""
         self._runners = [_Runner(runner.callback) for runner in self._runners]
+        self._hold_caches(None)
         self._pressures = self._dumps = 0
         self._freed = dict.fromkeys(_STEPS, 0)
         self._seconds = 0.0
@@ -306,15 +335,18 @@ class Limit:
 
 
 def _pressure(state: Any) -> Pressure:
-    source, stalled, used, hard, wanted = state
+    source, stalled, used, hard, wanted, *_ = state
     return Pressure(source, used, hard, wanted, bool(stalled))
 
 
 # Those in force; a program need not keep what limit() returned.
 _limits: set[Limit] = set()
+# How much all caches may hold, as each limit has it; the least counts.
+_ceilings: dict[Limit, int] = {}
 
 
 def _after_fork() -> None:
+    _ceilings.clear()
     for limit in list(_limits):
         try:
             limit._renew()

@@ -55,7 +55,8 @@ static struct {
     _Atomic bool stop, patient; /* patient: a recording that has begun is finished */
     int64_t next_dump_us;       /* not before */
     _Atomic int call;
-    _Atomic uint64_t wanted, freed; /* by the caches, as they count */
+    limit_state_t asked;   /* of the main thread, while a call is queued */
+    _Atomic bool is_light; /* its caches did */
     gil_t gil[2];
     void *reserve;
     size_t reserve_bytes;
@@ -68,16 +69,27 @@ static bool stopped(void *arg) {
 
 /* ── In the main thread, by a pending call ── */
 
-/* Where the program uses lowtide's own caches. */
-static uint64_t shrink_caches(uint64_t wanted) {
+/* Of lowtide's own caches, where the program uses them. */
+static uint64_t ask_caches(const char *method, uint64_t bytes) {
     void *modules = low.python.modules(), *keep;
     keep = modules ? low.python.item(modules, "lowtide._keep") : NULL; /* borrowed */
     if (!keep) return 0;
-    void *freed = low.python.call(keep, "shrink", "K", (unsigned long long)wanted);
-    long long n = freed ? low.python.number(freed) : 0;
-    if (freed) low.rt->Py_DecRef(freed);
+    void *told = strcmp(method, "total_bytes")
+                     ? low.python.call(keep, method, "K", (unsigned long long)bytes)
+                     : low.python.call(keep, method, NULL);
+    long long n = told ? low.python.number(told) : 0; /* None is none */
+    if (told) low.rt->Py_DecRef(told);
     low.rt->PyErr_Clear();
     return n > 0 ? (uint64_t)n : 0;
+}
+
+/* They give a little and grow no more: what they gave stays with the allocator, which serves the program from it. */
+static bool caches_do(const limit_state_t *s) {
+    uint64_t held = s->light_bytes ? ask_caches("total_bytes", 0) : 0;
+    if (held <= s->light_bytes || ask_caches("shrink", s->light_bytes) < s->light_bytes)
+        return false;
+    ask_caches("ceiling", held - s->over_bytes);
+    return true;
 }
 
 /* Not PyGC_Collect, which does nothing where the program has turned the collector off. */
@@ -91,9 +103,13 @@ static void collect(void) {
 
 static int on_call(void *unused) {
     (void)unused;
-    uint64_t wanted = atomic_load(&low.wanted), freed = shrink_caches(wanted);
-    if (freed < wanted) collect();
-    atomic_store(&low.freed, freed);
+    const limit_state_t *s = &low.asked;
+    bool is_light = caches_do(s);
+    if (!is_light) {
+        ask_caches("ceiling", UINT64_MAX);
+        if (s->wanted_bytes && ask_caches("shrink", s->wanted_bytes) < s->wanted_bytes) collect();
+    }
+    atomic_store(&low.is_light, is_light);
     atomic_store(&low.call, CALL_DONE);
     return 0;
 }
@@ -106,11 +122,11 @@ static void settle(void) {
 
 /* ── Our first thread ── */
 
-static bool ask_main_thread(uint64_t wanted) {
+static bool ask_main_thread(const limit_state_t *s) {
     int was = atomic_load(&low.call);
     if (was == CALL_QUEUED) return false; /* it has not come to the last one yet */
-    atomic_store(&low.wanted, wanted);
-    atomic_store(&low.freed, 0);
+    low.asked = *s;
+    atomic_store(&low.is_light, false);
     atomic_store(&low.call, CALL_QUEUED);
     if (low.rt->Py_AddPendingCall(on_call, NULL)) {
         atomic_store(&low.call, CALL_NONE);
@@ -138,12 +154,19 @@ static void *act_forever(void *unused) {
     limit_state_t s;
     (void)unused;
     settle();
-    while (limit_watch_wait(&low.watch, LIMIT_PRESSURE, &s) == LIMIT_PRESSURE) {
+    for (;;) {
+        enum limit_level level = limit_watch_wait(&low.watch, LIMIT_PRESSURE, &s);
         char text[128];
+        if (level == LIMIT_STOPPED) break;
+        if (level == LIMIT_SPARE) {
+            s.wanted_bytes = 0;
+            if (ask_main_thread(&s)) continue;
+            low.watch.light = true; /* said again, until it has heard */
+            limit_watch_sleep(&low.watch, CALL_MS * 1000000ll);
+            continue;
+        }
         int64_t began = free_now_us();
-        bool called = ask_main_thread(s.wanted_bytes);
-        /* What caches gave stays with the allocator, which serves the program from it. */
-        bool light = called && atomic_load(&low.freed) >= s.wanted_bytes && limit_may_be_light(&s);
+        bool light = ask_main_thread(&s) && atomic_load(&low.is_light);
         if (!light) trim();
         int64_t took_us = free_now_us() - began;
         uint64_t freed = limit_watch_acted(&low.watch, &s, took_us * 1000, light);

@@ -35,8 +35,8 @@ static limit_watch_t *watch_of(PyObject *capsule) {
 }
 
 static PyObject *state_of(const limit_state_t *s) {
-    return Py_BuildValue("siKKK", gauge_name(s->source), s->stalled, s->used_bytes, s->hard_bytes,
-                         s->wanted_bytes);
+    return Py_BuildValue("siKKKKK", gauge_name(s->source), s->stalled, s->used_bytes, s->hard_bytes,
+                         s->wanted_bytes, s->light_bytes, s->over_bytes);
 }
 
 PyObject *core_gpu(PyObject *module, PyObject *args) {
@@ -104,7 +104,7 @@ PyObject *core_limit_wait(PyObject *module, PyObject *args) {
     PyEval_RestoreThread(saved);
     Py_DECREF(capsule);
     if (level == LIMIT_STOPPED) Py_RETURN_NONE;
-    return state_of(&state);
+    return level == LIMIT_SPARE ? PyTuple_New(0) : state_of(&state);
 }
 
 PyObject *core_limit_acted(PyObject *module, PyObject *args) {
@@ -113,10 +113,10 @@ PyObject *core_limit_acted(PyObject *module, PyObject *args) {
     const char *source;
     int stalled, light;
     long long took;
-    unsigned long long used, hard, wanted;
+    unsigned long long used, hard, wanted, asked, over;
     (void)module;
-    if (!PyArg_ParseTuple(args, "O(siKKK)Lp:limit_acted", &capsule, &source, &stalled, &used, &hard,
-                          &wanted, &took, &light))
+    if (!PyArg_ParseTuple(args, "O(siKKKKK)Lp:limit_acted", &capsule, &source, &stalled, &used,
+                          &hard, &wanted, &asked, &over, &took, &light))
         return NULL;
     if (!(w = watch_of(capsule))) return NULL;
     limit_state_t before = {.used_bytes = used, .hard_bytes = hard};

@@ -19,7 +19,7 @@ PyObject *core_reserve(PyObject *module, PyObject *args);
     {"gpu", core_gpu, METH_NOARGS, PyDoc_STR("gpu() -> [(device, name, process bytes or None, used, total)]")}, \
     {"limit_parse", core_limit_parse, METH_VARARGS, PyDoc_STR("limit_parse(text) -> (bytes, total)")}, \
     {"limit_open", core_limit_open, METH_VARARGS, PyDoc_STR("limit_open(bytes, max_time_share) -> watch")}, \
-    {"limit_wait", core_limit_wait, METH_VARARGS, PyDoc_STR("limit_wait(watch, near) -> state, or None once stopped")}, \
+    {"limit_wait", core_limit_wait, METH_VARARGS, PyDoc_STR("limit_wait(watch, near) -> state; () when caches may grow again; None once stopped")}, \
     {"limit_acted", core_limit_acted, METH_VARARGS, PyDoc_STR("limit_acted(watch, state, took_ns, light) -> freed bytes")}, \
     {"limit_read", core_limit_read, METH_VARARGS, PyDoc_STR("limit_read(watch) -> state")}, \
     {"limit_stop", core_limit_stop, METH_VARARGS, PyDoc_STR("limit_stop(watch)")}, \

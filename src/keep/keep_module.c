@@ -12,6 +12,13 @@ static PyObject *module_shrink(PyObject *Py_UNUSED(module), PyObject *given) {
     return PyLong_FromSize_t(keep_shrink(bytes));
 }
 
+static PyObject *module_ceiling(PyObject *Py_UNUSED(module), PyObject *given) {
+    size_t bytes;
+    if (keep_parse_bytes(given, "bytes", &bytes) < 0) return NULL;
+    keep_ceiling_set(bytes);
+    Py_RETURN_NONE;
+}
+
 static PyObject *module_total_bytes(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored)) {
     return PyLong_FromSize_t(keep_total_bytes());
 }
@@ -44,6 +51,9 @@ static PyMethodDef module_methods[] = {
      PyDoc_STR("shrink(bytes)\n--\n\nEvicts from all caches of the process until that many bytes "
                "are let go, least "
                "valuable first; returns the bytes let go.")},
+    {"ceiling", module_ceiling, METH_O,
+     PyDoc_STR("ceiling(bytes)\n--\n\nAll caches of the process together hold no more than that "
+               "from now on; None: no ceiling.")},
     {"total_bytes", module_total_bytes, METH_NOARGS,
      PyDoc_STR("total_bytes()\n--\n\nBytes that all caches of the process hold.")},
     {"parse_bytes", KEEP_METHOD(module_parse_bytes), METH_FASTCALL,

@@ -77,24 +77,26 @@ bool keep_ghosts_take(keep_store_t *store, uint32_t tag) {
     return false;
 }
 
-static bool small_is_full(const keep_store_t *store) {
+/* Of what shrinks, the small queue's share is that of what it holds: it may be far from its own bounds. */
+static bool small_is_full(const keep_store_t *store, bool is_shrinking) {
     const keep_queue_t *small = &store->queues[KEEP_SMALL];
     if (!small->count) return false;
     if (!store->queues[KEEP_MAIN].count) return true;
-    bool is_unbounded = store->max_items == SIZE_MAX && store->max_bytes == SIZE_MAX;
+    bool is_unbounded = store->bound_items == SIZE_MAX && store->bound_bytes == SIZE_MAX;
+    if (is_shrinking && store->bytes) return small->bytes >= store->bytes / 10;
     return small->count >= (is_unbounded ? store->count / 10 : store->small_items) ||
            small->bytes >= store->small_bytes;
 }
 
 static bool main_has_room(const keep_store_t *store) {
     const keep_queue_t *queue = &store->queues[KEEP_MAIN];
-    return queue->count + store->small_items < store->max_items &&
-           queue->bytes + store->small_bytes < store->max_bytes;
+    return queue->count + store->small_items < store->bound_items &&
+           queue->bytes + store->small_bytes < store->bound_bytes;
 }
 
 uint32_t keep_pick_victim(keep_store_t *store, bool is_shrinking) {
     while (store->count) {
-        bool from_small = small_is_full(store);
+        bool from_small = small_is_full(store, is_shrinking);
         uint32_t number = store->queues[from_small ? KEEP_SMALL : KEEP_MAIN].oldest;
         keep_entry_t *entry = &store->entries[number];
         uint8_t hits = entry->hits;

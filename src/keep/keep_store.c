@@ -26,8 +26,14 @@ void keep_store_init(keep_store_t *store, PyObject *owner) {
 void keep_store_bound(keep_store_t *store, size_t max_items, size_t max_bytes) {
     store->max_items = max_items;
     store->max_bytes = max_bytes;
-    store->small_items = max_items / 10 ? max_items / 10 : 1;
-    store->small_bytes = max_bytes / 10 + 1;
+    keep_store_hold(store, SIZE_MAX, SIZE_MAX);
+}
+
+void keep_store_hold(keep_store_t *store, size_t items, size_t bytes) {
+    store->bound_items = items < store->max_items ? items : store->max_items;
+    store->bound_bytes = bytes < store->max_bytes ? bytes : store->max_bytes;
+    store->small_items = store->bound_items / 10 ? store->bound_items / 10 : 1;
+    store->small_bytes = store->bound_bytes / 10 + 1;
 }
 
 /* With time stamps two inserts within a tick still differ, by a nanosecond. */
@@ -110,8 +116,8 @@ void keep_drain(keep_store_t *store) {
 }
 
 static bool lacks_room(const keep_store_t *store, size_t items, size_t bytes) {
-    return store->count + items > store->max_items ||
-           (store->max_bytes != SIZE_MAX && store->bytes + bytes > store->max_bytes);
+    return store->count + items > store->bound_items ||
+           (store->bound_bytes != SIZE_MAX && store->bytes + bytes > store->bound_bytes);
 }
 
 void keep_make_room(keep_store_t *store, size_t items, size_t bytes) {
@@ -147,6 +153,8 @@ static void foresee_eviction(keep_store_t *store) {
 
 int keep_put(keep_store_t *store, PyObject *key, Py_hash_t hash, PyObject *value, size_t bytes,
              uint32_t *number) {
+    if (store->bound_bytes < store->max_bytes && lacks_room(store, 1, bytes))
+        keep_ceiling_trade(store, bytes);
     if (store->ghosts.slots)
         __builtin_prefetch(keep_ghosts_pair(&store->ghosts, keep_tag(hash)), 1);
     int64_t found = keep_find(store, key, hash);

@@ -77,8 +77,9 @@ typedef struct keep_store {
     uint32_t sweep_at;
     keep_queue_t queues[KEEP_QUEUES];
     keep_ghosts_t ghosts;
-    size_t max_items, max_bytes;     /* SIZE_MAX: no bound */
-    size_t small_items, small_bytes; /* the small queue's share: a tenth of them */
+    size_t max_items, max_bytes;     /* as its user wants it; SIZE_MAX: no bound */
+    size_t small_items, small_bytes; /* the small queue's share: a tenth of these */
+    size_t bound_items, bound_bytes; /* the same, or less while a ceiling holds it */
     bool measures;
     uint64_t
         old_hits; /* what the store was worth lately: stats.hits beyond these; each shrink halves that */
@@ -91,6 +92,8 @@ typedef struct keep_store {
 
 void keep_store_init(keep_store_t *store, PyObject *owner);
 void keep_store_bound(keep_store_t *store, size_t max_items, size_t max_bytes);
+/* Lower bounds for a while, or SIZE_MAX: the user's own. What is above them goes with the next entry that comes. */
+void keep_store_hold(keep_store_t *store, size_t items, size_t bytes);
 /* Drops all entries and tells nobody; the store stays usable. */
 void keep_store_clear(keep_store_t *store);
 /* For the owner's tp_dealloc: clears, and leaves the registry. */
@@ -146,6 +149,12 @@ void keep_registry_remove(keep_store_t *store);
 /* Evicts from all stores until `bytes` bytes are let go, least valuable first. -> bytes let go, as measured */
 size_t keep_shrink(size_t bytes);
 size_t keep_total_bytes(void);
+/* All stores of now together hold no more than that from now on, each its share: as much more or less than now as all. SIZE_MAX: each
+ * what its own bounds allow. */
+void keep_ceiling_set(size_t bytes);
+/* Before an entry comes into a store that is held and full: now and then the least valuable store gives it a part of its share.
+ * May run any code. */
+void keep_ceiling_trade(keep_store_t *store, size_t bytes);
 /* Measures now what a store without a bound in bytes did not measure at insert. Runs no code of the user. */
 void keep_store_measure(keep_store_t *store);
 

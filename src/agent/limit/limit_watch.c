@@ -6,10 +6,17 @@
 
 #define MS               1000000ll
 #define FILL_BYTES_PER_S (4ll << 30)
-enum { STALL_SHARE = 15, FREED_LITTLE = 100, GROWN_LITTLE = 200, CREDIT_MS_MAX = 1000 };
+enum {
+    STALL_SHARE = 15,
+    FREED_LITTLE = 100,
+    GROWN_LITTLE = 200,
+    CALM = 2000,
+    CREDIT_MS_MAX = 1000
+};
 enum {
     READ_ALL_MS = 500,
     READ_MS_MIN = 5,
+    READ_MS_CALM = 20,
     READ_MS_MAX = 1000,
     IDLE_MS_MIN = 250,
     IDLE_MS_MAX = 60000
@@ -78,6 +85,11 @@ static void judge(const limit_watch_t *w, gauges_t *g, limit_state_t *s) {
         s->used_bytes = used;
         s->hard_bytes = hard;
     }
+    uint64_t mark = percent(s->hard_bytes, LIMIT_MARK);
+    if (s->used_bytes >= percent(s->hard_bytes, LIMIT_FULL_MARK)) return;
+    if (s->used_bytes < mark) return;
+    s->light_bytes = s->used_bytes - percent(s->hard_bytes, LIMIT_LIGHT_GOAL);
+    s->over_bytes = s->used_bytes - mark;
 }
 
 static void read_state(const limit_watch_t *w, gauges_t *g, limit_state_t *s) {
@@ -115,10 +127,6 @@ static bool is_stalled(limit_watch_t *w, const gauges_t *g) {
     return (waits || throttled) && g->of[GAUGE_RSS].used_bytes >= w->limit_bytes / 2;
 }
 
-bool limit_may_be_light(const limit_state_t *s) {
-    return !s->stalled && s->used_bytes < percent(s->hard_bytes, LIMIT_FULL_MARK);
-}
-
 static void save_up(limit_watch_t *w, int64_t now) {
     w->credit_ns += (int64_t)((double)(now - w->credit_at_ns) * w->max_time_share);
     if (w->credit_ns > CREDIT_MS_MAX * MS) w->credit_ns = CREDIT_MS_MAX * MS;
@@ -129,7 +137,7 @@ static bool may_act(limit_watch_t *w, const limit_state_t *s) {
     int64_t now = now_ns();
     save_up(w, now);
     if (w->credit_ns <= 0) return false;
-    if (w->light && limit_may_be_light(s)) {
+    if (w->light && !s->stalled && s->used_bytes < percent(s->hard_bytes, LIMIT_FULL_MARK)) {
         if (s->used_bytes > w->settled_bytes + s->hard_bytes / GROWN_LITTLE) return true;
         if (s->used_bytes < w->settled_bytes) w->settled_bytes = s->used_bytes;
         return false;
@@ -137,17 +145,25 @@ static bool may_act(limit_watch_t *w, const limit_state_t *s) {
     return now >= w->retry_ns || s->used_bytes > w->settled_bytes + s->hard_bytes / FREED_LITTLE;
 }
 
-static int64_t next_look_ns(const limit_state_t *s, unsigned mark) {
+/* When so much could have come that something is to be done; beside the mark and beyond it, less often while next to nothing comes. */
+static int64_t next_look_ns(const limit_state_t *s, unsigned mark, int64_t last_ns,
+                            uint64_t last_bytes) {
     uint64_t at = percent(s->hard_bytes, mark);
-    if (s->used_bytes >= at) return READ_MS_MIN * MS;
-    int64_t ns = (int64_t)((double)(at - s->used_bytes) / (double)FILL_BYTES_PER_S * 1e9);
-    if (ns < READ_MS_MIN * MS) return READ_MS_MIN * MS;
+    int64_t ns = 0, min = READ_MS_MIN * MS;
+    if (last_ns && s->used_bytes < last_bytes + s->hard_bytes / CALM) {
+        min = last_ns * 2 > min ? last_ns * 2 : min;
+        if (min > READ_MS_CALM * MS) min = READ_MS_CALM * MS;
+    }
+    if (s->used_bytes < at)
+        ns = (int64_t)((double)(at - s->used_bytes) / (double)FILL_BYTES_PER_S * 1e9);
+    if (ns < min) return min;
     return ns > READ_MS_MAX * MS ? READ_MS_MAX * MS : ns;
 }
 
 enum limit_level limit_watch_wait(limit_watch_t *w, enum limit_level level, limit_state_t *out) {
     unsigned mark = level == LIMIT_NEAR ? LIMIT_NEAR_MARK : LIMIT_MARK;
     int64_t sleep_ns = 0, all_ns = INT64_MIN / 2;
+    uint64_t last_bytes = 0;
     gauges_t g;
     while (limit_watch_sleep(w, sleep_ns)) {
         read_often(w, &g, &all_ns, out);
@@ -156,12 +172,17 @@ enum limit_level limit_watch_wait(limit_watch_t *w, enum limit_level level, limi
             if (full) return LIMIT_NEAR;
         } else {
             out->stalled = !full && is_stalled(w, &g);
+            if (w->light && out->used_bytes < percent(out->hard_bytes, LIMIT_SPARE_MARK)) {
+                w->light = false;
+                return LIMIT_SPARE;
+            }
             if (out->stalled && !out->wanted_bytes)
                 out->wanted_bytes = g.of[GAUGE_RSS].used_bytes / 20;
             if ((full || out->stalled || w->light) && may_act(w, out) && (full || out->stalled))
                 return LIMIT_PRESSURE;
         }
-        sleep_ns = next_look_ns(out, mark);
+        sleep_ns = next_look_ns(out, mark, sleep_ns, last_bytes);
+        last_bytes = out->used_bytes;
     }
     return LIMIT_STOPPED;
 }

@@ -1,17 +1,21 @@
 /* Waits for memory to run short, and says so before it has.
  *
- *     0 ──────────────────────────── 80 % ─────── 90 % ──── 95 % ── limit
- *                                     goal        mark      near
- *                       what an action   an action   a recording,
- *                       tries to reach   begins      while there is room for one
+ *     0 ──────────────────── 80 % ──── 86 % ─ 88 % ─ 90 % ── 93 % ── 95 % ── limit
+ *                            goal      spare  light  mark    full    near
+ *       what the whole ladder          │      │      │       │       a recording, while there is room for one
+ *       tries to reach, from `full` on ┘      │      │       └ not by caches alone any more
+ *       caches may grow again, below that ────┘      └ an action begins
+ *                         what a light one asks caches for
  *
  * A thread sleeps in limit_watch_wait without the GIL. It reads the gauges (some µs) the more often the nearer the mark
- * is: every second at rest, every 5 ms beside it, so that a program which fills 4 GiB/s does not get past unseen.
+ * is: every second at rest, every 5 ms beside it, so that a program which fills 4 GiB/s does not get past unseen; every 20 ms
+ * while usage stands still there.
  *
- * Light and full. Up to 93 % an action that caches alone could satisfy is a light one: what they gave stays with the allocator, which
- * the program takes it from anew, and no page goes back to the system only to be fetched again. It may begin whenever usage has grown
- * by another half percent of the limit. So a cache at the limit costs little more than one that bounds itself. From 93 % on, or
- * where caches did not do, the whole ladder runs, and pages go back.
+ * Light and full. Up to 93 % an action that caches alone could satisfy is a light one: they give a little, and from then on hold no
+ * more in all than they did when it began, each new entry in the place of an old one, until usage is below 86 % (LIMIT_SPARE). No
+ * page goes back to the system only to be fetched again, so a cache at the limit costs what one costs that bounds itself. Another
+ * may begin when usage has grown by half a percent of the limit, and lowers that ceiling. From 93 % on, or where caches did not do,
+ * the whole ladder runs, and pages go back.
  *
  * No death spiral. Time for actions is saved up: `max_time_share` of all time, at most one second's worth, with which a watch
  * begins. An action spends what it took; one begins only while something is left. So their share stays at `max_time_share` in
@@ -29,14 +33,23 @@
 
 #include <pthread.h>
 
-enum limit_level { LIMIT_STOPPED, LIMIT_PRESSURE, LIMIT_NEAR };
-enum { LIMIT_GOAL = 80, LIMIT_MARK = 90, LIMIT_FULL_MARK = 93, LIMIT_NEAR_MARK = 95 }; /* percent */
+enum limit_level { LIMIT_STOPPED, LIMIT_PRESSURE, LIMIT_NEAR, LIMIT_SPARE };
+enum {
+    LIMIT_GOAL = 80,
+    LIMIT_SPARE_MARK = 86,
+    LIMIT_LIGHT_GOAL = 88,
+    LIMIT_MARK = 90,
+    LIMIT_FULL_MARK = 93,
+    LIMIT_NEAR_MARK = 95
+}; /* percent */
 
 typedef struct limit_state {
     enum gauge_kind source; /* the gauge that is fullest */
     bool stalled; /* no gauge is at its mark, but the kernel makes tasks wait for memory */
     uint64_t used_bytes, hard_bytes;
     uint64_t wanted_bytes; /* to give back, so that all gauges are at their goal */
+    uint64_t light_bytes;  /* of caches, where they alone may do; else 0 */
+    uint64_t over_bytes;   /* above the mark: by so much their ceiling is too high */
 } limit_state_t;
 
 typedef struct limit_watch {
@@ -61,16 +74,13 @@ void limit_watch_open(limit_watch_t *w, const gauge_places_t *places, uint64_t l
                       double max_time_share);
 
 /* Blocks until there is something to do. One thread may wait for LIMIT_PRESSURE and another for LIMIT_NEAR, which comes as often
- * as it is asked for while it lasts. */
+ * as it is asked for while it lasts. Who waits for LIMIT_PRESSURE may get LIMIT_SPARE instead, once after a light action. */
 enum limit_level limit_watch_wait(limit_watch_t *w, enum limit_level level, limit_state_t *out);
 
 /* After an action: how long it took, and whether it was a light one. Reads the gauges and returns what was freed of the fullest
  * one's usage. */
 uint64_t limit_watch_acted(limit_watch_t *w, const limit_state_t *before, int64_t took_ns,
                            bool light);
-
-/* May caches alone do, if they can? */
-bool limit_may_be_light(const limit_state_t *s);
 
 /* How it stands now. Any thread. */
 void limit_watch_read(const limit_watch_t *w, limit_state_t *out);
