@@ -2,9 +2,12 @@
 #include "agent/agent.h"
 
 #include "agent/alloc/alloc.h"
+#include "agent/call.h"
 #include "agent/capture.h"
 #include "agent/gil.h"
 #include "agent/give.h"
+#include "agent/inherited.h"
+#include "agent/peak.h"
 
 #include <dlfcn.h>
 #include <errno.h>
@@ -15,7 +18,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { PROFILE_GIL_MS = 30000, QUIET_MS = 5000 };
+enum { PROFILE_GIL_MS = 30000, LEAVE_GIL_MS = 10000, QUIET_MS = 5000 };
 enum { SEND_WAIT_MS = 1000, PROGRESS_EVERY_MS = 250 };
 
 /* One talk with a command line. */
@@ -35,6 +38,8 @@ typedef struct talk {
 } talk_t;
 
 static rt_t runtime;
+static bool follow;   /* what the program forks */
+static bool orphaned; /* forked: nobody's thread serves here */
 
 static int64_t now_ms(void) {
     struct timespec t;
@@ -130,6 +135,7 @@ static void serve_capture(talk_t *t) {
     ctl_msg_t m = {.type = CTL_RESULT};
     int status = runtime.layout ? 0 : rt_find(&runtime, &e);
     runtime.no_thread = true;
+    peak_close(); /* one capture at a time */
     t->timeout_ms = t->request.capture.timeout_ms;
     t->canceled = t->fetched = false;
     if (!status) status = gil_find(&t->gil, &runtime, &e);
@@ -158,6 +164,10 @@ static void serve_capture(talk_t *t) {
 
 /* ── The allocation profile ── */
 
+static int dial_at_peak(void) {
+    return call_dial(CTL_PROGRAM_PEAKS);
+}
+
 static void tell_status(talk_t *t, int status, const err_t *e) {
     ctl_msg_t m = {.type = CTL_RESULT, .result = {.status = status}};
     if (status) memcpy(m.result.text, e->text, sizeof m.result.text);
@@ -175,6 +185,9 @@ static int profile_start(talk_t *t, const ctl_profile_t *p, int *region, err_t *
     if (status) return status;
     status = rt_ready(&runtime, e);
     if (!status && !runtime.proven) status = rt_prove(&runtime, e);
+    if (!status && call_set(p->key, strlen(p->key), p->name, strlen(p->name)))
+        peak_begin(&runtime, dial_at_peak);
+    follow = p->name[0] && p->flags & CTL_PROFILE_CHILDREN;
     if (!status) status = alloc_start(&runtime, &o, region, e);
     gil_release(&t->gil);
     return status;
@@ -185,6 +198,7 @@ static void serve_profile(talk_t *t) {
     err_t e = {{0}};
     int region = -1, status = t->profiled ? -EALREADY : 0;
     if (status) err_set(&e, status, "the process is being profiled already");
+    if (!status) inherited_leave(&e); /* under what stays, ours find less, and nothing wrong */
     if (!status) status = profile_start(t, &t->request.profile, &region, &e);
     if (status) {
         tell_status(t, status, &e);
@@ -205,15 +219,31 @@ static void stay_loaded(void) {
         dlopen(here.dli_fname, RTLD_NOW | RTLD_NOLOAD | RTLD_NODELETE);
 }
 
+static int take_out(gil_t *gil, uint32_t timeout_ms, err_t *e) {
+    int status = gil_take(gil, timeout_ms, NULL, NULL, e);
+    if (status) return status;
+    status = alloc_stop(e);
+    gil_release(gil);
+    if (!status) status = alloc_quiet(QUIET_MS, e);
+    if (!status) peak_close();
+    return status;
+}
+
 static int profile_stop(talk_t *t, err_t *e) {
     if (!t->profiled) return 0;
-    int status = gil_take(&t->gil, PROFILE_GIL_MS, NULL, NULL, e);
-    if (!status) {
-        status = alloc_stop(e);
-        gil_release(&t->gil);
-    }
-    if (!status) status = alloc_quiet(QUIET_MS, e);
+    int status = take_out(&t->gil, PROFILE_GIL_MS, e);
     t->profiled = status != 0;
+    return status;
+}
+
+__attribute__((visibility("default"))) int agent_leave(char *text, size_t room) {
+    gil_t gil;
+    err_t e = {{0}};
+    int status = orphaned ? 0 : err_set(&e, -EBUSY, "another lowtide is in the process");
+    if (!status && !runtime.layout) return 0; /* it has not come to any hooks */
+    if (!status) status = gil_find(&gil, &runtime, &e);
+    if (!status) status = take_out(&gil, LEAVE_GIL_MS, &e);
+    if (status) snprintf(text, room, "%s", e.text);
     return status;
 }
 
@@ -253,7 +283,8 @@ static void serve(talk_t *t) {
         } else if (t->request.type == CTL_STOP) {
             err_t e;
             ctl_drop(t->sock);
-            tell_status(t, status = profile_stop(t, &e), &e);
+            status = t->profiled ? profile_stop(t, &e) : inherited_leave(&e);
+            tell_status(t, status, &e);
         } else {
             ctl_drop(t->sock);
             if (t->request.type != CTL_CANCEL) /* a CANCEL that crossed our RESULT is nothing */
@@ -264,7 +295,9 @@ static void serve(talk_t *t) {
 
 /* What a child of the program does is not its parent's. Our socket it does not have: that is in this thread's own table. */
 static void on_fork(void) {
-    alloc_fork_child(NULL, NULL);
+    orphaned = true;
+    peak_fork_child();
+    call_forked(&runtime, follow);
 }
 
 int agent_start(int fd) {
@@ -273,7 +306,7 @@ int agent_start(int fd) {
     ctl_msg_t hello = {.type = CTL_HELLO,
                        .hello = {.pid = (uint32_t)getpid(), .what = CTL_ATTACHED}};
     /* Unloading the library takes the handler away. */
-    if (!registered) registered = pthread_atfork(NULL, NULL, on_fork) == 0;
+    if (!registered) registered = pthread_atfork(peak_end, NULL, on_fork) == 0;
     tell(&t, &hello);
     serve(&t);
     err_t e;

@@ -21,6 +21,7 @@ enum {
     ANSWER_STEP_MS = 20,
     GIL_MS = 2000,
     SEND_WAIT_MS = 1000,
+    WAIT_US = 1000,
     STACK_BYTES = 256 << 10
 };
 
@@ -30,7 +31,7 @@ static struct {
     rt_t *rt;
     int (*dial)(void);
     _Atomic int state; /* RUNNING: there is a thread to join */
-    _Atomic bool stop;
+    _Atomic bool stop, closed;
     _Atomic bool done;
     pthread_t thread;
     gil_t gil;
@@ -38,7 +39,7 @@ static struct {
 
 static bool stopped(void *arg) {
     (void)arg;
-    return atomic_load(&peak.stop);
+    return atomic_load(&peak.stop) || atomic_load(&peak.closed);
 }
 
 static int hold(void *arg, err_t *e) {
@@ -114,7 +115,7 @@ static void begin(void) {
     pthread_attr_init(&how);
     pthread_attr_setstacksize(&how, STACK_BYTES);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    int code = atomic_load(&peak.stop) ? 1 : pthread_create(&peak.thread, &how, snapshot, NULL);
+    int code = stopped(NULL) ? 1 : pthread_create(&peak.thread, &how, snapshot, NULL);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     pthread_attr_destroy(&how);
     atomic_store(&peak.state, code ? IDLE : RUNNING);
@@ -123,6 +124,7 @@ static void begin(void) {
 void peak_begin(rt_t *rt, int (*dial)(void)) {
     peak.rt = rt;
     peak.dial = dial;
+    atomic_store(&peak.closed, false);
     alloc_on_peak(begin);
 }
 
@@ -134,6 +136,20 @@ void peak_end(void) {
         atomic_store(&peak.state, IDLE);
     }
     atomic_store(&peak.stop, false);
+}
+
+void peak_close(void) {
+    atomic_store(&peak.closed, true);
+    for (;;) {
+        int was = RUNNING;
+        if (atomic_compare_exchange_strong(&peak.state, &was, BUSY)) {
+            pthread_join(peak.thread, NULL);
+            atomic_store(&peak.state, IDLE);
+            return;
+        }
+        if (was == IDLE) return;
+        usleep(WAIT_US); /* a thread is in begin */
+    }
 }
 
 void peak_fork_child(void) {

@@ -20,6 +20,8 @@ void peak_begin(rt_t *rt, int (*dial)(void));
 /* Any thread that is not in an allocation, with or without the GIL: gives up a snapshot that has not begun, and waits until the
  * thread is gone. */
 void peak_end(void);
+/* The same, and none begins any more until peak_begin: for an agent that leaves, whose hooks may still be called. */
+void peak_close(void);
 /* In the only thread of a forked child. */
 void peak_fork_child(void);
 

@@ -18,6 +18,7 @@
  */
 #define _GNU_SOURCE
 #include "agent/alloc/alloc.h"
+#include "agent/call.h"
 #include "agent/capture.h"
 #include "agent/follow.h"
 #include "agent/keep_low.h"
@@ -25,19 +26,15 @@
 
 #include <dlfcn.h>
 #include <errno.h>
-#include <inttypes.h>
 #include <poll.h>
 #include <pthread.h>
-#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <sys/syscall.h>
-#include <sys/un.h>
 #include <unistd.h>
 
-enum { ANSWER_MS = 10000, SEND_WAIT_MS = 1000, METH_NOARGS = 4 };
+enum { ANSWER_MS = 10000, METH_NOARGS = 4 };
 
 /* PyMethodDef, as the stable ABI has it. */
 typedef struct method_def {
@@ -48,50 +45,14 @@ typedef struct method_def {
 } method_def_t;
 
 static rt_t runtime;
-static ctl_hello_t hello;
-static struct sockaddr_un address;
-static socklen_t address_bytes;
 static ctl_profile_t profile;
 static char variable[8192], preload[8192]; /* for the children's environment; "": not for them */
 static pid_t program;
 static bool watched, ended;
 static char limit_wish[4352]; /* "size:path" */
 
-static bool say(int sock, const ctl_msg_t *m) {
-    err_t e;
-    return ctl_send(sock, m, -1, SEND_WAIT_MS, &e) == 0;
-}
-
-/* Where lowtide has too many callers waiting, it does without this one. */
-static int dial(uint32_t what) {
-    int sock = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    ctl_msg_t m = {.type = CTL_HELLO, .hello = hello};
-    m.hello.what = what;
-    m.hello.pid = (uint32_t)getpid();
-    if (sock < 0) return -1;
-    if (connect(sock, (struct sockaddr *)&address, address_bytes) == 0 && say(sock, &m))
-        return sock;
-    close(sock);
-    return -1;
-}
-
 static int dial_at_peak(void) {
-    return dial(CTL_PROGRAM_PEAKS);
-}
-
-static void say_status(int sock, int status, const err_t *e) {
-    ctl_msg_t m = {.type = CTL_RESULT, .result = {.status = status}};
-    if (status) memcpy(m.result.text, e->text, sizeof m.result.text);
-    say(sock, &m);
-}
-
-static void say_region(int sock, int region, pid_t parent) {
-    ctl_msg_t m = {.type = CTL_REGION, .region = {.parent = (uint32_t)parent}};
-    err_t e;
-    snprintf(m.region.python, sizeof m.region.python, "%u.%u.%u", runtime.version >> 24 & 255,
-             runtime.version >> 16 & 255, runtime.version >> 8 & 255);
-    ctl_send(sock, &m, region, SEND_WAIT_MS, &e);
-    close(region);
+    return call_dial(CTL_PROGRAM_PEAKS);
 }
 
 static bool wants_stop(void *arg, int wait_ms) {
@@ -107,7 +68,7 @@ static void *at_exit(void *self, void *args) {
     ended = true;
     peak_end();
     keep_low_end();
-    int sock = follow || getpid() == program ? dial(CTL_PROGRAM_ENDS) : -1;
+    int sock = follow || getpid() == program ? call_dial(CTL_PROGRAM_ENDS) : -1;
     ctl_msg_t m;
     int out = -1;
     err_t e;
@@ -120,7 +81,7 @@ static void *at_exit(void *self, void *args) {
                        .arg = &sock};
         m.type = CTL_RESULT;
         capture_run(&c, &m.result);
-        say(sock, &m);
+        call_say(sock, &m);
     }
     if (sock >= 0) close(sock);
     runtime.Py_IncRef((void *)runtime.py_none);
@@ -157,23 +118,9 @@ static bool register_at_exit(void) {
     return done != NULL;
 }
 
-/* In the only thread of a child, which may have had a lock of malloc's taken by another: system calls alone. */
 static void on_fork(void) {
-    int region = -1, code = errno;
-    err_t e;
-    bool follow = profile.flags & CTL_PROFILE_CHILDREN;
     peak_fork_child();
-    int sock = alloc_fork_child(follow ? &region : NULL, &e) == 0 && follow
-                   ? dial(CTL_PROGRAM_FORKED)
-                   : -1;
-    watched = sock >= 0;
-    if (sock >= 0) {
-        say_region(sock, region, getppid());
-        close(sock);
-    } else if (region >= 0) {
-        close(region);
-    }
-    errno = code;
+    watched = call_forked(&runtime, profile.flags & CTL_PROFILE_CHILDREN);
 }
 
 static void start_profile(int sock) {
@@ -185,8 +132,8 @@ static void start_profile(int sock) {
     err_t e;
     peak_begin(&runtime, dial_at_peak);
     int status = alloc_start(&runtime, &o, &region, &e);
-    if (!status) say_region(sock, region, 0);
-    if (status) say_status(sock, status, &e);
+    if (!status) call_region(sock, &runtime, region, 0);
+    if (status) call_status(sock, status, &e);
     /* peak_end: of two threads a fork warns (Python 3.12 and later), and one of them would be ours. */
     if (!status) pthread_atfork(peak_end, NULL, on_fork);
     watched = !status;
@@ -222,13 +169,13 @@ static int on_audit(const char *event, void *args, void *data) {
     if (program || strncmp(event, begins, sizeof begins - 1) != 0) return 0;
     program = getpid();
     prepare_children();
-    int sock = dial(CTL_PROGRAM_BEGINS);
+    int sock = call_dial(CTL_PROGRAM_BEGINS);
     if (sock < 0) return 0;
     err_t e;
     int status = rt_prove(&runtime, &e);
     if (!status && !register_at_exit())
         status = err_set(&e, -EIO, "atexit.register did not take a callback");
-    say_status(sock, status, &e);
+    call_status(sock, status, &e);
     if (!status && profile.mode) start_profile(sock);
     close(sock);
     if (!status && limit_wish[0]) start_limit();
@@ -252,13 +199,9 @@ static const char *read_variable(const char *v) {
     const char *agent = how ? strchr(how + 1, ':') : NULL;
     size_t key_bytes = name ? (size_t)(name - v) : 0;
     size_t name_bytes = how ? (size_t)(how - name - 1) : 0;
-    if (!key_bytes || key_bytes >= sizeof hello.key || !name_bytes ||
-        name_bytes >= sizeof address.sun_path || !agent || !read_profile(how + 1))
+    if (!key_bytes || !name_bytes || !agent || !read_profile(how + 1) ||
+        !call_set(v, key_bytes, name + 1, name_bytes))
         return NULL;
-    memcpy(hello.key, v, key_bytes);
-    address.sun_family = AF_UNIX;
-    memcpy(address.sun_path + 1, name + 1, name_bytes);
-    address_bytes = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + name_bytes);
     return agent + 1;
 }
 
@@ -303,9 +246,9 @@ __attribute__((constructor)) static void program_begin(void) {
     if (!status && !runtime.Py_IsInitialized() && runtime.PySys_AddAuditHook(on_audit, NULL) == 0)
         return;
     if (!status) err_set(&e, status = -EIO, "Python did not take an audit hook");
-    int sock = dial(CTL_PROGRAM_BEGINS);
+    int sock = call_dial(CTL_PROGRAM_BEGINS);
     if (sock >= 0) {
-        say_status(sock, status, &e);
+        call_status(sock, status, &e);
         close(sock);
     }
 }

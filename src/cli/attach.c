@@ -2,9 +2,11 @@
 #include "cli/agent_file.h"
 #include "cli/agent_talk.h"
 #include "cli/arguments.h"
+#include "cli/attach_tree.h"
 #include "cli/command.h"
 #include "cli/progress.h"
 #include "cli/record.h"
+#include "collect/collect_peak.h"
 #include "control/region.h"
 #include "view/units.h"
 
@@ -20,12 +22,12 @@ enum { FOR_MS_DEFAULT = 30000, STOP_MS = 60000 };
 typedef struct attach {
     pid_t pid;
     const char *to;
-    bool heap, report, values;
+    bool heap, report, values, peaks;
     uint32_t for_ms, timeout_ms;
     ctl_profile_t profile;
     record_t record;
     agent_talk_t talk;
-    bool lost; /* the process ended meanwhile */
+    attach_tree_t tree;
     err_t why; /* there is no heap */
 } attach_t;
 
@@ -42,16 +44,25 @@ static int begin_profile(attach_t *a, err_t *e) {
     return status < 0 ? status : 0;
 }
 
+static bool has_left(const attach_t *a) {
+    struct pollfd p = {.fd = a->talk.sock, .events = POLLRDHUP};
+    return poll(&p, 1, 0) > 0;
+}
+
 /* Until the time is over, a signal came, or the process is gone. */
 static void watch(attach_t *a) {
     uint64_t end_us = collect_now_us(&a->record.collect) + a->for_ms * 1000ull, now;
     while ((now = collect_now_us(&a->record.collect)) < end_us && !interrupt_signal()) {
         uint64_t left_ms = (end_us - now) / 1000 + 1;
         int wait_ms = collect_tick(&a->record.collect);
-        if (!collect_find(&a->record.collect, a->pid)) break;
-        struct pollfd p = {.fd = a->talk.sock, .events = POLLRDHUP};
-        if (poll(&p, 1, left_ms < (uint64_t)wait_ms ? (int)left_ms : wait_ms) > 0) break;
+        if (!collect_find(&a->record.collect, a->pid) || has_left(a)) break;
+        attach_tree_wait(&a->tree, a->talk.sock,
+                         left_ms < (uint64_t)wait_ms ? (int)left_ms : wait_ms);
     }
+}
+
+static void freeze(collect_t *c) {
+    for (size_t i = 0; i < c->processes.count; i++) collect_freeze(c, c->processes.at[i]->pid);
 }
 
 /* The heap first: its samples are then of blocks that the profile still knows. */
@@ -62,6 +73,8 @@ static void end_profile(attach_t *a) {
                                .pid = (uint32_t)a->pid}};
     ctl_msg_t got, stop = {.type = CTL_STOP};
     int fd, status = 0;
+    a->record.collect.peaks = false; /* one capture at a time */
+    peaks_aim(&a->record.collect);
     if (!collect_find(&a->record.collect, a->pid))
         status = err_set(&a->why, -ESRCH, "process %d ended", (int)a->pid);
     if (!status && a->heap) {
@@ -71,54 +84,71 @@ static void end_profile(attach_t *a) {
         a->record.heap = !status;
         if (!status && got.result.text[0]) command_fail("%s", got.result.text);
     }
-    collect_freeze(&a->record.collect, a->pid);
-    if (status != -ESRCH) {
-        err_t e;
-        int stopped = agent_talk_ask(&a->talk, &stop, -1, CTL_RESULT, &got, &fd, STOP_MS, &e);
-        if (stopped && stopped != -ESRCH)
-            command_fail("the hooks stay in process %d: %s", (int)a->pid, e.text);
-        if (!status) status = stopped;
+    freeze(&a->record.collect);
+    if (status == -ESRCH) return;
+    err_t e;
+    int stopped = agent_talk_ask(&a->talk, &stop, -1, CTL_RESULT, &got, &fd, STOP_MS, &e);
+    if (stopped && stopped != -ESRCH)
+        command_fail("the hooks stay in process %d: %s", (int)a->pid, e.text);
+}
+
+static void say_what(const attach_t *a) {
+    const collect_t *c = &a->record.collect;
+    char span[UNITS_BYTES], heap[UNITS_BYTES], below[64] = "";
+    uint64_t live = 0;
+    for (size_t i = 0; i < c->processes.count; i++) {
+        const collect_process_t *p = c->processes.at[i];
+        for (size_t k = 0; (!p->ended || p->pid == a->pid) && k < p->seen.cells.count; k++)
+            live += (uint64_t)p->seen.cells.at[k].figures.live.bytes;
     }
-    a->lost = status == -ESRCH;
+    if (c->processes.count > 1)
+        snprintf(below, sizeof below, " and %zu below it", c->processes.count - 1);
+    const char *whose = below[0] ? "they" : "it";
+    printf("%s: %s of process %d%s; %s of what %s allocated then is alive\n", a->to,
+           units_span(span, (double)collect_now_us(c) / 1e6), (int)a->pid, below,
+           units_size(heap, live), whose);
+    fflush(stdout);
 }
 
 static int finish(attach_t *a) {
     if (a->heap && !a->record.heap) command_fail("no heap was captured: %s", a->why.text);
     int status = record_finish(&a->record);
-    if (status == EXIT_DONE && strcmp(a->to, "-") != 0) {
-        const collect_t *c = &a->record.collect;
-        char span[UNITS_BYTES], heap[UNITS_BYTES];
-        uint64_t live = 0;
-        for (size_t i = 0; c->processes.count && i < c->processes.at[0]->seen.cells.count; i++)
-            live += (uint64_t)c->processes.at[0]->seen.cells.at[i].figures.live.bytes;
-        printf("%s: %s of process %d; %s of what it allocated then is alive\n", a->to,
-               units_span(span, (double)collect_now_us(c) / 1e6), (int)a->pid,
-               units_size(heap, live));
-        fflush(stdout);
-        if (a->report) status = report_print(a->to);
-    }
-    return status;
+    if (status != EXIT_DONE || strcmp(a->to, "-") == 0) return status;
+    say_what(a);
+    return a->report ? report_print(a->to) : EXIT_DONE;
 }
 
-static int attach(attach_t *a) {
-    char agent[4096], what[64];
-    err_t e;
-    if (agent_file_find(agent, sizeof agent, &e)) return command_fail("%s", e.text);
-    interrupt_defer();
-    if (record_open(&a->record, a->to, true, &e)) return command_fail("%s", e.text);
+/* In the target, and out of it again. */
+static int visit(attach_t *a, const char *agent, err_t *e) {
+    char what[64];
     snprintf(what, sizeof what, "bringing the agent into process %d", (int)a->pid);
     progress_begin(what);
-    int status = agent_talk_open(&a->talk, a->pid, agent, a->timeout_ms, &e);
-    if (!status) status = begin_profile(a, &e);
+    int status = attach_tree_open(&a->tree, a->pid, &a->record, agent, &a->profile, e);
+    if (!status) status = agent_talk_open(&a->talk, a->pid, agent, a->timeout_ms, e);
+    if (!status) status = begin_profile(a, e);
     if (!status) {
         snprintf(what, sizeof what, "watching process %d; Ctrl-C ends early", (int)a->pid);
         progress_say(what);
         watch(a);
         progress_say("reading the heap");
         end_profile(a);
+        progress_say("leaving");
     }
     agent_talk_close(&a->talk);
+    if (!status) attach_tree_leave(&a->tree);
+    attach_tree_close(&a->tree);
     progress_end();
+    return status;
+}
+
+static int attach(attach_t *a) {
+    char agent[4096];
+    err_t e;
+    if (agent_file_find(agent, sizeof agent, &e)) return command_fail("%s", e.text);
+    interrupt_defer();
+    if (record_open(&a->record, a->to, true, &e)) return command_fail("%s", e.text);
+    a->record.collect.peaks = a->peaks;
+    int status = visit(a, agent, &e);
     if (status) {
         record_abandon(&a->record);
         status = interrupt_signal() ? interrupt_status() : command_fail("%s", e.text);
@@ -130,18 +160,27 @@ static int attach(attach_t *a) {
 }
 
 static int attach_exec(const command_t *self, int argc, char **argv) {
-    static const struct option longs[] = {
-        {"output", required_argument, NULL, 'o'},  {"for", required_argument, NULL, 'f'},
-        {"exact", no_argument, NULL, 'e'},         {"interval", required_argument, NULL, 'i'},
-        {"native", no_argument, NULL, 'N'},        {"no-heap", no_argument, NULL, 'H'},
-        {"report", no_argument, NULL, 'r'},        {"no-values", no_argument, NULL, 'n'},
-        {"timeout", required_argument, NULL, 't'}, {0}};
+    static const struct option longs[] = {{"output", required_argument, NULL, 'o'},
+                                          {"for", required_argument, NULL, 'f'},
+                                          {"exact", no_argument, NULL, 'e'},
+                                          {"interval", required_argument, NULL, 'i'},
+                                          {"native", no_argument, NULL, 'N'},
+                                          {"no-heap", no_argument, NULL, 'H'},
+                                          {"report", no_argument, NULL, 'r'},
+                                          {"no-values", no_argument, NULL, 'n'},
+                                          {"timeout", required_argument, NULL, 't'},
+                                          {"no-children", no_argument, NULL, 'C'},
+                                          {"peak-snapshot", no_argument, NULL, 'k'},
+                                          {"no-peak-snapshot", no_argument, NULL, 'K'},
+                                          {0}};
     static attach_t a = {.heap = true,
                          .values = true,
+                         .peaks = true,
                          .for_ms = FOR_MS_DEFAULT,
                          .timeout_ms = 30000,
-                         .profile = {.mode = REGION_SAMPLED},
-                         .talk = {.sock = -1}};
+                         .profile = {.mode = REGION_SAMPLED, .flags = CTL_PROFILE_CHILDREN},
+                         .talk = {.sock = -1},
+                         .tree = {.listen = {.sock = -1}}};
     static char name[64];
     int status, got;
     while ((got = command_getopt(self, argc, argv, "o:", longs, &status)) != COMMAND_END) {
@@ -150,6 +189,8 @@ static int attach_exec(const command_t *self, int argc, char **argv) {
         if (got == 'e') a.profile.mode = REGION_EXACT;
         if (got == 'N') a.profile.flags |= CTL_PROFILE_NATIVE;
         if (got == 'H') a.heap = false;
+        if (got == 'C') a.profile.flags &= ~(uint32_t)CTL_PROFILE_CHILDREN;
+        if (got == 'k' || got == 'K') a.peaks = got == 'k';
         if (got == 'r') a.report = true;
         if (got == 'n') a.values = false;
         if (got == 'i' && !arguments_interval(optarg, &a.profile.interval_bytes))
@@ -173,9 +214,10 @@ const command_t command_attach = {
     .name = "attach",
     .args = "PID [--for 30s] [-o F.tide] [--exact] [--no-heap] [--report]",
     .summary = "Watches what a live Python process allocates, for a while",
-    .help = "The process needs no preparation. Its allocations are sampled for a while, its\n"
-            "heap is captured, and it is left as it was. Ctrl-C ends it early, and what was\n"
-            "recorded is kept; so it is when the process ends.\n"
+    .help = "The process needs no preparation. Its allocations are sampled for a while, and\n"
+            "those of all Pythons below it; its heap is captured, and all are left as they\n"
+            "were. Ctrl-C ends it early, and what was recorded is kept; so it is when the\n"
+            "process ends.\n"
             "\n"
             "  --for T          how long (30s, 500ms, 2m)\n"
             "  -o, --output F   where the recording goes, - for standard output; else\n"
@@ -183,7 +225,11 @@ const command_t command_attach = {
             "  --exact          count every allocation instead of sampling\n"
             "  --interval N     bytes between two samples, in the mean (512K)\n"
             "  --native         record the C functions on the stacks, too\n"
+            "  --no-children    leave the processes below it alone\n"
             "  --no-heap        capture no heap at the end\n"
+            "  --no-peak-snapshot\n"
+            "                   do not capture the heap at its peaks, too, as is done where it\n"
+            "                   costs below a hundredth of the time (--peak-snapshot)\n"
             "  --report         print the report, too\n"
             "  --no-values      leave out what strings, numbers and bytes say\n"
             "  --timeout T      how long to wait for the process to let go of the GIL\n"

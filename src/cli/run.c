@@ -20,7 +20,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { WAIT_MS = 20, LAST_PEAK_MS = 10000, STATUS_NOT_FOUND = 127, STATUS_NOT_EXECUTABLE = 126 };
+enum { WAIT_MS = 20, STATUS_NOT_FOUND = 127, STATUS_NOT_EXECUTABLE = 126 };
 
 typedef struct run {
     const char *to, *python, *script; /* script: the file that Python is to run, or NULL */
@@ -108,14 +108,6 @@ static int start(run_t *r) {
     return code;
 }
 
-/* What the program's last children had to say is in their sockets by now. */
-static void hear_the_last(run_t *r) {
-    for (int i = 0; i < RUN_CALLERS_MOST; i++) run_listen_wait(&r->listen, -1, 0);
-    /* The child that writes the heap of a program which was killed at its peak is alive. */
-    for (int ms = 0; run_listen_peaks(&r->listen) && ms < LAST_PEAK_MS; ms += WAIT_MS)
-        run_listen_wait(&r->listen, -1, WAIT_MS);
-}
-
 /* Until the program has ended: answers its calls, and watches. Returns its wait status. */
 static int attend(run_t *r) {
     int how = 0, pidfd = (int)syscall(SYS_pidfd_open, r->child, 0);
@@ -128,7 +120,7 @@ static int attend(run_t *r) {
         if (got == r->child || (got < 0 && errno == ECHILD)) break;
     }
     if (pidfd >= 0) close(pidfd);
-    hear_the_last(r);
+    run_listen_last(&r->listen);
     collect_ended(&r->record.collect, r->child, how);
     return how;
 }

@@ -14,6 +14,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+enum { LAST_PEAK_MS = 10000, LAST_STEP_MS = 20 };
 enum { SEND_MS = 2000, BACKLOG = 128, NAME_BYTES = 16, KEY_BYTES = 24 };
 
 static int random_hex(char *out, size_t bytes, err_t *e) {
@@ -55,10 +56,17 @@ static void hang_up(run_listen_t *l, run_caller_t *c) {
     c->sock = -1;
 }
 
-bool run_listen_peaks(const run_listen_t *l) {
+static bool somebody_writes(const run_listen_t *l) {
     for (size_t i = 0; i < RUN_CALLERS_MOST; i++)
         if (l->callers[i].sock >= 0 && l->callers[i].peaks) return true;
     return false;
+}
+
+void run_listen_last(run_listen_t *l) {
+    for (int i = 0; i < RUN_CALLERS_MOST; i++) run_listen_wait(l, -1, 0);
+    /* The child that writes the heap of a program which was killed at its peak is alive. */
+    for (int ms = 0; somebody_writes(l) && ms < LAST_PEAK_MS; ms += LAST_STEP_MS)
+        run_listen_wait(l, -1, LAST_STEP_MS);
 }
 
 void run_listen_close(run_listen_t *l) {
@@ -136,7 +144,9 @@ static void hear_result(run_listen_t *l, run_caller_t *c, const ctl_result_t *r)
 
 static void hear_region(run_listen_t *l, run_caller_t *c, const ctl_region_t *r, int fd) {
     bool forked = c->hello.what == CTL_PROGRAM_FORKED;
+    const collect_process_t *p = forked ? collect_find(&l->record->collect, c->pid) : NULL;
     err_t e;
+    if (p && p->mode && p->how == COLLECT_ATTACHED) return; /* that was quicker */
     int status = collect_add(&l->record->collect, c->pid, forked ? (pid_t)r->parent : 0,
                              forked ? COLLECT_FORKED : COLLECT_EXECED, fd, r->python, &e);
     if (status < 0 && c->main) snprintf(l->unprofiled, sizeof l->unprofiled, "%s", e.text);

@@ -1,5 +1,5 @@
 /* `lowtide run`'s end of the talk with the program that it started (src/agent/program.c says how it goes), and with the
- * children that call of themselves.
+ * children that call of themselves; of those also `lowtide attach`'s, which has no program: began is set, and program 0.
  */
 #ifndef LOWTIDE_CLI_RUN_LISTEN_H
 #define LOWTIDE_CLI_RUN_LISTEN_H
@@ -44,8 +44,8 @@ void run_listen_environment(const run_listen_t *l, const char *agent, char *vari
 /* Waits up to timeout_ms for callers and for `also` (a descriptor, or -1), and answers who has called. Stays with a caller
  * whose heap is being written. */
 void run_listen_wait(run_listen_t *l, int also, int timeout_ms);
-/* Is anybody writing a snapshot of a peak? */
-bool run_listen_peaks(const run_listen_t *l);
+/* What the last callers had to say is in their sockets by now: hears it, and waits for who writes the heap of a peak. */
+void run_listen_last(run_listen_t *l);
 void run_listen_close(run_listen_t *l);
 
 #endif

@@ -1,15 +1,15 @@
 #define _GNU_SOURCE
 #include "cli/top_more.h"
 
-#include <dirent.h>
+#include "cli/process_tree.h"
+
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-enum { GIL_MS = 2000, PAUSE_MS_MOST = 200, DEPTH_MOST = 16 };
+enum { GIL_MS = 2000, PAUSE_MS_MOST = 200 };
 
 static int by_bytes(const void *a, const void *b) {
     const top_line_t *x = a, *y = b;
@@ -46,51 +46,23 @@ int top_ledger(top_more_t *m, agent_talk_t *talk, uint32_t timeout_ms) {
 
 /* ── Children ── */
 
-static size_t slurp(char *out, size_t room, const char *form, int a, const char *b) {
-    char path[320];
-    snprintf(path, sizeof path, form, a, b);
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    ssize_t n = fd < 0 ? 0 : read(fd, out, room - 1);
-    if (fd >= 0) close(fd);
-    out[n > 0 ? n : 0] = '\0';
-    return n > 0 ? (size_t)n : 0;
-}
-
-static void add_below(top_more_t *m, pid_t pid, int depth);
-
-static void add(top_more_t *m, pid_t pid, int depth) {
+static void add(top_more_t *m, const tree_process_t *p) {
     char text[256];
-    if (m->count == TOP_CHILDREN_MOST) return;
     top_child_t *c = &m->children[m->count];
-    *c = (top_child_t){.pid = pid, .depth = depth};
-    slurp(text, sizeof text, "/proc/%d/%s", pid, "statm");
+    *c = (top_child_t){.pid = p->pid, .depth = p->depth};
+    tree_slurp(text, sizeof text, p->pid, "statm");
     const char *at = strchr(text, ' ');
     c->rss_bytes = at ? strtoull(at + 1, NULL, 10) * (uint64_t)sysconf(_SC_PAGESIZE) : 0;
-    size_t n = slurp(c->command, sizeof c->command, "/proc/%d/%s", pid, "cmdline");
+    size_t n = tree_slurp(c->command, sizeof c->command, p->pid, "cmdline");
     for (size_t i = 0; i + 1 < n; i++)
         if (!c->command[i]) c->command[i] = ' ';
-    if (!n) return; /* a zombie, or the kernel's */
-    m->count++;
-    if (depth < DEPTH_MOST) add_below(m, pid, depth + 1);
-}
-
-static void add_below(top_more_t *m, pid_t pid, int depth) {
-    char path[64], pids[4096];
-    snprintf(path, sizeof path, "/proc/%d/task", (int)pid);
-    DIR *tasks = opendir(path);
-    for (struct dirent *d; tasks && (d = readdir(tasks));) {
-        char name[sizeof d->d_name + 16];
-        if (d->d_name[0] == '.') continue;
-        snprintf(name, sizeof name, "%s/children", d->d_name);
-        slurp(pids, sizeof pids, "/proc/%d/task/%s", (int)pid, name);
-        pid_t child;
-        for (char *at = pids, *end; (child = (pid_t)strtol(at, &end, 10)) > 0; at = end)
-            add(m, child, depth);
-    }
-    if (tasks) closedir(tasks);
+    if (n) m->count++; /* else a zombie, or the kernel's */
 }
 
 void top_children(top_more_t *m, pid_t pid) {
+    tree_processes_t all = {0};
     m->count = 0;
-    add_below(m, pid, 1);
+    tree_below(&all, pid);
+    for (size_t i = 0; i < all.count && m->count < TOP_CHILDREN_MOST; i++) add(m, &all.at[i]);
+    tree_processes_free(&all);
 }

@@ -363,6 +363,13 @@ void collect_drain(collect_t *c) {
     }
 }
 
+void collect_refused(collect_t *c, const char *line) {
+    size_t used = strlen(c->refused), n = strlen(line);
+    if (used + n + 2 > sizeof c->refused) return;
+    if (used) c->refused[used++] = '\x1f';
+    memcpy(c->refused + used, line, n + 1);
+}
+
 uint64_t collect_rss(collect_process_t *p) {
     read_rss(p);
     return p->rss_bytes;

@@ -109,9 +109,10 @@ typedef struct collect {
     collect_points_t timeline;
     collect_events_t events;
     collect_samples_t samples;
-    bool peaks;        /* snapshots of peaks are wanted: the caller's to set */
-    uint64_t peaks_us; /* what they have cost the processes */
-    uint64_t fault_ns; /* a page fault on this machine; 0: not measured yet */
+    char refused[4096]; /* collect_refused */
+    bool peaks;         /* snapshots of peaks are wanted: the caller's to set */
+    uint64_t peaks_us;  /* what they have cost the processes */
+    uint64_t fault_ns;  /* a page fault on this machine; 0: not measured yet */
     uint64_t gc_every_us;
     /* The live file: what of each is in it. */
     rec_writer_t *live;
@@ -150,6 +151,9 @@ uint64_t collect_rss(collect_process_t *p);
 
 /* Writes META that the heap's capture could not know (all of it where there is no heap) and the tables. */
 void collect_write(const collect_t *c, rec_writer_t *w, bool heap);
+
+/* A process below ours that is not followed, and why: a line for the recording. What has no room is dropped. */
+void collect_refused(collect_t *c, const char *line);
 
 /* For the timeline; dropped where there are very many. */
 void collect_note(collect_t *c, const collect_event_t *event);

@@ -232,6 +232,7 @@ static void write_meta(const collect_t *c, rec_writer_t *w, bool heap) {
                  (unsigned)((end_us - first->begin_us) / 1000 % 1000));
         rec_meta(w, "duration_s", text);
     }
+    if (c->refused[0]) rec_meta(w, "not_followed", c->refused);
     if (first->status) {
         int how = (int)first->status - 1; /* as a shell says it */
         meta_number(w, "exit_status",

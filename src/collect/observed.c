@@ -162,6 +162,10 @@ void observed_snapshot_above(observed_t *o, uint64_t bytes) {
     if (o->region) atomic_store_explicit(&o->region->snapshot_above, above, memory_order_relaxed);
 }
 
+void observed_dismiss(observed_t *o) {
+    if (o->region) atomic_store_explicit(&o->region->dismissed, 1, memory_order_relaxed);
+}
+
 void observed_rss_peak(observed_t *o) {
     if (o->region) atomic_fetch_add_explicit(&o->region->rss_epoch, 1, memory_order_acq_rel);
 }

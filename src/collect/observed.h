@@ -68,6 +68,8 @@ uint64_t observed_heap_bytes(const observed_t *o);
 uint64_t observed_heap_peak_bytes(const observed_t *o); /* at the highest */
 /* The process is to call for a snapshot when more is live than that; UINT64_MAX: never. */
 void observed_snapshot_above(observed_t *o, uint64_t bytes);
+/* Nobody will read the region any more: the process need not count. */
+void observed_dismiss(observed_t *o);
 /* The RSS stands at its highest: what is live from here on is the new peak. */
 void observed_rss_peak(observed_t *o);
 

@@ -44,10 +44,10 @@ static const field_t result_fields[] = {F(FIELD_32, ctl_result_t, status),
                                         F(FIELD_64, ctl_result_t, bytes),
                                         F(FIELD_TEXT, ctl_result_t, text),
                                         {0}};
-static const field_t profile_fields[] = {F(FIELD_32, ctl_profile_t, mode),
-                                         F(FIELD_32, ctl_profile_t, flags),
-                                         F(FIELD_64, ctl_profile_t, interval_bytes),
-                                         {0}};
+static const field_t profile_fields[] = {
+    F(FIELD_32, ctl_profile_t, mode),           F(FIELD_32, ctl_profile_t, flags),
+    F(FIELD_64, ctl_profile_t, interval_bytes), F(FIELD_TEXT, ctl_profile_t, key),
+    F(FIELD_TEXT, ctl_profile_t, name),         {0}};
 static const field_t region_fields[] = {
     F(FIELD_32, ctl_region_t, parent), F(FIELD_TEXT, ctl_region_t, python), {0}};
 static const field_t free_fields[] = {F(FIELD_32, ctl_free_t, flags),

@@ -9,7 +9,8 @@
  *
  *     PROFILE ─────────────────────────────▶ starts the hooks (attach; `run` says it in the environment)
  *                        ◀── REGION + fd ──  the memory that the profile is in (control/region.h)
- *     STOP ────────────────────────────────▶ takes the hooks out
+ *     STOP ────────────────────────────────▶ takes the hooks out; where none were started, those that a forked child has from
+ *                                            its parent
  *                        ◀── RESULT ───────
  *
  * CANCEL may come any time after CAPTURE: the agent gives up what it does and answers RESULT with
@@ -110,6 +111,8 @@ typedef struct ctl_profile {
     uint32_t mode;  /* region_mode; 0: none */
     uint32_t flags; /* ctl_profile_flag */
     uint64_t interval_bytes;
+    /* Attached: where forked children call, and the process itself at a peak, as the program of `lowtide run` does. Empty: nowhere. */
+    char key[64], name[64];
 } ctl_profile_t;
 
 typedef struct ctl_region {

@@ -111,7 +111,8 @@ typedef struct region {
     uint32_t pid;      /* as the process knows itself */
     uint32_t flags;
     _Atomic uint32_t ended; /* the hooks have been taken out */
-    uint32_t reserved;
+    _Atomic uint32_t
+        dismissed; /* the recorder's: nobody reads this any more, the hooks need not count */
     _Atomic int64_t heap_bytes, heap_peak_bytes; /* live now, and at the highest */
     _Atomic uint64_t heap_epoch, rss_epoch;
     _Atomic uint64_t lost_blocks, lost_stacks, lost_events;

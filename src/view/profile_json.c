@@ -40,6 +40,15 @@ void profile_timeline_json(const report_t *r, json_t *j) {
     json_close(j);
 }
 
+static void words_json(json_t *j, const char *words) {
+    const char *word = words && *words ? words : NULL;
+    while (word) {
+        const char *end = strchr(word, '\x1f');
+        json_text_n(j, NULL, word, end ? (size_t)(end - word) : strlen(word));
+        word = end ? end + 1 : NULL;
+    }
+}
+
 void profile_processes_json(const report_t *r, json_t *j) {
     static const char *const how[] = {"started", "started", "forked", "spawned", "attached"};
     const profile_t *p = r->profile;
@@ -54,12 +63,7 @@ void profile_processes_json(const report_t *r, json_t *j) {
             json_uint(j, "parent_pid", p->processes[one->parent].pid);
         json_text(j, "how", one->how < 5 ? how[one->how] : NULL);
         json_open(j, "command", '[');
-        const char *word = *one->command ? one->command : NULL;
-        while (word) {
-            const char *end = strchr(word, '\x1f');
-            json_text_n(j, NULL, word, end ? (size_t)(end - word) : strlen(word));
-            word = end ? end + 1 : NULL;
-        }
+        words_json(j, one->command);
         json_close(j);
         json_real(j, "begin_s", (double)one->begin_us / 1e6);
         if (one->ended)
@@ -73,6 +77,9 @@ void profile_processes_json(const report_t *r, json_t *j) {
         json_uint(j, "peak_rss_bytes", one->rss_peak_bytes);
         json_close(j);
     }
+    json_close(j);
+    json_open(j, "not_followed", '[');
+    words_json(j, lowtide_meta(r->rec, "not_followed"));
     json_close(j);
 }
 

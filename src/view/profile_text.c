@@ -218,6 +218,21 @@ static void processes_text(const report_t *r, const screen_t *s) {
     }
 }
 
+/* Those below an attached process that could not be followed. */
+static void not_followed_text(const report_t *r, const screen_t *s) {
+    const char *at = lowtide_meta(r->rec, "not_followed");
+    while (at && *at) {
+        const char *end = strchr(at, '\x1f');
+        size_t n = end ? (size_t)(end - at) : strlen(at);
+        static const char head[] = "not followed: ";
+        screen_gap(s, BYTES_CELLS + GAP);
+        dim(s, head, (int)sizeof head - 1);
+        screen_text(s, at, n, s->width - BYTES_CELLS - GAP - (int)sizeof head);
+        line_end(s);
+        at = end ? end + 1 : NULL;
+    }
+}
+
 /* ---- Sites ---- */
 
 /* The line of source, without what it is indented by, from the file as it is now: for recordings
@@ -451,6 +466,7 @@ void profile_text(const report_t *r, const screen_t *s) {
     if (!p) return;
     timeline_text(p, s);
     processes_text(r, s);
+    not_followed_text(r, s);
     if (p->mode == PROFILE_NONE || !p->site_count) return;
     sites_text(r, s, PROFILE_PEAK, "AT THE PEAK", sites_note(line, sizeof line, p));
     sites_text(r, s, PROFILE_LIVE, "STILL ALIVE AT THE END", "%s");

@@ -27,10 +27,11 @@ def test_the_installed_executable_finds_its_agent_and_dumps(spawn: Spawn, this_p
     assert target.finish() == (0, "")
 
 
-def test_the_agent_exports_its_start_mark_exec_and_exit_alone_and_needs_libc_alone() -> None:
+def test_the_agent_exports_its_start_leave_mark_exec_and_exit_alone_and_needs_libc_alone() -> None:
     symbols = subprocess.check_output(["nm", "-D", "--defined-only", AGENT], text=True)
     names = {line.split()[-1] for line in symbols.splitlines()}
     assert {name for name in names if not re.match("f?exec(l|v)|posix_spawnp?$|_[eE]xit$", name)} == {
+        "agent_leave",
         "agent_start",
         "lowtide_mark",
     }

@@ -104,6 +104,9 @@ static bool read_task(int task, const char *name, char *to, size_t room) {
 static bool task_sleeps(int task) {
     char text[512], *p;
     if (!read_task(task, "stat", text, sizeof text) || !(p = strrchr(text, ')'))) return true;
+    /* For a disk, or for a child of vfork to call exec: in a system call, not where memory is touched. */
+    if (p[1] == ' ' && p[2] == 'D')
+        return read_task(task, "syscall", text, sizeof text) && text[0] >= '0' && text[0] <= '9';
     return p[1] == ' ' && (p[2] == 'S' || p[2] == 'Z' || p[2] == 'X' || p[2] == 'I');
 }
 
@@ -157,8 +160,8 @@ int alloc_quiet(uint32_t timeout_ms, err_t *e) {
 /* ── Children and marks ── */
 
 int alloc_fork_child(int *region_fd, err_t *e) {
+    if (alloc.state != STATE_OFF) libc_fork_child();
     if (alloc.state != STATE_ON) return err_set(e, -ENOENT, "nothing was being watched");
-    libc_fork_child();
     int status = -ENOENT;
     if (region_fd) {
         store_close();

@@ -49,6 +49,13 @@ static inline bool counting(void) {
     return atomic_load_explicit(&count.on, memory_order_relaxed) && *count.mine;
 }
 
+/* Where a sample or a new site is at hand: what nobody reads any more need not be counted. */
+static inline bool counting_still(void) {
+    if (!counting()) return false;
+    if (atomic_load_explicit(&store_region()->dismissed, memory_order_relaxed)) count.on = false;
+    return count.on;
+}
+
 /* ── Making ── */
 
 /* The word of a block; NULL where none has been made yet, or (make) there is no memory. */
@@ -178,7 +185,7 @@ void count_sample(void *block, size_t bytes, uint32_t domain) {
         if (count_me.left >= 0) return;
     }
     count_me.left = sample_distance(&count_me.random, count.interval_bytes);
-    if (counting()) sampled_add(block, bytes, store_cell(stack_here(), domain));
+    if (counting_still()) sampled_add(block, bytes, store_cell(stack_here(), domain));
 }
 
 count_taken_t count_take(void *block) {
@@ -224,6 +231,7 @@ static uint32_t cell_of(uint32_t stack, uint32_t domain, bool alone) {
     uint64_t key = (uint64_t)stack << 4 | domain;
     uint32_t at = (uint32_t)(key * 0x9e3779b97f4a7c15ull >> 54) % CELL_CACHE;
     if (count.cells[at].key != key) {
+        counting_still();
         count.cells[at].cell = store_cell(stack, domain);
         count.cells[at].key = key;
     }
