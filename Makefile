@@ -64,6 +64,7 @@ bench: build
 	$(PYTHON) bench/cache.py
 	$(PYTHON) bench/isolate.py
 	$(PYTHON) bench/alloc.py
+	$(PYTHON) bench/accuracy.py
 	$(PYTHON) bench/tracing.py
 	$(PYTHON) bench/free.py
 	$(PYTHON) bench/limit.py
