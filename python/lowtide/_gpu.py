@@ -59,6 +59,18 @@ def _cupy(cupy: Any) -> list[GpuCache]:
     return rows
 
 
+def append_to(fd: int) -> None:
+    """Adds to the recording in ``fd`` what the driver and the caches tell."""
+    told = gpu()
+    rows = [(d.device, f"GPU {d.device}, {d.name}", "", d.process_bytes) for d in told.devices if d.process_bytes]
+    rows += [
+        (c.device, f"{c.library}'s cache on GPU {c.device}", f"beside {c.used_bytes} bytes in use", c.cached_bytes)
+        for c in told.caches
+    ]
+    if rows:
+        _core.gpu_append(fd, rows)
+
+
 def gpu() -> GpuMemory:
     """What this process has on GPUs, now. Both lists are empty where there is no driver and none of the libraries is loaded.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import warnings
 from typing import Any, NamedTuple
 
@@ -28,6 +29,13 @@ def _capture(fd: int, values: bool) -> tuple[int, int, int, float]:
     return objects, references, size, pause_us / 1000
 
 
+def _append_gpus(fd: int) -> None:
+    if {"torch", "cupy"} & sys.modules.keys():
+        from lowtide import _gpu
+
+        _gpu.append_to(fd)
+
+
 def snapshot(path: str | os.PathLike[str], values: bool = True) -> Snapshot:
     """Write a recording of this process's heap to ``path``, for ``lowtide report``, ``why``, ``diff`` and ``sql``.
 
@@ -42,11 +50,14 @@ def snapshot(path: str | os.PathLike[str], values: bool = True) -> Snapshot:
     name = os.fspath(path)
     direct = os.path.exists(name) and not os.path.isfile(name)  # a device or a pipe, or a directory, which is refused
     part = name if direct else f"{name}.{os.getpid()}.part"
-    flags = os.O_WRONLY | os.O_CLOEXEC | (0 if direct else os.O_CREAT | os.O_TRUNC)
+    flags = os.O_CLOEXEC | (os.O_WRONLY if direct else os.O_RDWR | os.O_CREAT | os.O_TRUNC)
     try:
         fd = os.open(part, flags, 0o666)
         try:
             figures = _capture(fd, values)
+            if not direct:
+                _append_gpus(fd)
+                figures = (*figures[:2], os.fstat(fd).st_size, figures[3])
         finally:
             os.close(fd)
         if not direct:

@@ -32,7 +32,7 @@ def stop(path: str | os.PathLike[str] | None = None, *, heap: bool = True) -> st
     Raises RuntimeError where no profile is being taken, and OSError where the file cannot be written or the heap not
     be captured, in which case the profile goes on.
     """
-    from lowtide._inside import _capture
+    from lowtide._inside import _append_gpus, _capture
 
     name = os.fspath(path) if path is not None else f"lowtide-{os.getpid()}.tide"
     part = f"{name}.{os.getpid()}.part"
@@ -40,6 +40,7 @@ def stop(path: str | os.PathLike[str] | None = None, *, heap: bool = True) -> st
     try:
         if heap:
             _capture(fd, values=True)
+            _append_gpus(fd)
         _core.profile_stop(fd, heap)
         os.rename(part, name)
     except BaseException:

@@ -6,6 +6,7 @@
 #include "agent/capture.h"
 #include "bind/born.h"
 #include "bind/core_free.h"
+#include "bind/gpu_calls.h"
 #include "bind/limit_calls.h"
 #include "bind/profile_calls.h"
 #include "bind/trace_calls.h"
@@ -113,6 +114,7 @@ static PyMethodDef methods[] = {
          "capture(fd, values) -> (objects, references, bytes, pause_us, walk_us, forked, note)")},
     FREE_CALLS,
     BORN_CALLS,
+    GPU_CALLS,
     LIMIT_CALLS,
     PROFILE_CALLS,
     TRACE_CALLS,

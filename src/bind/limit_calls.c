@@ -6,7 +6,6 @@
 
 #include "agent/limit/limit_watch.h"
 #include "base/limit_size.h"
-#include "collect/gpu.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -37,26 +36,6 @@ static limit_watch_t *watch_of(PyObject *capsule) {
 static PyObject *state_of(const limit_state_t *s) {
     return Py_BuildValue("siKKKKK", gauge_name(s->source), s->stalled, s->used_bytes, s->hard_bytes,
                          s->wanted_bytes, s->light_bytes, s->over_bytes);
-}
-
-PyObject *core_gpu(PyObject *module, PyObject *args) {
-    gpu_device_t devices[GPU_DEVICES];
-    (void)module;
-    (void)args;
-    unsigned count = gpu_read(getpid(), devices);
-    PyObject *list = PyList_New(0);
-    for (unsigned i = 0; list && i < count; i++) {
-        const gpu_device_t *d = &devices[i];
-        PyObject *bytes =
-            d->known ? PyLong_FromUnsignedLongLong(d->process_bytes) : Py_NewRef(Py_None);
-        PyObject *row = bytes ? Py_BuildValue("IsNKK", d->index, d->name, bytes,
-                                              (unsigned long long)d->used_bytes,
-                                              (unsigned long long)d->total_bytes)
-                              : NULL;
-        if (!row || PyList_Append(list, row)) Py_CLEAR(list);
-        Py_XDECREF(row);
-    }
-    return list;
 }
 
 PyObject *core_limit_parse(PyObject *module, PyObject *args) {

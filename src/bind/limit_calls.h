@@ -2,7 +2,6 @@
 #ifndef LOWTIDE_BIND_LIMIT_CALLS_H
 #define LOWTIDE_BIND_LIMIT_CALLS_H
 
-PyObject *core_gpu(PyObject *module, PyObject *args);
 PyObject *core_limit_parse(PyObject *module, PyObject *args);
 PyObject *core_limit_open(PyObject *module, PyObject *args);
 PyObject *core_limit_wait(PyObject *module, PyObject *args);
@@ -16,7 +15,6 @@ PyObject *core_reserve(PyObject *module, PyObject *args);
 
 /* clang-format off */
 #define LIMIT_CALLS \
-    {"gpu", core_gpu, METH_NOARGS, PyDoc_STR("gpu() -> [(device, name, process bytes or None, used, total)]")}, \
     {"limit_parse", core_limit_parse, METH_VARARGS, PyDoc_STR("limit_parse(text) -> (bytes, total)")}, \
     {"limit_open", core_limit_open, METH_VARARGS, PyDoc_STR("limit_open(bytes, max_time_share) -> watch")}, \
     {"limit_wait", core_limit_wait, METH_VARARGS, PyDoc_STR("limit_wait(watch, near) -> state; () when caches may grow again; None once stopped")}, \

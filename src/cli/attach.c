@@ -79,6 +79,7 @@ static void end_profile(attach_t *a) {
         status = err_set(&a->why, -ESRCH, "process %d ended", (int)a->pid);
     if (!status && a->heap) {
         collect_samples(&a->record.collect, a->pid);
+        a->record.gpu_count = gpu_rows(a->pid, a->record.gpus);
         status = agent_talk_ask(&a->talk, &m, a->record.fd, CTL_RESULT, &got, &fd,
                                 a->timeout_ms + STOP_MS, &a->why);
         a->record.heap = !status;

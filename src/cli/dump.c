@@ -6,10 +6,12 @@
 #include "cli/command.h"
 #include "cli/output.h"
 #include "cli/progress.h"
+#include "collect/gpu.h"
 #include "view/json.h"
 #include "view/units.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/types.h>
@@ -52,6 +54,20 @@ static int capture(dump_t *d, const char *agent, int out, ctl_result_t *result, 
     d->out = out;
     status = agent_talk_work(&t, &m, out, heard, d, d->timeout_ms + SILENT_MS, result, e);
     agent_talk_close(&t);
+    return status;
+}
+
+/* The driver is asked from here: nothing of it is loaded into the process. */
+static int add_gpus(const dump_t *d, const output_t *o, ctl_result_t *r, err_t *e) {
+    gpu_row_t rows[GPU_DEVICES];
+    unsigned count = o->part[0] ? gpu_rows(d->pid, rows) : 0;
+    if (!count) return 0;
+    int fd = open(o->part, O_RDWR | O_CLOEXEC);
+    if (fd < 0) return err_sys(e, -errno, "cannot go on with the recording");
+    int status = gpu_append(fd, rows, count, e);
+    off_t end = lseek(fd, 0, SEEK_END);
+    if (end > 0) r->bytes = (uint64_t)end;
+    close(fd);
     return status;
 }
 
@@ -99,6 +115,7 @@ static int dump(dump_t *d) {
     snprintf(what, sizeof what, "bringing the agent into process %d", (int)d->pid);
     progress_begin(what);
     int status = capture(d, agent, o.fd, &result, &e);
+    if (!status) status = add_gpus(d, &o, &result, &e);
     progress_end();
     if (interrupt_signal()) status = -ECANCELED;
     if (status) {

@@ -32,6 +32,7 @@ int record_open(record_t *r, const char *to, bool live, err_t *e) {
     r->fd = r->live = -1;
     r->live_path[0] = '\0';
     r->heap = false;
+    r->gpu_count = 0;
     r->to_file = to != NULL;
     int status = collect_begin(&r->collect, e);
     if (!status && to) status = output_open(&r->output, to, e);
@@ -80,6 +81,7 @@ static int write_tables(record_t *r, err_t *e) {
     }
     if (status) return status;
     collect_write(&r->collect, w, r->heap);
+    gpu_write(w, r->gpus, r->gpu_count);
     return rec_close(w, 0, 0, e);
 }
 

@@ -10,6 +10,7 @@
 
 #include "cli/output.h"
 #include "collect/collect.h"
+#include "collect/gpu.h"
 
 typedef struct record {
     collect_t collect;
@@ -17,6 +18,8 @@ typedef struct record {
     bool to_file, heap; /* heap: it was captured into fd */
     int fd;             /* the heap's capture writes here; read and write */
     int live;
+    gpu_row_t gpus[GPU_DEVICES]; /* of the process whose heap is captured, just before that */
+    unsigned gpu_count;
     char live_path[4096];
 } record_t;
 

@@ -100,6 +100,7 @@ static void program_ends(run_listen_t *l, run_caller_t *c) {
     if (!capture) return;
     l->ended = true;
     progress_begin("the program has ended; reading its heap");
+    l->record->gpu_count = gpu_rows(c->pid, l->record->gpus);
     int status = ctl_send(c->sock, &m, l->record->fd, SEND_MS, &e);
     /* The program holds on until its heap is written, so there is no need to hurry it. */
     while (!status) {

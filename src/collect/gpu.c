@@ -1,8 +1,11 @@
 #define _GNU_SOURCE
 #include "collect/gpu.h"
 
+#include "format/rec_table.h"
+
 #include <dlfcn.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -106,4 +109,47 @@ unsigned gpu_read(pid_t pid, gpu_device_t devices[GPU_DEVICES]) {
     }
     if (n.library) dlclose(n.library);
     return found;
+}
+
+unsigned gpu_rows(pid_t pid, gpu_row_t rows[GPU_DEVICES]) {
+    gpu_device_t devices[GPU_DEVICES];
+    unsigned count = gpu_read(pid, devices), used = 0;
+    for (unsigned i = 0; i < count; i++) {
+        const gpu_device_t *d = &devices[i];
+        if (!d->has_process) continue;
+        gpu_row_t *row = &rows[used++];
+        *row = (gpu_row_t){.device = d->index, .bytes = d->process_bytes};
+        snprintf(row->name, sizeof row->name, "GPU %u, %s", d->index, d->name);
+        if (!d->known) strcpy(row->note, "the driver does not tell how much");
+    }
+    return used;
+}
+
+void gpu_write(rec_writer_t *w, const gpu_row_t *rows, unsigned count) {
+    static const rec_table_column_t columns[] = {
+        {"kind", REC_TEXT}, {"name", REC_TEXT},     {"descriptor", REC_SIGNED},
+        {"file", REC_TEXT}, {"line", REC_VARINT},   {"function", REC_TEXT},
+        {"note", REC_TEXT}, {"address", REC_DELTA}, {"bytes", REC_VARINT}};
+    if (!count) return;
+    rec_table_begin(w, "resources", columns, sizeof columns / sizeof columns[0]);
+    for (unsigned i = 0; i < count; i++) {
+        rec_table_text(w, "gpu", 3);
+        rec_table_text(w, rows[i].name, strlen(rows[i].name));
+        rec_table_number(w, rows[i].device);
+        rec_table_text(w, "", 0);
+        rec_table_number(w, 0);
+        rec_table_text(w, "", 0);
+        rec_table_text(w, rows[i].note, strlen(rows[i].note));
+        rec_table_number(w, 0);
+        rec_table_number(w, rows[i].bytes);
+    }
+    rec_table_end(w);
+}
+
+int gpu_append(int fd, const gpu_row_t *rows, unsigned count, err_t *e) {
+    rec_writer_t *w;
+    int status = rec_append(&w, fd, e);
+    if (status) return status;
+    gpu_write(w, rows, count);
+    return rec_close(w, 0, 0, e);
 }

@@ -5,6 +5,7 @@
 #define LOWTIDE_COLLECT_GPU_H
 
 #include "base/err.h"
+#include "format/rec_writer.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -24,5 +25,18 @@ typedef struct gpu_device {
 /* How many devices there are, at most GPU_DEVICES; 0 where there is no such library or driver. In a container the driver may know
  * processes by other numbers than we do: then the process is not found on a device that it uses. */
 unsigned gpu_read(pid_t pid, gpu_device_t devices[GPU_DEVICES]);
+
+/* A row of kind `gpu` in a recording's table `resources` (docs/format.md). */
+typedef struct gpu_row {
+    unsigned device;
+    uint64_t bytes; /* 0: not known, and the note says so */
+    char name[GPU_NAME_BYTES + 32], note[96];
+} gpu_row_t;
+
+/* A row for each device that the process uses: how many. While it lives, for then it is forgotten. */
+unsigned gpu_rows(pid_t pid, gpu_row_t rows[GPU_DEVICES]);
+void gpu_write(rec_writer_t *w, const gpu_row_t *rows, unsigned count);
+/* Behind a recording that is whole: fd as for rec_append. */
+int gpu_append(int fd, const gpu_row_t *rows, unsigned count, err_t *e);
 
 #endif

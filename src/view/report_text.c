@@ -236,6 +236,22 @@ static void pins_lines(const report_t *r, const screen_t *s, uint64_t whole) {
     }
 }
 
+/* Beside the resident memory, not within it. */
+static void gpu_lines(const report_t *r, const screen_t *s) {
+    char size[UNITS_BYTES], line[512];
+    enum { SHARE_CELLS = 7 };
+    for (uint32_t i = 0; i < r->resources.count; i++) {
+        const model_resource_t *x = &r->resources.rows[i];
+        if (strcmp(x->kind, "gpu") != 0) continue;
+        figure(s, x->bytes ? units_size(size, x->bytes) : "?", BYTES_CELLS);
+        screen_gap(s, SHARE_CELLS + GAP);
+        int n =
+            snprintf(line, sizeof line, "%.300s%s%.100s", x->name, *x->note ? ", " : "", x->note);
+        screen_text(s, line, (size_t)n, s->width - BYTES_CELLS - SHARE_CELLS - GAP);
+        line_end(s);
+    }
+}
+
 static void memory_text(const report_t *r, const screen_t *s) {
     const model_totals_t *t = model_totals(r->model);
     char rss[UNITS_BYTES], peak[UNITS_BYTES], count[UNITS_BYTES], note[160];
@@ -264,6 +280,7 @@ static void memory_text(const report_t *r, const screen_t *s) {
     ledger_lines(r, s, whole);
     owners_lines(r, s, whole);
     pins_lines(r, s, whole);
+    gpu_lines(r, s);
 }
 
 static void more_line(const screen_t *s, int indent, uint64_t more, const char *what) {

@@ -1,5 +1,6 @@
-/* A stand-in for libnvidia-ml.so.1: two devices of nvml.h's layouts. $FAKE_NVML_PID uses 3 GiB of the second, among so many
- * processes that a list of 64 is too small. */
+/* A stand-in for libnvidia-ml.so.1: two devices of nvml.h's layouts. $FAKE_NVML_PID, or the process whose number stands in the file
+ * of that name, uses 3 GiB of the second, among so many processes that a list of 64 is too small. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -47,6 +48,12 @@ int nvmlDeviceGetMemoryInfo(void *device, memory_t *out) {
 }
 int nvmlDeviceGetComputeRunningProcesses_v3(void *device, unsigned *count, process_t *out) {
     const char *pid = getenv("FAKE_NVML_PID");
+    char text[32];
+    FILE *f = pid && *pid == '/' ? fopen(pid, "r") : NULL;
+    if (f) {
+        pid = fgets(text, sizeof text, f);
+        fclose(f);
+    }
     unsigned room = *count, n = device == &devices[1] && pid ? OTHERS + 1 : 0;
     *count = n;
     if (room < n) return TOO_SMALL;

@@ -103,3 +103,48 @@ print((lowtide.gpu().devices, before, [tuple(c) for c in lowtide.gpu().caches]))
         [("torch", 0, 100, 800), ("cupy", 0, 7, 50)],
         [("torch", 0, 100, 0), ("cupy", 0, 7, 0)],
     )
+
+
+def gpu_rows(lowtide_exe: Path, file: Path) -> list[tuple[Any, ...]]:
+    done = subprocess.run([lowtide_exe, "report", file, "--json"], capture_output=True, text=True, check=True)
+    rows = [row for row in json.loads(done.stdout)["resources"] if row["kind"] == "gpu"]
+    return [(row["name"], row["descriptor"], row["bytes"], row["note"]) for row in rows]
+
+
+def test_recordings_of_dump_attach_and_run_hold_a_row_for_each_device_in_use(
+    driver: Path, lowtide_exe: Path, tmp_path: Path
+) -> None:
+    wanted = [("GPU 1, Fake GPU two", 1, 3 * GIB, None)]
+    environment = dict(os.environ, LD_LIBRARY_PATH=str(driver), FAKE_NVML_PID=str(tmp_path / "pid"))
+    code = "import os, sys; open('pid', 'w').write(str(os.getpid())); print('ready', flush=True); "
+    with subprocess.Popen(
+        [sys.executable, "-c", code + "input()"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=tmp_path
+    ) as p:
+        assert p.stdout and p.stdout.readline() == "ready\n"
+        for words in (["dump", str(p.pid)], ["attach", str(p.pid), "--for", "1ms"]):
+            file = tmp_path / f"{words[0]}.tide"
+            subprocess.run(
+                [lowtide_exe, *words, "-o", file], env=environment, check=True, capture_output=True, cwd=tmp_path
+            )
+            assert gpu_rows(lowtide_exe, file) == wanted
+        p.communicate("\n")
+    command = [lowtide_exe, "run", "--no-report", "-o", tmp_path / "run.tide", "--", sys.executable, "-c", code]
+    subprocess.run(command, env=environment, check=True, capture_output=True, cwd=tmp_path)
+    assert gpu_rows(lowtide_exe, tmp_path / "run.tide") == wanted
+    text = subprocess.run([lowtide_exe, "report", tmp_path / "run.tide"], capture_output=True, text=True).stdout
+    assert "GPU 1, Fake GPU two" in text and "3.0 GiB" in text, text
+
+
+def test_a_snapshot_from_inside_holds_what_the_caches_have(
+    local_python: Python,
+    package: Path,  # noqa: F811
+    lowtide_exe: Path,
+    tmp_path: Path,
+) -> None:
+    code = STANDINS + "print(lowtide.snapshot('a.tide').file_bytes)"
+    size = inside(local_python, package, lowtide_exe, code, tmp_path)
+    assert size == (tmp_path / "a.tide").stat().st_size
+    assert gpu_rows(lowtide_exe, tmp_path / "a.tide") == [
+        ("torch's cache on GPU 0", 0, 800, "beside 100 bytes in use"),
+        ("cupy's cache on GPU 0", 0, 50, "beside 7 bytes in use"),
+    ]
