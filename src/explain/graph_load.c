@@ -22,8 +22,9 @@ typedef struct graph_pass {
     uint32_t *refcount; /* UINT32_MAX: that or more */
     uint64_t *late;     /* bits: a better path was found after its references had been followed */
     bool any_late, settling;
-    uint32_t count;        /* references so far */
-    graph_u32_vec_t first; /* object of each chunk, and the end */
+    uint32_t count;          /* references so far */
+    graph_u32_vec_t first;   /* object of each chunk, and the end */
+    graph_u32_vec_t foreign; /* frames of libraries, in rising order */
     arena_t arena;
     err_t *e;
 } graph_pass_t;
@@ -50,11 +51,12 @@ static inline void graph_relax(graph_pass_t *p, uint32_t u, uint32_t t, unsigned
     }
 }
 
-static inline void graph_edge(graph_pass_t *p, uint32_t u, uint32_t t, unsigned step) {
+static inline void graph_edge(graph_pass_t *p, uint32_t u, uint32_t t, unsigned step,
+                              unsigned more) {
     if (t == LOWTIDE_NONE || step == 0) return;
     p->g->target[p->count++] = t;
     p->g->owners[t]++;
-    graph_relax(p, u, t, step);
+    graph_relax(p, u, t, step + more);
 }
 
 static int graph_make_room(graph_pass_t *p, uint64_t more) {
@@ -78,6 +80,51 @@ static int graph_put_size(graph_pass_t *p, uint32_t id, uint64_t size, uint64_t 
     return graph_big_vec_push(&p->g->big, (graph_big_t){id, bytes}) ? graph_no_memory(p) : 0;
 }
 
+/* "function US file US line": whether the file is a library's. */
+static bool graph_is_library(const lowtide_value *v) {
+    char file[4096];
+    const char *begin = v->kind == LOWTIDE_VALUE_NAME ? memchr(v->text, 0x1F, v->text_bytes) : NULL;
+    if (!begin) return false;
+    size_t left = v->text_bytes - (size_t)(++begin - v->text);
+    const char *end = memchr(begin, 0x1F, left);
+    size_t n = end ? (size_t)(end - begin) : left;
+    if (n >= sizeof file) return false;
+    memcpy(file, begin, n);
+    file[n] = 0;
+    /* Code in no file is what somebody typed, but for the modules that are frozen in. */
+    return file[0] == '<' ? strncmp(file, "<frozen", 7) == 0 : label_is_library(file);
+}
+
+/* Values are read of those chunks alone that have frames: commonly the first. */
+static int graph_find_foreign(graph_pass_t *p, const lowtide_chunk *c, uint32_t chunk) {
+    lowtide_chunk *values = NULL;
+    lowtide_error error;
+    int status = 0;
+    uint32_t i = 0;
+    while (i < c->count && !p->costs[c->shape[i]].frame) i++;
+    if (i == c->count) return 0;
+    if (lowtide_chunk_load(p->rec, chunk, LOWTIDE_COL_VALUES, &values, &error)) return 0;
+    for (; i < values->count && !status; i++) {
+        if (p->costs[values->shape[i]].frame && graph_is_library(&values->values[i]))
+            status = graph_u32_vec_push(&p->foreign, values->first + i);
+    }
+    lowtide_chunk_free(values);
+    return status ? graph_no_memory(p) : 0;
+}
+
+static uint8_t graph_more_of(const graph_pass_t *p, const label_costs_t *costs, uint32_t u) {
+    size_t low = 0, high = costs->frame ? p->foreign.count : 0;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        if (p->foreign.at[middle] == u) return LABEL_COST_LIBRARY_FRAME;
+        if (p->foreign.at[middle] < u)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return 0;
+}
+
 static int graph_chunk(graph_pass_t *p, const lowtide_chunk *c) {
     graph_t *g = p->g;
     int status = graph_make_room(p, c->edge_begin[c->count] - c->edge_begin[0]);
@@ -90,10 +137,11 @@ static int graph_chunk(graph_pass_t *p, const lowtide_chunk *c) {
         p->refcount[u] = refcount < UINT32_MAX ? (uint32_t)refcount : UINT32_MAX;
         if ((status = graph_put_size(p, u, c->size[i], c->buffers[i]))) return status;
         g->begin[u] = p->count;
+        uint8_t more = graph_more_of(p, costs, u);
         for (uint32_t f = 0; f < costs->fixed_count && k < end; f++, k++)
-            graph_edge(p, u, c->edges[k], costs->fixed[f]);
+            graph_edge(p, u, c->edges[k], costs->fixed[f], more);
         for (uint32_t r = 0; k < end; r ^= costs->repeat_count == 2, k++)
-            graph_edge(p, u, c->edges[k], costs->repeat[r]);
+            graph_edge(p, u, c->edges[k], costs->repeat[r], more);
     }
     return 0;
 }
@@ -112,9 +160,11 @@ static void graph_settle_chunk(graph_pass_t *p, const lowtide_chunk *c) {
         uint32_t u = c->first + i, begin = c->edge_begin[i];
         if (!graph_bit(p->late, u)) continue;
         p->late[u >> 6] &= ~(UINT64_C(1) << (u & 63));
+        uint8_t more = graph_more_of(p, &p->costs[c->shape[i]], u);
         for (uint32_t k = begin; k < c->edge_begin[i + 1]; k++) {
             uint8_t step = label_cost(&p->costs[c->shape[i]], k - begin);
-            if (step && c->edges[k] != LOWTIDE_NONE) graph_relax(p, u, c->edges[k], step);
+            if (step && c->edges[k] != LOWTIDE_NONE)
+                graph_relax(p, u, c->edges[k], step + (unsigned)more);
         }
     }
 }
@@ -153,7 +203,7 @@ static int graph_read(graph_pass_t *p) {
             err_set(p->e, status, "%s", error.text);
         else if (graph_u32_vec_push(&p->first, c->first))
             status = graph_no_memory(p);
-        else
+        else if (!(status = graph_find_foreign(p, c, k)))
             status = graph_chunk(p, c);
     }
     lowtide_chunk_free(c);
@@ -229,6 +279,7 @@ int graph_load(graph_t *g, const lowtide_recording *rec, err_t *e) {
     spare_give(&g->spare, p.refcount);
     mem_unmap(p.late, graph_words(g->n) * sizeof(uint64_t));
     graph_u32_vec_free(&p.first);
+    graph_u32_vec_free(&p.foreign);
     arena_free(&p.arena);
     if (status) graph_free(g);
     return status;

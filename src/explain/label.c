@@ -2,6 +2,12 @@
 
 #include <string.h>
 
+bool label_is_library(const char *file) {
+    return file[0] == '<' || !file[0] || strstr(file, "/site-packages/") ||
+           strstr(file, "/dist-packages/") || strstr(file, "/lib/python3") ||
+           strstr(file, "/lib64/python3");
+}
+
 static uint8_t label_cost_of_attribute(const char *name) {
     if (strcmp(name, "__dict__") == 0) return 1;
     return name[0] == '_' && name[1] == '_' ? 4 : 2;
@@ -61,6 +67,7 @@ const label_costs_t *label_costs_of(const lowtide_recording *rec, arena_t *arena
         for (uint32_t k = 0; k < shape->fixed_count; k++)
             fixed[k] = label_cost_of(rec, shape, &shape->fixed[k]);
         costs[s].fixed = fixed;
+        costs[s].frame = shape->kind == LOWTIDE_SHAPE_FRAME;
         costs[s].fixed_count = shape->fixed_count;
         costs[s].repeat_count = (uint8_t)shape->repeat_count;
         for (uint32_t k = 0; k < shape->repeat_count; k++) {

@@ -8,6 +8,7 @@
 #include "base/arena.h"
 #include "lowtide/recording.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 
 typedef struct label_costs {
@@ -15,7 +16,14 @@ typedef struct label_costs {
     uint32_t fixed_count;
     uint8_t repeat[2];
     uint8_t repeat_count;
+    bool frame; /* of a frame */
 } label_costs_t;
+
+/* More for each reference of a library's frame: who may change the program looks into its own functions. */
+enum { LABEL_COST_LIBRARY_FRAME = 3 };
+
+/* Standard library, installed package, or text that is in no file: not the program's own. */
+bool label_is_library(const char *file);
 
 /* One for each shape, in the arena; NULL when there is no memory. */
 const label_costs_t *label_costs_of(const lowtide_recording *rec, arena_t *arena);

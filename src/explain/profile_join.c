@@ -240,6 +240,15 @@ static bool join_is_own(const profile_t *p, const char *function) {
     return false;
 }
 
+/* Whether the heap at the peak had most of what the line made: what was still being made when it was captured may be for its caller,
+ * and is no local to del. */
+static bool join_is_whole(const profile_t *p, uint32_t line, uint64_t bytes) {
+    uint64_t had = 0;
+    for (uint32_t i = 0; i < p->peak_sample_count; i++)
+        if (p->peak_samples[i].line == line) had += p->peak_samples[i].weight;
+    return had >= bytes / 4 * 3;
+}
+
 /* Who held at the peak what the line made; the caller frees it. */
 static void join_peak_holder(const profile_t *p, const model_t *peak, uint32_t line,
                              profile_held_t *held) {
@@ -270,7 +279,8 @@ static int join_temporary(findings_t *f, const profile_t *p, const model_t *peak
     join_peak_holder(p, peak_heap, (uint32_t)(line - p->lines), &held);
     if (held.path) x->held_at_peak = findings_text(f, "%s", held.path);
     bool has_local = held.path && join_local(held.path, local, function, sizeof local) &&
-                     join_is_own(p, function);
+                     join_is_own(p, function) &&
+                     join_is_whole(p, (uint32_t)(line - p->lines), sums->bytes[PROFILE_PEAK]);
     x->fix =
         findings_text(f, "make what %s:%u makes piece by piece: %s%s%s%s%s%s", base,
                       line->frame.line, join_advice(p, line), has_local ? "; or `del " : "",

@@ -3,6 +3,7 @@
 
 #include "base/mem.h"
 #include "base/vec.h"
+#include "explain/label.h"
 #include "format/rec_bytes.h"
 
 #include <errno.h>
@@ -29,9 +30,7 @@ uint32_t profile_site_of(map_t *known, profile_site_t *sites, uint32_t *count,
 }
 
 bool profile_is_library(const profile_frame_t *f) {
-    return f->kind != PROFILE_PYTHON || f->file[0] == '<' || !f->file[0] ||
-           strstr(f->file, "/site-packages/") || strstr(f->file, "/dist-packages/") ||
-           strstr(f->file, "/lib/python3") || strstr(f->file, "/lib64/python3");
+    return f->kind != PROFILE_PYTHON || label_is_library(f->file);
 }
 
 /* ---- What most of it came by ---- */

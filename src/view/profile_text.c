@@ -390,9 +390,11 @@ static void site_text(const report_t *r, const screen_t *s, uint32_t index, int 
     if (figure == PROFILE_LIVE || figure == PROFILE_PEAK) held_text(r, s, index, figure, indent);
 }
 
-/* Much made, little kept: what was alive at the peak is but a tenth of what was made. */
+/* Much made, little kept: what was alive at the peak is but a tenth of what was made. That takes ten blocks; a mapping of
+ * a gigabyte of which little was ever touched is none. */
 static bool is_churn(const profile_sums_t *sums) {
-    return sums->bytes[PROFILE_TOTAL] / 10 > sums->bytes[PROFILE_PEAK] &&
+    return sums->blocks[PROFILE_TOTAL] >= 10 &&
+           sums->bytes[PROFILE_TOTAL] / 10 > sums->bytes[PROFILE_PEAK] &&
            sums->bytes[PROFILE_TOTAL] / 10 > sums->bytes[PROFILE_LIVE];
 }
 

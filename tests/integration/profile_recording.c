@@ -162,7 +162,7 @@ static int nest(rec_writer_t *outer, const char *path, err_t *e) {
     BEGIN(w, "samples", columns);
     for (uint64_t k = 0; k < 20; k++)
         NUMBERS(w, 0, UINT64_C(0x7f0000000000) + 64 * (18 + k), 48, 4, 3);
-    NUMBERS(w, 0, UINT64_C(0x7e0000000000), 48, 4, 3); /* in no object */
+    NUMBERS(w, 0, UINT64_C(0x7e0000000000), 190 * MIB, 4, 3); /* in no object */
     rec_table_end(w);
     int status = rec_close(w, 0, 0, e);
     if (!status) rec_nested_file(outer, "peak", fd);

@@ -208,6 +208,22 @@ file = open("/proc/self/status")
     assert json.loads(out.splitlines()[-1]) == [len(paths), []]
 
 
+def test_what_a_function_and_a_library_both_hold_is_the_functions(
+    record: Record, lowtide: Lowtide, local_python: Python
+) -> None:
+    program = """
+import heapq
+def main():
+    rows = [bytearray(100) for i in range(5000)]
+    heapq.nsmallest(3, rows, key=lambda row: walk())
+main()
+"""
+    target, tide = record(local_python, program)
+    target.kill()
+    found = rows(lowtide, tide, "select path from paths join objects using (id) where type = 'list' and size > 40000")
+    assert found == [["thread MainThread > main() > rows"]]
+
+
 def test_paths_lead_back_to_the_object(record: Record, lowtide: Lowtide, local_python: Python) -> None:
     target, tide = record(local_python, WORLD)
     query = "select printf('0x%x', address), path from paths join objects using (id) where expression and type = 'list'"
