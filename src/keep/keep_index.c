@@ -32,11 +32,11 @@ void keep_index_insert(keep_store_t *store, uint32_t number, uint32_t tag) {
     store->version++;
 }
 
-void keep_index_remove(keep_store_t *store, uint32_t number) {
+void keep_index_remove(keep_store_t *store, uint32_t number, uint32_t tag) {
     const uint32_t mask = store->index_mask;
     keep_slot_t *index = store->index;
-    uint32_t hole = keep_home(store, store->entries[number].tag);
-    while (index[hole].number != number) hole = (hole + 1) & mask;
+    uint32_t hole = keep_home(store, tag);
+    while (index[hole].number != number || index[hole].tag != tag) hole = (hole + 1) & mask;
     for (uint32_t at = (hole + 1) & mask; index[at].number; at = (at + 1) & mask) {
         uint32_t home = keep_home(store, index[at].tag);
         if (((at - home) & mask) >= ((at - hole) & mask)) {

@@ -115,11 +115,8 @@ static size_t call_sizeof(PyObject *method, PyObject *object) {
 }
 
 static size_t own_bytes(walk_t *walk, PyObject *object, PyTypeObject *type) {
-    if (type == &PyFloat_Type) return (size_t)type->tp_basicsize;
-    if (type == &PyLong_Type && keep_int_is_small(object)) return sizeof(PyLongObject);
-    if (type == &PyBytes_Type) return (size_t)(type->tp_basicsize + PyBytes_GET_SIZE(object));
-    if (PyUnicode_CheckExact(object) && PyUnicode_IS_COMPACT_ASCII(object))
-        return sizeof(PyASCIIObject) + (size_t)PyUnicode_GET_LENGTH(object) + 1;
+    size_t simple = keep_simple_bytes(object);
+    if (simple) return simple;
     if (type == &PyTuple_Type)
         return (size_t)(type->tp_basicsize + PyTuple_GET_SIZE(object) * type->tp_itemsize) +
                GC_HEADER_BYTES;
@@ -211,22 +208,7 @@ static void look_inside(walk_t *walk, PyObject *object) {
         walk->bytes += foreign_bytes(type, object);
 }
 
-/* The usual keys and values need no walk. */
-static bool is_simple(PyObject *object) {
-    return !object || object == Py_None || PyFloat_CheckExact(object) ||
-           PyBytes_CheckExact(object) || (PyLong_CheckExact(object) && keep_int_is_small(object)) ||
-           (PyUnicode_CheckExact(object) && PyUnicode_IS_COMPACT_ASCII(object));
-}
-
-static size_t simple_bytes(PyObject *object) {
-    return object && object != Py_None ? own_bytes(NULL, object, Py_TYPE(object)) : 0;
-}
-
 int keep_deep_size(PyObject *key, PyObject *value, size_t *bytes) {
-    if (is_simple(key) && is_simple(value)) {
-        *bytes = simple_bytes(key) + (value == key ? 0 : simple_bytes(value));
-        return 0;
-    }
     walk_t walk;
     walk.type = NULL;
     walk.sizeof_method = NULL;

@@ -13,4 +13,17 @@
 /* value may be NULL. -> 0; -1 with an exception when there is no memory */
 int keep_deep_size(PyObject *key, PyObject *value, size_t *bytes);
 
+/* Bytes of the usual keys and values, which lead to nothing else; 0 for all others. */
+static inline size_t keep_simple_bytes(PyObject *object) {
+    const PyTypeObject *type = Py_TYPE(object);
+    if (type == &PyUnicode_Type)
+        return PyUnicode_IS_COMPACT_ASCII(object)
+                   ? sizeof(PyASCIIObject) + (size_t)PyUnicode_GET_LENGTH(object) + 1
+                   : 0;
+    if (type == &PyLong_Type) return keep_int_is_small(object) ? sizeof(PyLongObject) : 0;
+    if (type == &PyBytes_Type)
+        return (size_t)PyBytes_Type.tp_basicsize + (size_t)PyBytes_GET_SIZE(object);
+    return type == &PyFloat_Type ? sizeof(PyFloatObject) : 0;
+}
+
 #endif

@@ -1,8 +1,10 @@
-#include "keep/keep_store.h"
+#include "keep/keep_ghosts.h"
 #include "keep/keep_size.h"
 #include <time.h>
 
 enum { SWEEP_STEPS = 4 };
+
+static const double SHARE_FIRST = 0.1; /* the small queue's, as published */
 
 static int64_t stopped_ns = -1;
 
@@ -26,14 +28,15 @@ void keep_store_init(keep_store_t *store, PyObject *owner) {
 void keep_store_bound(keep_store_t *store, size_t max_items, size_t max_bytes) {
     store->max_items = max_items;
     store->max_bytes = max_bytes;
+    store->small_share = SHARE_FIRST;
+    store->was_full = false;
     keep_store_hold(store, SIZE_MAX, SIZE_MAX);
 }
 
 void keep_store_hold(keep_store_t *store, size_t items, size_t bytes) {
     store->bound_items = items < store->max_items ? items : store->max_items;
     store->bound_bytes = bytes < store->max_bytes ? bytes : store->max_bytes;
-    store->small_items = store->bound_items / 10 ? store->bound_items / 10 : 1;
-    store->small_bytes = store->bound_bytes / 10 + 1;
+    keep_share(store, store->small_share);
 }
 
 /* With time stamps two inserts within a tick still differ, by a nanosecond. */
@@ -67,12 +70,13 @@ static uint32_t take_entry(keep_store_t *store) {
         store->entries_max = (uint32_t)max;
         store->version++;
     }
+    store->entries[store->entries_used] = (keep_entry_t){0};
     return store->entries_used++;
 }
 
 void keep_detach(keep_store_t *store, uint32_t number, bool is_evicted) {
     keep_entry_t *entry = &store->entries[number];
-    keep_index_remove(store, number);
+    keep_index_remove(store, number, entry->tag);
     keep_queue_remove(store, number);
     keep_queue_push(store, KEEP_TRASH, number);
     entry->is_evicted = is_evicted;
@@ -87,16 +91,6 @@ static void tell_evicted(keep_store_t *store, PyObject *key, PyObject *value) {
     Py_XDECREF(done);
     Py_DECREF(on_evict);
     keep_error_give(error);
-}
-
-/* The last of all, since it can run any code. */
-static void let_go(keep_store_t *store, PyObject *key, PyObject *value, bool is_evicted) {
-    PyObject *owner = Py_NewRef(store->owner);
-    if (is_evicted && store->on_evict) tell_evicted(store, key, value);
-    Py_DECREF(value);
-    Py_DECREF(key);
-    keep_drain(store);
-    Py_DECREF(owner);
 }
 
 void keep_drain(keep_store_t *store) {
@@ -151,12 +145,76 @@ static void foresee_eviction(keep_store_t *store) {
     if (entry->next) __builtin_prefetch(&store->entries[entry->next], 1);
 }
 
+/* The last of all, since it can run any code. */
+static void let_go(keep_store_t *store, PyObject *key, PyObject *value) {
+    if (__builtin_expect(store->on_evict != NULL || store->queues[KEEP_TRASH].oldest, 0)) {
+        PyObject *owner = Py_NewRef(store->owner);
+        if (key && store->on_evict) tell_evicted(store, key, value);
+        keep_drain(store);
+        Py_DECREF(owner);
+    }
+    Py_XDECREF(value);
+    Py_XDECREF(key);
+}
+
+/* What mostly happens in a full cache: the oldest of the small queue, which nobody asked for, leaves its entry to what
+ * comes, which nobody asked for lately. -> that entry's number; 0, and nothing is done, where it is otherwise */
+static uint32_t pass_on(keep_store_t *store, uint32_t tag, size_t bytes) {
+    keep_queue_t *small = &store->queues[KEEP_SMALL];
+    const uint32_t number = small->oldest;
+    keep_entry_t *entry = &store->entries[number];
+    if (!number || !store->was_full || !store->ghosts.slots || entry->hits || !entry->next ||
+        (small->count < store->small_items && small->bytes < store->small_bytes) ||
+        store->count > store->bound_items ||
+        (store->bound_bytes != SIZE_MAX &&
+         store->bytes - entry->bytes + bytes > store->bound_bytes) ||
+        keep_ghosts_find(&store->ghosts, tag))
+        return 0;
+    keep_ghosts_add(store, entry->tag, false);
+    keep_index_remove(store, number, entry->tag);
+    keep_index_insert(store, number, tag);
+    small->oldest = entry->next;
+    store->entries[small->oldest].prev = 0;
+    store->entries[small->newest].next = number;
+    entry->prev = small->newest;
+    entry->next = 0;
+    small->newest = number;
+    small->bytes += bytes - entry->bytes;
+    store->bytes += bytes - entry->bytes;
+    store->stats.evictions++;
+    return number;
+}
+
+/* A place for what comes: one that another left, whose key and value are still in it, or a new one. -> its number, 0
+ * with an exception */
+static uint32_t settle(keep_store_t *store, uint32_t tag, size_t bytes) {
+    if (!keep_index_reserve(store, store->count + 1)) return 0;
+    uint32_t number = lacks_room(store, 1, bytes) ? keep_pick_victim(store, false) : 0;
+    if (number) {
+        keep_index_remove(store, number, store->entries[number].tag);
+        keep_queue_remove(store, number);
+        store->count--;
+        store->bytes -= store->entries[number].bytes;
+        keep_make_room(store, 1, bytes);
+    } else if (!(number = take_entry(store))) {
+        return 0;
+    }
+    uint32_t *ghost = keep_ghosts_find(&store->ghosts, tag);
+    store->entries[number].bytes = bytes;
+    keep_queue_push(store, ghost && keep_ghost_returns(store, ghost) ? KEEP_MAIN : KEEP_SMALL,
+                    number);
+    keep_index_insert(store, number, tag);
+    store->count++;
+    store->bytes += bytes;
+    return number;
+}
+
 int keep_put(keep_store_t *store, PyObject *key, Py_hash_t hash, PyObject *value, size_t bytes,
              uint32_t *number) {
+    const uint32_t tag = keep_tag(hash);
     if (store->bound_bytes < store->max_bytes && lacks_room(store, 1, bytes))
         keep_ceiling_trade(store, bytes);
-    if (store->ghosts.slots)
-        __builtin_prefetch(keep_ghosts_pair(&store->ghosts, keep_tag(hash)), 1);
+    if (store->ghosts.slots) __builtin_prefetch(keep_ghosts_pair(&store->ghosts, tag), 1);
     int64_t found = keep_find(store, key, hash);
     if (found < 0) return -1;
     if (bytes > store->max_bytes || !store->max_items) {
@@ -169,37 +227,21 @@ int keep_put(keep_store_t *store, PyObject *key, Py_hash_t hash, PyObject *value
     if (found) return replace(store, (uint32_t)found, value, bytes);
 
     if (store->ttl_ns) keep_expire(store, false);
-    if (!keep_index_reserve(store, store->count + 1)) return -1;
-    /* One entry mostly goes for one that comes: it leaves its place to it, without a stay in the trash. */
-    PyObject *old_key = NULL, *old_value = NULL;
-    uint32_t fresh = lacks_room(store, 1, bytes) ? keep_pick_victim(store, false) : 0;
-    if (fresh) {
-        keep_entry_t *victim = &store->entries[fresh];
-        keep_index_remove(store, fresh);
-        keep_queue_remove(store, fresh);
-        store->count--;
-        store->bytes -= victim->bytes;
-        old_key = victim->key;
-        old_value = victim->value;
-        keep_make_room(store, 1, bytes);
-    } else if (!(fresh = take_entry(store))) {
+    uint32_t fresh = lacks_room(store, 1, bytes) ? pass_on(store, tag, bytes) : 0;
+    if (!fresh && !(fresh = settle(store, tag, bytes))) {
+        keep_drain(store);
         return -1;
     }
     keep_entry_t *entry = &store->entries[fresh];
-    uint32_t tag = keep_tag(hash);
-    *entry = (keep_entry_t){
-        .tag = tag, .key = Py_NewRef(key), .value = Py_NewRef(value), .bytes = bytes};
-    entry->stamp = next_stamp(store);
-    keep_queue_push(store, keep_ghosts_take(store, tag) ? KEEP_MAIN : KEEP_SMALL, fresh);
-    keep_index_insert(store, fresh, tag);
-    store->count++;
-    store->bytes += bytes;
-    if (number) *number = fresh;
+    PyObject *old_key = entry->key, *old_value = entry->value;
     if (old_key) foresee_eviction(store);
-    if (old_key)
-        let_go(store, old_key, old_value, true);
-    else
-        keep_drain(store);
+    entry->key = Py_NewRef(key);
+    entry->value = Py_NewRef(value);
+    entry->tag = tag;
+    entry->bytes = bytes;
+    entry->stamp = next_stamp(store);
+    if (number) *number = fresh;
+    let_go(store, old_key, old_value);
     return 0;
 }
 
@@ -231,7 +273,11 @@ int keep_measure(keep_store_t *store, PyObject *key, PyObject *value, size_t *by
     *bytes = 0;
     if (!store->measures) return 0;
     if (!store->getsizeof) {
-        if (keep_deep_size(key, value, bytes) < 0) return -1;
+        size_t of_key = keep_simple_bytes(key), of_value = keep_simple_bytes(value);
+        if (of_key && (of_value || value == Py_None))
+            *bytes = of_key + (value == key ? 0 : of_value);
+        else if (keep_deep_size(key, value, bytes) < 0)
+            return -1;
         *bytes += KEEP_ENTRY_BYTES;
         return 0;
     }
@@ -326,6 +372,7 @@ bool keep_store_is_valid(const keep_store_t *store) {
 }
 
 void keep_store_fini(keep_store_t *store) {
+
     keep_registry_remove(store);
     Py_CLEAR(store->on_evict);
     Py_CLEAR(store->getsizeof);

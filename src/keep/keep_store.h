@@ -10,9 +10,11 @@
  *
  * Eviction is S3-FIFO (Yang et al., SOSP 2023): new entries wait in a small queue; what was asked for
  * there moves on to the main queue, the rest leaves a fingerprint among the ghosts and goes. A hit adds
- * one to a counter and moves nothing. Two things are chosen by measurement (bench/cache.py): while the
- * main queue has room every entry moves on to it, so that a loop larger than the cache keeps most of
- * what fits; ghosts number as many as the main queue.
+ * one to a counter and moves nothing. The small queue's share of the cache is learnt, as ARC (Megiddo,
+ * Modha, FAST 2003) learns its own: what comes back soon after it left the small queue says that this was
+ * too short, what comes back after it left the main queue, that this was. Until the main queue is full for
+ * the first time every entry moves on to it, so that a loop larger than the cache keeps most of what fits.
+ * docs/cache.md has the measurements (bench/cache.py).
  *
  * Who may call: whoever holds the GIL. Comparing keys and letting objects go runs code of the user,
  * which may come back into the same store. So what leaves is first taken out of index and queues and
@@ -52,11 +54,12 @@ typedef struct keep_queue {
     size_t bytes;
 } keep_queue_t;
 
-/* Fingerprints of what left the small queue lately: 20 bits of hash, 12 of age, in pairs. */
+/* keep_ghosts.h */
 typedef struct keep_ghosts {
     uint32_t *slots;
     uint32_t mask;
-    uint32_t epoch, in_epoch;
+    uint32_t epoch[2]; /* of the small queue, of the main queue */
+    uint64_t in_epoch[2];
 } keep_ghosts_t;
 
 typedef struct keep_stats {
@@ -78,8 +81,12 @@ typedef struct keep_store {
     keep_queue_t queues[KEEP_QUEUES];
     keep_ghosts_t ghosts;
     size_t max_items, max_bytes;     /* as its user wants it; SIZE_MAX: no bound */
-    size_t small_items, small_bytes; /* the small queue's share: a tenth of these */
     size_t bound_items, bound_bytes; /* the same, or less while a ceiling holds it */
+    double small_share;              /* of the bounds; what follows from it: */
+    size_t small_items, small_bytes; /* the small queue is full with either */
+    uint32_t run;                    /* ghosts in a row that told the same of the share: */
+    int8_t run_direction;            /* more or less of it */
+    bool was_full; /* the main queue, once: now entries must earn their place there */
     bool measures;
     uint64_t
         old_hits; /* what the store was worth lately: stats.hits beyond these; each shrink halves that */
@@ -134,14 +141,13 @@ void keep_clock_stop(int64_t ns);
 /* queues: KEEP_SMALL, KEEP_MAIN, KEEP_TRASH */
 void keep_queue_push(keep_store_t *store, enum keep_queue_name name, uint32_t number);
 void keep_queue_remove(keep_store_t *store, uint32_t number);
-void keep_ghosts_add(keep_store_t *store, uint32_t tag);
-/* Whether this tag left lately; forgets it. */
-bool keep_ghosts_take(keep_store_t *store, uint32_t tag);
+/* Sets the small queue's share of the bounds, within its own. */
+void keep_share(keep_store_t *store, double share);
 
 /* index */
 bool keep_index_reserve(keep_store_t *store, uint32_t count);
 void keep_index_insert(keep_store_t *store, uint32_t number, uint32_t tag);
-void keep_index_remove(keep_store_t *store, uint32_t number);
+void keep_index_remove(keep_store_t *store, uint32_t number, uint32_t tag);
 
 /* registry: every store of the process */
 void keep_registry_add(keep_store_t *store);
@@ -162,15 +168,10 @@ static inline uint32_t keep_tag(Py_hash_t hash) {
     return (uint32_t)(((uint64_t)hash * UINT64_C(0x9E3779B97F4A7C15)) >> 32);
 }
 
-static inline uint64_t keep_ghost_mix(uint32_t tag) {
-    uint64_t x = tag * UINT64_C(0xFF51AFD7ED558CCD);
-    x ^= x >> 32;
-    return x * UINT64_C(0xC4CEB9FE1A85EC53);
-}
-
 /* The two slots where a tag's ghost may be. */
 static inline uint32_t *keep_ghosts_pair(const keep_ghosts_t *ghosts, uint32_t tag) {
-    return &ghosts->slots[(keep_ghost_mix(tag) >> 20) & ghosts->mask & ~UINT32_C(1)];
+    return &ghosts
+                ->slots[((tag * UINT64_C(0xFF51AFD7ED558CCD)) >> 32) & ghosts->mask & ~UINT32_C(1)];
 }
 
 static inline uint32_t keep_home(const keep_store_t *store, uint32_t tag) {
