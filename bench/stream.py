@@ -1,11 +1,14 @@
 """Benchmarks of streams: one job over a file of ten times the ceiling, side by side, as ratios within one run.
 
-    python bench/stream.py [--rounds 3] [--ceiling 96] [--times 10] [--jobs text,csv,jsonl] [--only plain,lowtide]
+    python bench/stream.py [--rounds 3] [--peer-rounds 1] [--times 10] [--jobs text,csv,jsonl,parquet,arrow]
+                           [--only plain,lowtide-2] [--ceiling 64]
 
 Run with a Python that has lowtide[stream], bench/requirements.txt, pandas and Dask. Prints a Markdown table for each job.
-Times are medians of rounds in which all take turns, in wall time and in processor time of all processes; memory is that of
-all processes of the program together, of pages that several share each its part (PSS), looked at every 20 ms, the most over
-all rounds. Each program must write the same records; what one leaves in another form is compared as values.
+`plain` is the program that anybody writes, without a ceiling: a loop over the file with the csv module, the json module,
+or pyarrow's batches. Times are medians of rounds in which all take turns, in wall time and in processor time of all
+processes; those who are neither plain nor lowtide take part in the first rounds only. Memory is that of all processes of the
+program together, of pages that several share each its part (PSS), looked at every 20 ms, the most over all rounds. Each
+program must write the same records; what one leaves in another form is compared as values.
 """
 
 from __future__ import annotations
@@ -15,7 +18,9 @@ import csv
 import hashlib
 import json
 import os
+import random
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -23,6 +28,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 PROGRAMS = Path(__file__).parent / "programs" / "stream_jobs.py"
 WORDS = "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu".split()
@@ -36,7 +42,11 @@ def log_lines(i: int) -> str:
 
 
 def rows(i: int) -> str:
-    note = f'"said ""{WORDS[i % 5]}"", and went"' if i % 10 == 0 else f"plain note number {i}"
+    note = (
+        f'"said ""{WORDS[i % 5]}"", and went"'
+        if i % 10 == 0
+        else f"plain note number {i}, kept as its author wrote it some time ago"
+    )
     return f"{i}, {WORDS[i % 12]} {WORDS[i * 7 % 12]} ,{i * 7919 % 100007},{WORDS[i * 3 % 12]},{note}\n"
 
 
@@ -50,9 +60,47 @@ JOBS: dict[str, tuple[str, Callable[[int], str]]] = {
     "csv": ("id,name,cents,city,note\n", rows),
     "jsonl": ("", requests),
 }
+TABLES = ("parquet", "arrow")
+# MiB: what two workers need, and some more.
+CEILINGS = {"text": 64, "csv": 48, "jsonl": 48, "parquet": 224, "arrow": 224}
+SUFFIXES = {"text": "log"}
+OURS = ("plain", "lowtide", "lowtide-2")
+
+
+def documents(numbers: range, noise: random.Random) -> Any:
+    """Records of two kilobytes, most of it text that does not compress."""
+    import pyarrow as pa
+
+    bodies = noise.randbytes(900 * len(numbers)).hex()
+    return pa.table(
+        {
+            "id": list(numbers),
+            "title": [f" {WORDS[i % 12]} {WORDS[i * 7 % 12]} {i} " for i in numbers],
+            "cents": [i * 7919 % 100007 for i in numbers],
+            "city": [WORDS[i * 3 % 12] for i in numbers],
+            "body": [bodies[at : at + 1800] for at in range(0, len(bodies), 1800)],
+        }
+    )
+
+
+def make_tables(path: Path, job: str, size: int) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    noise = random.Random(7)
+    schema = documents(range(1), noise).schema
+    with open(path, "wb") as file:
+        writer: Any = pq.ParquetWriter(file, schema) if job == "parquet" else pa.ipc.new_file(file, schema)
+        with writer:
+            number = 0
+            while file.tell() < size:
+                writer.write_table(documents(range(number, number + 5_000), noise))
+                number += 5_000
 
 
 def make_source(path: Path, job: str, size: int) -> None:
+    if job in TABLES:
+        return make_tables(path, job, size)
     head, record = JOBS[job]
     with open(path, "w") as file:
         file.write(head)
@@ -109,8 +157,30 @@ class Session:
         return taken, waited + others, self.peak_bytes
 
 
+def table_digest(path: Path) -> str:
+    """Column by column, however the rows are grouped; `path` may be a folder of parts."""
+    import pyarrow as pa
+    import pyarrow.dataset as dataset
+
+    parts = sorted(path.glob("*.parquet"), key=lambda part: int(part.name.split(".")[1])) if path.is_dir() else [path]
+    found = {name: hashlib.sha256() for name in ("id", "title", "cents", "city", "body")}
+    for part in parts:
+        table = dataset.dataset(part, format="ipc" if path.suffix == ".arrow" else "parquet")
+        for batch in table.to_batches(batch_size=8192, batch_readahead=1, fragment_readahead=1, use_threads=False):
+            for name, column in found.items():
+                values = batch.column(name)
+                number = name in ("id", "cents")
+                column.update(
+                    values.cast(pa.int64()).to_numpy() if number else "\n".join([*values.to_pylist(), ""]).encode()
+                )
+    return " ".join(column.hexdigest() for column in found.values())
+
+
 def digest(path: Path, job: str) -> str:
     """Of the records as values, so that 1.50 and 1.5 or "a" and a are the same."""
+
+    if job in TABLES:
+        return table_digest(path)
 
     def records() -> Iterator[bytes]:
         with open(path, newline="" if job == "csv" else None) as file:
@@ -128,32 +198,38 @@ def digest(path: Path, job: str) -> str:
 
 
 def compare(job: str, names: list[str], folder: Path, args: argparse.Namespace) -> None:
-    source, out = folder / f"in.{job if job != 'text' else 'log'}", folder / f"out.{job if job != 'text' else 'log'}"
-    make_source(source, job, args.times * args.ceiling << 20)
+    ceiling, suffix = args.ceiling or CEILINGS[job], SUFFIXES.get(job, job)
+    source, out = folder / f"in.{suffix}", folder / f"out.{suffix}"
+    make_source(source, job, args.times * ceiling << 20)
     got: dict[str, list[tuple[float, float, int]]] = {name: [] for name in names}
     wanted = ""
     for turn in range(args.rounds):
         for name in names:
-            words = [sys.executable, str(PROGRAMS), name, job, str(source), str(out), f"{args.ceiling}MiB"]
+            if turn >= args.peer_rounds and name not in OURS:
+                continue
+            words = [sys.executable, str(PROGRAMS), name, job, str(source), str(out), f"{ceiling}MiB"]
             got[name].append(Session(words).run())
             if turn == 0:
                 found = digest(out, job)
                 wanted = wanted or found
                 if found != wanted:
                     raise SystemExit(f"bench: {name} wrote other records than {names[0]}: {job}")
-            out.unlink()
+            if out.is_dir():
+                shutil.rmtree(out)
+            else:
+                out.unlink()
     size = source.stat().st_size
     print(
-        f"\n| {job}, {size >> 20} MiB, ceiling {args.ceiling} MiB | s | processor s | throughput | peak | of the ceiling |"
+        f"\n| {job}, {size >> 20} MiB, ceiling {ceiling} MiB | s | processor s | throughput | peak | of the ceiling | rounds |"
     )
-    print("|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|")
     base = statistics.median(taken for taken, _, _ in got[names[0]])
     for name in names:
         taken, cpu = (statistics.median(run[i] for run in got[name]) for i in (0, 1))
         peak = max(run[2] for run in got[name])
         print(
             f"| {name} | {taken:.1f} | {cpu:.1f} | {base / taken:.2f}× | {peak / 2**20:.0f} MiB "
-            f"| {peak / (args.ceiling << 20):.2f} |",
+            f"| {peak / (ceiling << 20):.2f} | {len(got[name])} |",
             flush=True,
         )
     source.unlink()
@@ -162,15 +238,19 @@ def compare(job: str, names: list[str], folder: Path, args: argparse.Namespace) 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--ceiling", type=int, default=96, help="in MiB")
+    parser.add_argument("--peer-rounds", type=int, default=1, help="in how many of them the others take part")
+    parser.add_argument("--ceiling", type=int, help="in MiB, instead of each job's own")
     parser.add_argument("--times", type=int, default=10, help="how many ceilings the source is large")
-    parser.add_argument("--jobs", default="text,csv,jsonl")
-    parser.add_argument("--only", default="plain,unbounded,lowtide,lowtide-1,lowtide-2,pandas,polars,dask")
-    parser.add_argument("--folder", help="where the files go; they take twice their size")
+    parser.add_argument("--jobs", default=",".join(CEILINGS))
+    parser.add_argument("--only", default="plain,lowtide,lowtide-2,lowtide-1,pandas,polars,dask")
+    parser.add_argument("--folder", help="where the files go; they take up to four times the largest source")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         for job in args.jobs.split(","):
-            compare(job, args.only.split(","), Path(folder), args)
+            # Dask has no reader of Arrow files.
+            compare(
+                job, [name for name in args.only.split(",") if (job, name) != ("arrow", "dask")], Path(folder), args
+            )
 
 
 if __name__ == "__main__":

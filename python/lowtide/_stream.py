@@ -9,9 +9,9 @@ import os
 import pickle
 import sys
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import IO, Any, Literal
+from typing import IO, Any, Generic, Literal, TypeVar, overload
 
 from lowtide._keep import deep_size
 from lowtide._pool_child import refuse_while_importing
@@ -55,7 +55,12 @@ class Summary:
     resumed: bool
 
 
-class Stream:
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+_A = TypeVar("_A")
+
+
+class Stream(Generic[_T]):
     """A source and what is to be done with it; nothing happens before :meth:`write`, :meth:`reduce` or iteration.
 
     Each method gives a new stream. Functions get records: ``str`` lines without their newline, ``bytes``, dicts of CSV
@@ -66,33 +71,41 @@ class Stream:
         self._source, self._settings = source, settings
         self._ops: tuple[tuple[str, Callable[..., Any]], ...] = ()
 
-    def _with(self, name: str, f: Callable[..., Any]) -> Stream:
+    def _with(self, name: str, f: Callable[..., Any]) -> Stream[Any]:
         if not callable(f):
             raise TypeError(f"{name} takes a function, not {type(f).__name__}")
         new = copy.copy(self)
         new._ops = (*self._ops, (name, f))
         return new
 
-    def map(self, f: Callable[[Any], Any]) -> Stream:
+    @overload
+    def map(self, f: Callable[[_T], Iterator[_R]]) -> Stream[_R]: ...
+    @overload
+    def map(self, f: Callable[[_T], _R]) -> Stream[_R]: ...
+    def map(self, f: Callable[[_T], Any]) -> Stream[Any]:
         """``f(record)`` in place of each record; all that a generator function yields."""
         return self._with("map", f)
 
-    def filter(self, f: Callable[[Any], Any]) -> Stream:
+    def filter(self, f: Callable[[_T], object]) -> Stream[_T]:
         """The records for which ``f(record)`` is true."""
         return self._with("filter", f)
 
-    def map_chunks(self, f: Callable[[Any], Iterable[Any]]) -> Stream:
+    @overload
+    def map_chunks(self, f: Callable[[list[_T]], Iterable[_R]]) -> Stream[_R]: ...
+    @overload
+    def map_chunks(self, f: Callable[[Any], Any]) -> Stream[Any]: ...
+    def map_chunks(self, f: Callable[[Any], Any]) -> Stream[Any]:
         """``f(records)``, a list of records for a list of some size, as memory allows.
 
         Of Parquet and Arrow, as the first function, ``f`` gets a ``pyarrow.Table``, and may give one back.
         """
         return self._with("chunks", f)
 
-    def _pipe(self, f: Callable[[Any], Any]) -> Stream:
+    def _pipe(self, f: Callable[[Any], Any]) -> Stream[Any]:
         """As ``lowtide pipe`` has it: None drops the record, a generator gives many."""
         return self._with("pipe", f)
 
-    def batch(self, size: int | str) -> Stream:
+    def batch(self, size: int | str) -> Stream[list[_T]]:
         """Lists of `size` records, or of about so many bytes (text, ``"1MiB"``); the last may be smaller.
 
         Batches do not depend on how the source was cut. They are put together in this process.
@@ -103,7 +116,7 @@ class Stream:
             raise ValueError(f'batch takes a number of records or bytes as text, such as "1MiB", not {size!r}')
         return Stream(_Batches(self, limit, by_bytes), self._settings)
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[_T]:
         """The records, in order. A record that raises stops the iteration, unless ``errors="skip"``."""
         job = _Job(self, "records")
         with contextlib.closing(job.results()) as results:
@@ -111,9 +124,7 @@ class Stream:
                 for part in result.parts:
                     yield from part.data
 
-    def reduce(
-        self, f: Callable[[Any, Any], Any], initial: Any, combine: Callable[[Any, Any], Any] | None = None
-    ) -> Any:
+    def reduce(self, f: Callable[[_A, _T], _A], initial: _A, combine: Callable[[_A, _A], _A] | None = None) -> _A:
         """``f(so_far, record)`` over all records, as ``functools.reduce``.
 
         combine: ``combine(a, b)`` of two partial results; then workers fold their own chunks, each from a copy of
@@ -121,9 +132,11 @@ class Stream:
         """
         if combine is None:
             job = _Job(self, "records")
-            return job.fold(lambda so_far, part: functools.reduce(f, part, so_far), initial, (f,))
+            folded: _A = job.fold(lambda so_far, part: functools.reduce(f, part, so_far), initial, (f,))
+            return folded
         job = _Job(self._with("fold", f), "fold", initial=initial)
-        return job.fold(combine, copy.deepcopy(initial), (f, combine))
+        combined: _A = job.fold(combine, copy.deepcopy(initial), (f, combine))
+        return combined
 
     def write(self, out: str | os.PathLike[str] | IO[bytes], format: str | None = None) -> Summary:
         """Writes the records to a file, in the order of the source, and says what was done.
@@ -141,7 +154,7 @@ class _Batches(Source):
 
     kind = "records"
 
-    def __init__(self, inner: Stream, limit: int, by_bytes: bool) -> None:
+    def __init__(self, inner: Stream[Any], limit: int, by_bytes: bool) -> None:
         self.inner, self.limit, self.by_bytes = inner, limit, by_bytes
         self.base = source_of(inner._source, inner._settings["options"])
         self.total, self.names = 0, [f"the batches of {', '.join(self.base.names[:3])}"]
@@ -171,7 +184,7 @@ class _Job:
     """One run of a stream to its end."""
 
     def __init__(
-        self, stream: Stream, what: str, out: Any = None, format: str | None = None, initial: Any = None
+        self, stream: Stream[Any], what: str, out: Any = None, format: str | None = None, initial: Any = None
     ) -> None:
         refuse_while_importing()  # in a worker, a program that is not guarded would do it all again
         self.settings = settings = stream._settings
@@ -432,6 +445,38 @@ def _with_fields(plan: Plan, fields: tuple[str, ...]) -> Plan:
     return dataclasses.replace(plan, fields=fields)
 
 
+@overload
+def stream(
+    source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | IO[bytes],
+    memory: int | str = "512MiB",
+    *,
+    workers: int = 0,
+    executor: Any = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    resume: bool | Literal["changed"] = False,
+    errors: str | os.PathLike[str] = "raise",
+    format: str | None = None,
+    delimiter: str | None = None,
+    header: bool = True,
+    columns: Iterable[str] | None = None,
+    progress: bool | Callable[[Progress], object] = False,
+) -> Stream[Any]: ...
+@overload
+def stream(
+    source: Iterable[_T],
+    memory: int | str = "512MiB",
+    *,
+    workers: int = 0,
+    executor: Any = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    resume: bool | Literal["changed"] = False,
+    errors: str | os.PathLike[str] = "raise",
+    format: str | None = None,
+    delimiter: str | None = None,
+    header: bool = True,
+    columns: Iterable[str] | None = None,
+    progress: bool | Callable[[Progress], object] = False,
+) -> Stream[_T]: ...
 def stream(
     source: Any,
     memory: int | str = "512MiB",
@@ -446,7 +491,7 @@ def stream(
     header: bool = True,
     columns: Iterable[str] | None = None,
     progress: bool | Callable[[Progress], object] = False,
-) -> Stream:
+) -> Stream[Any]:
     """A stream over `source`, whose process tree stays below `memory`.
 
     source: a path, a pattern (``"logs/*.gz"``), a list of them, an open binary file, or any iterable. The suffix says
