@@ -5,15 +5,26 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <gnu/libc-version.h>
+#include <inttypes.h>
 #include <link.h>
 #include <stdatomic.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/auxv.h>
 #include <sys/mman.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
-enum { PAGE = 4096, TRAMPOLINE_BYTES = 16 };
+enum { PAGE = 4096, TRAMPOLINE_BYTES = 16, MARK_AT = 2048 };
+_Static_assert(GOT_HOOKS_MAX *TRAMPOLINE_BYTES <= PAGE, "a page of trampolines");
+_Static_assert(GOT_HOOKS_MAX * sizeof(got_function_t) <= MARK_AT, "and one of targets");
+
+/* In the page of targets: whose trampolines these are, by the hooks' names in their order. */
+typedef struct mark {
+    uint64_t name;
+    _Atomic uint32_t in_use;
+} mark_t;
 
 typedef struct object {
     got_t *got;
@@ -60,22 +71,82 @@ static void *find_real(const char *name) {
     return found;
 }
 
-int got_open(got_t *g, err_t *e) {
+/* ── The trampolines' two pages ──
+ *
+ * Those of a visit before stay mapped; they are found again by what is written behind their targets. */
+
+static uint64_t hooks_name(const got_t *g) {
+    uint64_t h = 0x6c6f777469646501ull;
+    for (size_t i = 0; i < g->count; i++)
+        for (size_t k = 0; k <= strlen(g->hooks[i].name); k++)
+            h = (h ^ (unsigned char)g->hooks[i].name[k]) * 0x100000001b3ull;
+    return h;
+}
+
+static mark_t *mark_of(unsigned char *code) {
+    return (mark_t *)(code + PAGE + MARK_AT);
+}
+
+/* What lies there may be unmapped at any moment, unless it is ours. */
+static bool is_marked(unsigned char *code, uint64_t name) {
+    uint64_t seen = 0;
+    struct iovec to = {&seen, sizeof seen}, from = {&mark_of(code)->name, sizeof seen};
+    return process_vm_readv(getpid(), &to, 1, &from, 1, 0) == (ssize_t)sizeof seen && seen == name;
+}
+
+/* A page of code that is no file's, and behind it one that can be written. */
+static unsigned char *pages_in(const char *line, uintptr_t *code_end) {
+    uintptr_t begin, end;
+    char may[5] = "";
+    int named = 0;
+    if (sscanf(line, "%" SCNxPTR "-%" SCNxPTR " %4s %*s %*s %*s %n", &begin, &end, may, &named) < 3)
+        return NULL;
+    bool behind = *code_end && begin == *code_end && strcmp(may, "rw-p") == 0;
+    bool code = strcmp(may, "r-xp") == 0 && end - begin == PAGE && !line[named];
+    *code_end = code ? end : 0;
+    return behind ? (unsigned char *)begin - PAGE : NULL;
+}
+
+static unsigned char *pages_again(uint64_t name) {
+    FILE *maps = fopen("/proc/self/maps", "re");
+    char line[512];
+    uintptr_t code_end = 0;
+    unsigned char *found = NULL;
+    while (maps && !found && fgets(line, sizeof line, maps)) {
+        unsigned char *code = pages_in(line, &code_end);
+        uint32_t unused = 0;
+        if (code && is_marked(code, name) &&
+            atomic_compare_exchange_strong(&mark_of(code)->in_use, &unused, 1))
+            found = code;
+    }
+    if (maps) fclose(maps);
+    return found;
+}
+
+static int pages_make(got_t *g, uint64_t name, err_t *e) {
     g->code = mmap(NULL, 2 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (g->code == MAP_FAILED) {
         g->code = NULL;
         return err_sys(e, -errno, "no memory for the hooks");
     }
     g->targets = (_Atomic(got_function_t) *)(g->code + PAGE);
-    for (size_t i = 0; i < g->count; i++) {
-        *(void **)&g->hooks[i].real = find_real(g->hooks[i].name);
-        trampoline_write(g, i);
-    }
+    for (size_t i = 0; i < g->count; i++) trampoline_write(g, i);
+    *mark_of(g->code) = (mark_t){.name = name, .in_use = 1};
     if (mprotect(g->code, PAGE, PROT_READ | PROT_EXEC) == 0) return 0;
     int status = err_sys(e, -errno, "this system lets no program make code in memory (SELinux?)");
     munmap(g->code, 2 * PAGE);
     g->code = NULL;
     return status;
+}
+
+int got_open(got_t *g, err_t *e) {
+    const uint64_t name = hooks_name(g);
+    g->code = pages_again(name);
+    int status = g->code ? 0 : pages_make(g, name, e);
+    if (status) return status;
+    g->targets = (_Atomic(got_function_t) *)(g->code + PAGE);
+    for (size_t i = 0; i < g->count; i++) *(void **)&g->hooks[i].real = find_real(g->hooks[i].name);
+    return 0;
 }
 
 /* ── One object ── */
@@ -180,6 +251,7 @@ static size_t patch_all(got_t *g, bool restoring) {
 }
 
 size_t got_patch(got_t *g) {
+    atomic_store(&mark_of(g->code)->in_use, 1);
     for (size_t i = 0; i < g->count; i++) g->targets[i] = g->hooks[i].hook;
     return patch_all(g, false);
 }
@@ -188,4 +260,5 @@ void got_restore(got_t *g) {
     patch_all(g, true);
     for (size_t i = 0; i < g->count; i++)
         if (g->hooks[i].real) g->targets[i] = g->hooks[i].real;
+    atomic_store(&mark_of(g->code)->in_use, 0);
 }

@@ -3,7 +3,8 @@
  *     object's GOT ─▶ trampoline (jmp *target) ─▶ target: our hook, or after got_restore libc's own function
  *
  * A program may copy a function's address out of a GOT (`free` as a destructor) and call it long after we are gone: so what
- * it finds there is a trampoline in memory of its own, which stays mapped when the library goes.
+ * it finds there is a trampoline in memory of its own, which stays mapped when the library goes. The next set with the same
+ * functions finds it again and takes it, so there is never more of it than sets that were in at once.
  *
  * Slots in relocated read-only memory are written through /proc/self/mem, which leaves the protection of their page alone: another
  * thread may be loading that very object. Left as they are: the loader, the vdso, ourselves, and an object that is the
