@@ -18,6 +18,7 @@
  */
 #define _GNU_SOURCE
 #include "agent/alloc/alloc.h"
+#include "agent/audit.h"
 #include "agent/call.h"
 #include "agent/capture.h"
 #include "agent/follow.h"
@@ -163,10 +164,12 @@ static void prepare_children(void) {
 
 /* In the main thread, with the GIL, just before the program's first line. */
 static int on_audit(const char *event, void *args, void *data) {
-    static const char begins[] = "cpython.run_";
+    static const char begins[] = "cpython.run_", ends[] = "cpython._PySys_ClearAuditHooks";
     (void)args;
     (void)data;
+    if (strcmp(event, ends) == 0) audit_end(); /* it ends without having begun */
     if (program || strncmp(event, begins, sizeof begins - 1) != 0) return 0;
+    audit_end();
     program = getpid();
     prepare_children();
     int sock = call_dial(CTL_PROGRAM_BEGINS);
@@ -243,8 +246,7 @@ __attribute__((constructor)) static void program_begin(void) {
     if (!begun || begun()) return;
     clean_environment(agent);
     int status = rt_find(&runtime, &e);
-    if (!status && !runtime.Py_IsInitialized() && runtime.PySys_AddAuditHook(on_audit, NULL) == 0)
-        return;
+    if (!status && !runtime.Py_IsInitialized() && audit_begin(&runtime, on_audit)) return;
     if (!status) err_set(&e, status = -EIO, "Python did not take an audit hook");
     int sock = call_dial(CTL_PROGRAM_BEGINS);
     if (sock >= 0) {

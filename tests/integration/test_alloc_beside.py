@@ -68,6 +68,23 @@ print(any({name!r} in line for line in open("/proc/self/maps")))
     assert live == pytest.approx(20_000 * 1041, rel=0.2)
 
 
+@pytest.mark.parametrize(
+    "asked", ["PYTHONMALLOC=" + a for a in ("malloc", "debug", "malloc_debug", "mimalloc")] + ["PYTHONDEVMODE=1"]
+)
+def test_python_may_be_asked_for_any_of_its_allocators(
+    asked: str, lowtide: Lowtide, local_python: Python, tmp_path: Path
+) -> None:
+    """The debug ones look at each block's edges, when it ends and where it was made: also at the block of our audit hook."""
+    if "mimalloc" in asked and local_python.minor < 13:
+        pytest.skip("this Python has no mimalloc")
+    live, said = kept_by(
+        lowtide, tmp_path, "kept = keep()\nprint('done')\n", "--exact", python=local_python.executable,
+        env=os.environ | dict([asked.split("=")]),
+    )  # fmt: skip
+    assert said == "done\n"
+    assert live == KEPT
+
+
 def test_a_program_may_put_allocators_of_its_own_over_ours_and_take_them_out(
     lowtide: Lowtide, cc: str, this_python: Python, tmp_path: Path
 ) -> None:
