@@ -128,6 +128,49 @@ assert not wrong, wrong"""
     run(local_python, package, code)
 
 
+# Threads make, look at and drop objects all the time; the main thread tells when so many more have been.
+CHURN = """
+import random, sys, threading
+stop, wrong, counts = threading.Event(), [], [0] * 4
+def churn(seed):
+    rng, mine = random.Random(seed), {}
+    while not stop.is_set():
+        for _ in range(500):
+            key = rng.randrange(5000)
+            old = mine.pop(key, None)
+            if old is not None and old != (bytes([key % 256]) * (key % 700), str(key), [key]): wrong.append(key)
+            mine[key] = (bytes([key % 256]) * (key % 700), str(key), [key])
+        counts[seed] += 500
+threads = [threading.Thread(target=churn, args=(seed,)) for seed in range(4)]
+for thread in threads: thread.start()
+places = [id(t) for t in kept]
+print("ready", flush=True)
+for line in sys.stdin:
+    goal = sum(counts) + int(line)
+    while sum(counts) < goal: stop.wait(0.002)
+    print("done", flush=True)
+stop.set()
+for thread in threads: thread.join()
+assert not wrong and places == [id(t) for t in kept], wrong[:5]
+"""
+
+
+def test_over_a_million_blocks_taken_and_freed_by_threads_between_trims_from_outside_are_what_they_should_be(
+    target_python: Python, spawn: Spawn, lowtide: Lowtide
+) -> None:
+    for env in ({},) if target_python.debug else ({}, {"PYTHONMALLOC": "debug"}):
+        target = spawn(target_python, SPARSE + CHURN + INTACT, env=env)
+        returned = []
+        for _ in range(3):
+            done = lowtide("free", target.pid, "--max-pause=60s", "--json")
+            assert (done.status, done.stderr) == (0, "")
+            returned.append(json.loads(done.stdout)["returned_bytes"])
+            target.say("50000")  # four blocks each are taken, and as many freed
+            target.wait_for("done")
+        assert returned[0] > 15 << 20, returned
+        assert target.finish() == (0, "") and target.stderr() == ""
+
+
 @pytest.mark.soak
 def test_millions_of_allocations_after_trims_are_what_they_should_be(local_python: Python, package: Path) -> None:
     code = f"""import lowtide

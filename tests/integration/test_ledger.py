@@ -58,6 +58,67 @@ assert abs(pools - counted) <= 3, (note, text)"""
     run(local_python, package, code)
 
 
+def test_from_outside_pools_and_arenas_are_as_many_as_python_itself_counts(
+    target_python: Python, spawn: Spawn, lowtide: Lowtide
+) -> None:
+    counts = "\nimport sys\nsys._debugmallocstats()\n"
+    for env in ({},) if target_python.debug else ({}, {"PYTHONMALLOC": "debug"}):
+        target = spawn(target_python, SPARSE + counts, env=env)
+        text = target.stderr()
+        told = json.loads(lowtide("rss", target.pid, "--json").stdout)
+        figures = re.match(r"(\d+) arenas, (\d+) pools", told["ledger"][0]["note"])
+        theirs = {key: int(n.replace(",", "")) for key, n in re.findall(r"^# (.*?)\s*=\s*([\d,]+)$", text, re.M)}
+        pools = sum(int(row.split()[2]) for row in text.split("-----\n")[1].split("\n\n")[0].splitlines())
+        assert figures and int(figures[1]) == theirs["arenas allocated current"], (told["ledger"][0], text)
+        assert abs(int(figures[2]) - pools) <= 3, (told["ledger"][0], text)
+        assert abs(told["ledger"][0]["bytes"] - theirs["bytes in allocated blocks"]) < 64 << 10, (told, text)
+        target.finish()
+
+
+def test_without_pools_the_ledger_has_no_line_of_them(target_python: Python, spawn: Spawn, lowtide: Lowtide) -> None:
+    target = spawn(target_python, SPARSE, env={"PYTHONMALLOC": "malloc"})
+    told = json.loads(lowtide("rss", target.pid, "--json").stdout)
+    lines = {line["name"]: line for line in told["ledger"]}
+    assert not any("pool" in name for name in lines), lines
+    assert lines["malloc: free, but held"]["returnable_bytes"] > 10 << 20, lines
+    assert lines["unexplained"]["bytes"] < told["memory"]["rss_bytes"] * 0.03, lines
+    target.finish()
+
+
+def mappings(pid: int) -> list[tuple[str, int]]:
+    """Path ("" where there is none) and resident bytes of each mapping, by address."""
+    rows: list[tuple[str, int]] = []
+    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        words = line.split(maxsplit=5)
+        if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
+            rows.append((words[5] if len(words) > 5 else "", 0))
+        elif words[0] == "Rss:":
+            rows[-1] = (rows[-1][0], int(words[1]) * 1024)
+    return rows
+
+
+def test_each_librarys_line_is_what_smaps_has_of_its_file_and_of_the_zeroed_data_behind(
+    target_python: Python, spawn: Spawn, lowtide: Lowtide
+) -> None:
+    target = spawn(target_python, "import ssl, sqlite3, mmap; m = mmap.mmap(-1, 20 << 20); m.write(b'x' * (20 << 20))")
+    lowtide("rss", target.pid)
+    told = {line["name"]: line["bytes"] for line in json.loads(lowtide("rss", target.pid, "--json").stdout)["ledger"]}
+    rows, least, most = mappings(target.pid), {}, {}
+    for (name, size), (behind, more) in zip(rows, [*rows[1:], ("", 0)]):
+        key = f"library {Path(name).name}"
+        least[key] = least.get(key, 0) + size
+        most[key] = most.get(key, 0) + size + (0 if behind else more)
+    libraries = [name for name in told if name.startswith("library lib")]
+    assert len(libraries) >= 3, told
+    for name in libraries:
+        assert least[name] <= told[name] <= most[name], (name, told[name], least[name], most[name])
+    shared = sum(size for name, size in rows if name.startswith("/dev/zero"))
+    assert told["shared memory"] == shared >= 20 << 20, (told, rows)
+    stack = next(size for name, size in rows if name == "[stack]")
+    assert stack <= told["thread stacks"] <= stack + (1 << 20), told
+    target.finish()
+
+
 def test_what_is_freed_of_libcs_heap_is_told_apart_and_given_back(local_python: Python, package: Path) -> None:
     code = """import lowtide
 made = [bytes(2000 + i % 1000) for i in range(20_000)]; kept = made[::100]; del made
