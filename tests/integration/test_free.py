@@ -171,6 +171,38 @@ def test_over_a_million_blocks_taken_and_freed_by_threads_between_trims_from_out
         assert target.finish() == (0, "") and target.stderr() == ""
 
 
+REFILL = """
+def arenas():
+    import os, re, tempfile
+    with tempfile.TemporaryFile() as f:
+        saved = os.dup(2); os.dup2(f.fileno(), 2)
+        sys._debugmallocstats()
+        os.dup2(saved, 2); f.seek(0)
+        return int(re.search(rb"# arenas allocated current *= *([0-9,]+)", f.read())[1].replace(b",", b""))
+import sys
+most = [(i, i + 1, i + 2) for i in range(400_000)]
+kept, full = most[::500], arenas()
+del most
+print("ready", flush=True)
+for line in sys.stdin:
+    most = [(i, i + 1, i + 2) for i in range(400_000 - len(kept))]
+    assert arenas() <= full + 2, (arenas(), full)
+    assert all(t == (i, i + 1, i + 2) for i, t in enumerate(most))
+    del most
+    print("done", flush=True)
+"""
+
+
+def test_no_room_of_pools_is_lost_by_a_trim(target_python: Python, spawn: Spawn, lowtide: Lowtide) -> None:
+    target = spawn(target_python, REFILL + INTACT)
+    for _ in range(2):
+        done = lowtide("free", target.pid, "--max-pause=60s", "--json")
+        assert json.loads(done.stdout)["returned_bytes"] > 15 << 20, done
+        target.say("fill")
+        target.wait_for("done")
+    assert target.finish() == (0, "") and target.stderr() == ""
+
+
 @pytest.mark.soak
 def test_millions_of_allocations_after_trims_are_what_they_should_be(local_python: Python, package: Path) -> None:
     code = f"""import lowtide
