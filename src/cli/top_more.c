@@ -41,7 +41,17 @@ int top_ledger(top_more_t *m, agent_talk_t *talk, uint32_t timeout_ms) {
     qsort(lines.at, lines.n, sizeof lines.at[0], by_bytes);
     memcpy(m->ledger, lines.at, lines.n * sizeof lines.at[0]);
     m->lines = lines.n;
+    if (m->first_lines) return 0;
+    memcpy(m->first, lines.at, lines.n * sizeof lines.at[0]);
+    m->first_lines = lines.n;
     return 0;
+}
+
+int64_t top_growth(const top_more_t *m, const top_line_t *line) {
+    for (size_t i = 0; i < m->first_lines; i++)
+        if (strcmp(m->first[i].name, line->name) == 0)
+            return (int64_t)line->bytes - (int64_t)m->first[i].bytes;
+    return (int64_t)line->bytes;
 }
 
 /* ── Children ── */

@@ -25,6 +25,8 @@ typedef struct top_child {
 typedef struct top_more {
     top_line_t ledger[TOP_LINES_MOST]; /* the largest first */
     size_t lines;
+    top_line_t first[TOP_LINES_MOST]; /* as it was when it was first read */
+    size_t first_lines;
     top_child_t children[TOP_CHILDREN_MOST]; /* parents first */
     size_t count;
 } top_more_t;
@@ -32,6 +34,8 @@ typedef struct top_more {
 /* Asks the agent for the ledger: takes the GIL for a moment. What cannot be had leaves the lines as they were. Returns 0, or -ESRCH where
  * the process has ended. */
 int top_ledger(top_more_t *m, agent_talk_t *talk, uint32_t timeout_ms);
+/* By how much a line of the ledger has grown since it was first read. */
+int64_t top_growth(const top_more_t *m, const top_line_t *line);
 /* From /proc; the children are not watched. */
 void top_children(top_more_t *m, pid_t pid);
 

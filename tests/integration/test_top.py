@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import json
 import os
 import pty
+import re
 import select
+import struct
+import termios
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-from conftest import Lowtide, Python, Spawn
+import pytest
+from conftest import PATIENCE_S, Lowtide, Python, Spawn
 from test_attach import GROW, maps
 
 
@@ -59,3 +67,107 @@ def test_the_processes_below_are_shown_with_what_they_have(this_python: Python, 
     assert "sleep 1234" in done.stdout
     assert max(len(line) for line in done.stdout.splitlines()) <= 60
     assert target.finish() == (0, "still True\n")
+
+
+class Terminal:
+    """`lowtide top` on a terminal of so many columns and rows."""
+
+    def __init__(self, exe: Path, pid: int, columns: int, rows: int) -> None:
+        self.pid, self.terminal = pty.fork()
+        if self.pid == 0:
+            fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+            environment = {k: v for k, v in os.environ.items() if k != "COLUMNS"}
+            os.execve(exe, [str(exe), "top", str(pid), "--every", "200ms"], {**environment, "LC_ALL": "C.UTF-8"})
+        self.said = b""
+
+    def read_until(self, done: Callable[[], bool]) -> None:
+        end = time.monotonic() + PATIENCE_S
+        while not done():
+            assert time.monotonic() < end, self.said[-3000:]
+            if select.select([self.terminal], [], [], 1)[0]:
+                with contextlib.suppress(OSError):
+                    self.said += os.read(self.terminal, 100_000)
+
+    def screens(self) -> list[list[str]]:
+        whole = self.said.decode(errors="replace").split("\x1b[H")[1:]
+        return [
+            [re.sub("\x1b\\[[0-9;]*[A-Za-z]", "", row) for row in s.split("\r\n")] for s in whole if "q leaves" in s
+        ]
+
+    def leave(self, keys: bytes) -> int:
+        os.write(self.terminal, keys)
+        self.read_until(lambda: b"\x1b[?1049l" in self.said)
+        status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        os.close(self.terminal)
+        return status
+
+
+GROWS = "keep = []\n" + GROW.replace("    grow()", "    grow(); keep.append(bytes(100_000))")
+
+
+@pytest.mark.parametrize("columns, rows", [(80, 24), (60, 24), (40, 8)])
+def test_the_screen_fits_and_shows_what_grew_since(
+    columns: int, rows: int, this_python: Python, lowtide_exe: Path, spawn: Spawn
+) -> None:
+    target = spawn(this_python, GROWS)
+    top = Terminal(lowtide_exe, target.pid, columns, rows)
+    top.read_until(lambda: len(top.screens()) > 3 and "+" in top.screens()[-1][1] and "▂" in "".join(top.screens()[-1]))
+    for screen in top.screens():
+        assert len(screen) <= rows
+        assert max(len(row) for row in screen) <= columns
+        assert screen[0].startswith(f"{target.pid}  ")
+        assert "RSS" in screen[1]
+    assert top.leave(b"q") == 0
+    assert target.finish() == (0, "still True\n")
+
+
+def test_keys_that_are_no_commands_leave_no_trace(this_python: Python, lowtide_exe: Path, spawn: Spawn) -> None:
+    target = spawn(this_python, GROW)
+    top = Terminal(lowtide_exe, target.pid, 80, 24)
+    top.read_until(lambda: bool(top.screens()))
+    os.write(top.terminal, b"\x1b[A\x1b[Bx\x1a")
+    seen = len(top.screens())
+    top.read_until(lambda: len(top.screens()) > seen + 1)
+    # An arrow and the key behind it may come together.
+    assert top.leave(b"\x1b[1;5C\x1bOPq") == 0
+    assert b"^[" not in top.said and b"^Z" not in top.said
+    assert target.finish() == (0, "still True\n")
+
+
+def test_as_json_it_is_one_object_with_what_grew(this_python: Python, lowtide: Lowtide, spawn: Spawn) -> None:
+    target = spawn(this_python, GROWS)
+    done = lowtide("top", target.pid, "--every", "2s", "--json")
+    assert (done.status, done.stderr) == (0, "")
+    said = json.loads(done.stdout)
+    assert said["pid"] == target.pid
+    assert said["watched_s"] >= 2
+    assert said["rss_growth_bytes"] > 1 << 20
+    assert said["timeline"][0]["rss_bytes"] < said["rss_bytes"] <= said["peak_rss_bytes"]
+    grown = {line["name"]: line["growth_bytes"] for line in said["ledger"]}
+    assert sum(grown.values()) > 1 << 20
+    assert max(said["sites"], key=lambda site: site["live_bytes"])["live_bytes"] > 1 << 20
+    assert target.finish() == (0, "still True\n")
+
+
+# Forks once it finds the agent in itself.
+FORKS = """
+import os, sys, time
+while "memfd:lowtide" not in open("/proc/self/maps").read(): time.sleep(0.01)
+time.sleep(0.3)
+if os.fork() == 0:
+    sys.stdin.read()
+    os._exit(0)
+os.wait()
+"""
+
+
+def test_a_child_that_is_forked_meanwhile_is_left_as_without_it(
+    this_python: Python, lowtide: Lowtide, spawn: Spawn
+) -> None:
+    target = spawn(this_python, "print('ready', flush=True)\n" + FORKS)
+    children = Path(f"/proc/{target.pid}/task/{target.pid}/children")
+    while not children.read_text():
+        done = lowtide("top", target.pid, "--every", "2s", "--once")
+        assert (done.status, done.stderr) == (0, "")
+    assert "memfd:lowtide" not in maps(int(children.read_text()))
+    assert target.finish() == (0, "")
