@@ -71,6 +71,38 @@ def test_what_a_cache_counts_is_what_the_allocator_gave(kind: str) -> None:
     assert 0.85 * given < cache.bytes < 1.2 * given
 
 
+def test_a_data_frame_counts_as_much_as_pandas_says_with_its_text_and_index() -> None:
+    pd: Any = pytest.importorskip("pandas")
+    count = 20_000
+    frames = {
+        "floats": pd.DataFrame(np.random.rand(count, 3)),
+        "text": pd.DataFrame({"name": [f"row-{i}" for i in range(count)]}),
+        "objects": pd.DataFrame({"name": pd.Series([f"row-{i}" for i in range(count)], dtype=object)}),
+        "times": pd.DataFrame({"x": np.random.rand(count)}, index=pd.date_range("2026-01-01", periods=count, freq="s")),
+        "time zones": pd.DataFrame({"x": pd.date_range("2026-01-01", periods=count, freq="s", tz="UTC")}),
+        "text index": pd.DataFrame({"x": np.random.rand(count)}, index=[f"row-{i}" for i in range(count)]),
+        "categories": pd.DataFrame({"x": pd.Categorical(["a", "b"] * (count // 2))}),
+        "nullable": pd.DataFrame({"x": pd.Series(range(count)).astype("Int64")}),
+    }
+    for name, frame in frames.items():
+        told = int(frame.memory_usage(deep=True).sum())
+        cache = lowtide.Cache[str, Any](max_bytes="1GiB")
+        cache["frame"] = frame
+        assert 0.98 * told < cache.bytes < 1.03 * told + 10_000, name
+
+
+def test_arrow_counts_whole_buffers_also_for_a_slice() -> None:
+    pa: Any = pytest.importorskip("pyarrow")
+    table = pa.table({"x": np.random.rand(50_000), "name": [f"row-{i}" for i in range(50_000)]})
+    held = table.get_total_buffer_size()
+    column = table.column(1)
+    for value in (table, table.slice(7, 3), table.to_batches()[0]):
+        assert held <= _keep.deep_size(value) < held + 1000
+    for value in (column, column.chunk(0), column.slice(5, 1)):
+        assert column.get_total_buffer_size() <= _keep.deep_size(value) < column.get_total_buffer_size() + 1000
+    assert 400_000 <= _keep.deep_size(table.column(0).chunk(0).buffers()[1]) < 401_000
+
+
 def test_an_entry_costs_90_bytes_at_most_beyond_key_and_value() -> None:
     for size in (1030, 5500, 8200, 22_000):
         keys = list(range(10**6, 10**6 + 2 * size))

@@ -174,16 +174,43 @@ static bool is_array(PyTypeObject *type) {
     return false;
 }
 
-/* Buffers of other C types, say pyarrow's, tell their length by a property in C. */
+static size_t told_bytes(PyObject *bytes) {
+    Py_ssize_t count = bytes && PyLong_Check(bytes) ? PyLong_AsSsize_t(bytes) : 0;
+    Py_XDECREF(bytes);
+    PyErr_Clear();
+    return count > 0 ? (size_t)count : 0;
+}
+
+/* pyarrow's objects lie in C++ and share whole buffers: a slice keeps all of what it was cut from. */
+static bool is_arrow(PyTypeObject *type) {
+    for (; type; type = type->tp_base)
+        if (!(type->tp_flags & Py_TPFLAGS_HEAPTYPE) &&
+            strncmp(type->tp_name, "pyarrow.lib.", 12) == 0)
+            return true;
+    return false;
+}
+
+static size_t arrow_bytes(PyTypeObject *type, PyObject *object) {
+    PyObject *total = find_in_type(type, "get_total_buffer_size");
+    if (total) return PyFunction_Check(total) ? 0 : told_bytes(PyObject_CallOneArg(total, object));
+    Py_buffer view;
+    if (!PyObject_CheckBuffer(object) || PyObject_GetBuffer(object, &view, PyBUF_SIMPLE) < 0) {
+        PyErr_Clear();
+        return 0;
+    }
+    size_t bytes = (size_t)view.len;
+    PyBuffer_Release(&view);
+    return bytes;
+}
+
+/* Other types in C that hold data outside of Python's heap tell of it by a property in C; what leads to other objects
+ * is left out, since those count by themselves. */
 static size_t foreign_bytes(PyTypeObject *type, PyObject *object) {
+    if (is_arrow(type)) return arrow_bytes(type, object);
     if (PyType_IS_GC(type) || (type->tp_flags & Py_TPFLAGS_HEAPTYPE) || find_sizeof(type)) return 0;
     PyObject *nbytes_of = find_in_type(type, "nbytes");
     if (!nbytes_of || !Py_IS_TYPE(nbytes_of, &PyGetSetDescr_Type)) return 0;
-    PyObject *nbytes = Py_TYPE(nbytes_of)->tp_descr_get(nbytes_of, object, (PyObject *)type);
-    Py_ssize_t bytes = nbytes && PyLong_Check(nbytes) ? PyLong_AsSsize_t(nbytes) : 0;
-    Py_XDECREF(nbytes);
-    PyErr_Clear();
-    return bytes > 0 ? (size_t)bytes : 0;
+    return told_bytes(Py_TYPE(nbytes_of)->tp_descr_get(nbytes_of, object, (PyObject *)type));
 }
 
 static void look_inside(walk_t *walk, PyObject *object) {
