@@ -53,6 +53,28 @@ def stand_still() -> None:
     time.sleep(600)
 
 
+class Refused(OSError):
+    """As many programs write them: made of other things than the message that it hands on."""
+
+    def __init__(self, code: int, *, item: str) -> None:
+        super().__init__(code, f"no {item}")
+        self.item = item
+
+
+class Unsold(Exception):
+    def __init__(self, item: str, price: float) -> None:
+        super().__init__(f"{item} for {price}")
+        self.item, self.price = item, price
+
+
+def raise_own(of: str) -> None:
+    error = Unsold("salt", 2.5)
+    error.add_note("on Monday")
+    if of == "group":
+        raise ExceptionGroup("two", [error, ValueError(1)])
+    raise Refused(2, item="pepper") if of == "system" else error
+
+
 def kill_self(number: int) -> None:
     os.kill(os.getpid(), number)
 
@@ -66,12 +88,13 @@ def generator() -> Any:
 
 
 class Stubborn(Exception):
-    def __init__(self, one: int, two: int) -> None:
+    def __init__(self) -> None:
         super().__init__("stubborn")
+        self.lock = threading.Lock()
 
 
 def raise_stubborn() -> None:
-    raise Stubborn(1, 2)
+    raise Stubborn
 
 
 def raise_key_error() -> None:
@@ -251,6 +274,21 @@ def test_an_exception_brings_its_traceback_and_one_that_cannot_be_pickled_its_wo
         with pytest.raises(TypeError, match="gave a generator, which cannot leave its process"):
             pool.submit(generator).result()
         assert pool.submit(add, 1, 2).result() == 3
+
+
+def test_an_exception_with_an_init_of_its_own_comes_as_itself_with_its_attributes() -> None:
+    with lowtide.Pool(1) as pool:
+        with pytest.raises(Unsold, match="^salt for 2.5") as told:
+            pool.submit(raise_own, "own").result()
+        assert (told.value.args, told.value.item, told.value.price) == (("salt for 2.5",), "salt", 2.5)
+        assert told.value.__notes__ == ["on Monday"]
+        assert "in raise_own" in str(told.value.__cause__)
+        with pytest.raises(ExceptionGroup, match="two") as group:
+            pool.submit(raise_own, "group").result()
+        assert [type(error) for error in group.value.exceptions] == [Unsold, ValueError]
+        with pytest.raises(Refused, match="no pepper") as system:
+            pool.submit(raise_own, "system").result()
+        assert (system.value.errno, system.value.item) == (2, "pepper")
 
 
 def test_a_call_over_its_memory_fails_alone_whether_it_fills_or_reserves_it() -> None:

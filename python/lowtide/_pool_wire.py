@@ -128,6 +128,42 @@ class _ByReference(pickle.Pickler):
     """pickle's own."""
 
 
+class _InParts(pickle.Pickler):
+    """Takes exceptions apart whose class has an ``__init__`` of its own: pickle would call it with what the exception
+    has as ``args``, mostly the one message that ``super().__init__`` was given."""
+
+    def reducer_override(self, value: object) -> Any:
+        kind = type(value)
+        if (
+            isinstance(value, BaseException)
+            and isinstance(kind.__init__, types.FunctionType)
+            and kind.__reduce__ in (BaseException.__reduce__, OSError.__reduce__)
+        ):
+            return rebuilt_error, (kind, value.args), value.__dict__ or None
+        return NotImplemented
+
+
+def rebuilt_error(kind: type[BaseException], args: tuple[Any, ...]) -> BaseException:
+    """An exception of this type without its own ``__init__`` being called; that of its first base in C is."""
+    error = kind.__new__(kind, *args)
+    inits = (vars(base).get("__init__") for base in kind.__mro__)
+    next(init for init in inits if isinstance(init, types.WrapperDescriptorType))(error, *args)
+    return error
+
+
+def dump_error(error: BaseException, text: str) -> bytes:
+    """The pickle of an exception and its traceback's text; raises when what was pickled would not come out again."""
+    try:
+        body = pickle.dumps((error, text), 5)
+        pickle.loads(body)
+        return body
+    except Exception:
+        file = io.BytesIO()
+        _InParts(file, 5).dump((error, text))
+        pickle.loads(file.getbuffer())
+        return file.getvalue()
+
+
 def load(kind: int, body: Any, buffers: Sequence[Any]) -> Any:
     if kind & BLOBS:
         return _Loader(body, buffers).load()

@@ -62,9 +62,7 @@ def _error_message(error: BaseException) -> _pool_wire.Message:
     text = "".join(traceback.format_exception(type(error), error, trace or error.__traceback__))
     text = f'\n"""\n{text}"""'
     try:
-        body = pickle.dumps((error, text), 5)
-        pickle.loads(body)
-        return body, [], 0
+        return _pool_wire.dump_error(error, text), [], 0
     except BaseException as why:
         plain = RemoteError(f"{type(error).__module__}.{type(error).__qualname__}: {error}")
         plain.add_note(f"(a {type(error).__qualname__} cannot be pickled: {why})")
