@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import TESTS, Lowtide, Python
+from conftest import TESTS, Lowtide, Python, Spawn
 from tide_decoder import read_recording
 
 ALLOCATORS = {"jemalloc": "libjemalloc.so.2", "mimalloc": "libmimalloc.so.2"}
@@ -176,6 +176,92 @@ def test_stacks_that_are_switched_do_not_confuse_us(
     pytest.importorskip(name)
     live, _ = kept_by(lowtide, tmp_path, GREEN[name], "--interval=16K", mode, python=this_python.executable)
     assert live == pytest.approx(80_000 * 1041, rel=0.02 if mode == "--exact" else 0.1)
+
+
+# Does its work until its standard input says something, a little at a time, and keeps the last.
+ON_AND_ON = """
+import select, sys
+def asked(): return bool(select.select([sys.stdin], [], [], 0.002)[0])
+kept = []
+print("ready", flush=True)
+{work}
+print("done", len(kept[-1]))
+"""
+MEANWHILE = {
+    "greenlet": """
+import greenlet
+def deep(n):
+    if n: return deep(n - 1)
+    while True:
+        main.switch()
+        kept[:] = [keep()[:500]]
+main = greenlet.getcurrent()
+many = [greenlet.greenlet(lambda n=n: deep(10 * n)) for n in range(6)]
+while not asked():
+    for g in many: g.switch()
+""",
+    "gevent": """
+import gevent
+going = True
+def work():
+    while going:
+        kept[:] = [keep()[:500]]
+        gevent.sleep(0)
+many = [gevent.spawn(work) for n in range(6)]
+while not asked(): gevent.sleep(0.002)
+going = False
+gevent.joinall(many)
+""",
+    "threads of pdb": """
+import io, pdb, threading
+going = True
+def work():
+    while going: kept[:] = [keep()[:500]]
+def traced():
+    while going: pdb.Pdb(stdin=io.StringIO("step\\n" * 40 + "continue\\n"), stdout=io.StringIO(), nosigint=True).runcall(keep)
+threads = [threading.Thread(target=work), threading.Thread(target=traced)]
+for t in threads: t.start()
+while not asked(): pass
+going = False
+for t in threads: t.join()
+""",
+}
+
+
+@pytest.mark.parametrize("mode", ["--exact", "--native"])
+@pytest.mark.parametrize("name", sorted(MEANWHILE))
+def test_stacks_that_are_switched_while_we_come_and_go_stay_whole(
+    name: str, mode: str, lowtide: Lowtide, this_python: Python, spawn: Spawn, tmp_path: Path
+) -> None:
+    if "pdb" not in name:
+        pytest.importorskip(name)
+    small = KEEP.replace("20_000", "2000")
+    target = spawn(this_python, small + ON_AND_ON.format(work=MEANWHILE[name]))
+    done = lowtide("attach", target.pid, "--for", "300ms", "--interval=64K", mode, "-o", tmp_path / "a.tide")
+    assert (done.status, done.stderr) == (0, "")
+    recording = read_recording((tmp_path / "a.tide").read_bytes())
+    assert any("keep" in str(row["function"]) for row in recording.table_rows("frames"))
+    assert target.finish() == (0, "done 500\n")
+    assert target.stderr() == ""
+
+
+def test_a_program_ends_as_always_while_its_threads_still_allocate(
+    lowtide: Lowtide, local_python: Python, tmp_path: Path
+) -> None:
+    """Daemon threads are stopped in the middle of what they do, without the GIL, while the interpreter is torn down."""
+    code = """
+import threading, zlib, json
+def churn():
+    while True:
+        zlib.compress(bytes(50_000)); json.dumps([{"a": n} for n in range(100)]); bytearray(200_000)
+for i in range(6): threading.Thread(target=churn, daemon=True).start()
+kept = keep()
+print("done")
+"""
+    for mode in "--exact", "--native":
+        live, said = kept_by(lowtide, tmp_path, code, "--interval=4K", mode, python=local_python.executable)
+        assert said == "done\n"
+        assert live == pytest.approx(20_000 * 1041, rel=0.02 if mode == "--exact" else 0.1)
 
 
 FORKS = """
