@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
-from conftest import Lowtide, Python, Spawn, Target
+from conftest import PATIENCE_S, Lowtide, Python, Spawn, Target
+from test_allocators import allocator
+from test_free import run
+from test_package_inside import package
+
+__all__ = ["package"]
 
 # Does a line at a time of what it is told.
 OBEY = "\nimport sys\nprint('ready', flush=True)\nfor line in sys.stdin: exec(line); print('done', flush=True)\n"
@@ -123,6 +129,42 @@ def test_what_malloc_keeps_between_blocks_in_use_only_a_trim_returns(
     assert before - rss(threshold) < found["bytes"] * 0.2, (before, rss(threshold), found)
     assert lowtide("free", target.pid, "--max-pause=10s").status == 0
     assert abs(before - rss(target) - found["bytes"]) < 4 << 20, (before, rss(target), found)
+
+
+def test_what_malloc_keeps_between_blocks_jemalloc_gives_back_by_itself_with_a_thread_for_it(
+    this_python: Python, spawn: Spawn, lowtide: Lowtide, tmp_path: Path
+) -> None:
+    target = spawn(this_python, SCATTERED + OBEY)
+    found = retention(report(lowtide, target, tmp_path / "a.tide"), "malloc")
+    words = "LD_PRELOAD=libjemalloc.so.2 MALLOC_CONF=background_thread:true"
+    assert words in found["fix"], found
+    # A second instead of its ten.
+    here = {"LD_PRELOAD": allocator("jemalloc"), "MALLOC_CONF": "background_thread:true,dirty_decay_ms:1000"}
+    other = spawn(this_python, SCATTERED + OBEY, env=here)
+    end = time.monotonic() + PATIENCE_S
+    while rss(target) - rss(other) < found["bytes"] * 0.8 and time.monotonic() < end:
+        time.sleep(0.2)
+    assert rss(target) - rss(other) >= found["bytes"] * 0.8, (rss(target), rss(other), found)
+
+
+def test_what_a_peak_leaves_in_pools_it_does_not_leave_from_a_child(
+    this_python: Python, package: Path, lowtide_exe: Path
+) -> None:
+    code = """import lowtide, os
+def rss(): return int(open("/proc/self/statm").read().split()[1]) * 4096
+def peak():
+    made = [(i, i + 1, i + 2) for i in range(600_000)]
+    return made[::500]
+child = lowtide.isolate(peak)
+few = child()
+before = rss()
+again = child()
+isolated = rss() - before
+mine = peak()
+plain = rss() - before
+assert few == again == mine
+assert plain > 30 << 20 and isolated < plain / 5, (isolated, plain)"""
+    run(this_python, package, f"if __name__ == '__main__':\n exec({code!r})", LOWTIDE_EXE=str(lowtide_exe))
 
 
 def test_a_program_that_keeps_nothing_in_vain_has_no_such_finding(

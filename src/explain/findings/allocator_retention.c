@@ -117,9 +117,11 @@ static int report_heap(findings_t *f, const layers_t *l) {
     if (fix && l->tops < l->heap / RETENTION_WORTH)
         fix = findings_text(
             f,
-            "%s. It lies between blocks in use, where no setting of malloc's helps; an "
-            "allocator that gives back by itself does (LD_PRELOAD=libjemalloc.so.2)",
-            fix);
+            "%s. It lies between blocks in use, where no setting of malloc's helps; jemalloc with "
+            "a "
+            "thread for it gives back by itself, some ten seconds later: start the program with "
+            "LD_PRELOAD=libjemalloc.so.2 MALLOC_CONF=background_thread:true, up to %s",
+            fix, size);
     return add(f, l->heap, "malloc keeps memory that was freed", fix);
 }
 
