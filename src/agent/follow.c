@@ -18,9 +18,10 @@
 
 enum { WORDS_MOST = 8192, SEGMENTS_MOST = 64, NAME_MOST = 256 };
 
-static const char preload_name[] = "LD_PRELOAD=", run_name[] = CTL_RUN_VARIABLE "=";
-/* "NAME=value" each; run[0] is 0 until all is there. */
-static char run[8192], preload[4096];
+static const char preload_name[] = "LD_PRELOAD=", run_name[] = CTL_RUN_VARIABLE "=",
+                  limit_name[] = CTL_LIMIT_VARIABLE "=";
+/* "NAME=value" each; run[0] is 0 until all is there, and limit[0] where there is no limit. */
+static char run[8192], preload[4096], limit[4608];
 
 typedef int execve_t(const char *, char *const[], char *const[]);
 typedef int fexecve_t(int, char *const[], char *const[]);
@@ -49,11 +50,21 @@ __attribute__((constructor)) static void find_real(void) {
     find(&real.spawnp, "posix_spawnp");
 }
 
-void follow_begin(const char *value, const char *agent) {
+static void keep_limit(const char *value, bool is_python) {
+    const char *path = value ? strchr(value, ':') : NULL;
+    if (!path || strlen(value) >= sizeof limit - sizeof limit_name - 1) return;
+    path++;
+    bool mark = is_python && *path && *path != CTL_LIMIT_CHILD;
+    snprintf(limit, sizeof limit, "%s%.*s%s%s", limit_name, (int)(path - value), value,
+             mark ? (char[]){CTL_LIMIT_CHILD, 0} : "", path);
+}
+
+void follow_begin(const char *value, const char *agent, const char *limit_value, bool is_python) {
     if (strlen(value) >= sizeof run - sizeof run_name ||
         strlen(agent) >= sizeof preload - sizeof preload_name)
         return;
     snprintf(preload, sizeof preload, "%s%s", preload_name, agent);
+    keep_limit(limit_value, is_python);
     snprintf(run, sizeof run, "%s%s", run_name, value);
 }
 
@@ -127,13 +138,13 @@ static bool followable(const char *path) {
 
 typedef struct plan {
     bool change, strip;
-    size_t words, text_bytes;     /* what plan_carry_out needs room for */
-    size_t count;                 /* words as they are */
-    ptrdiff_t run_at, preload_at; /* -1: not there */
+    size_t words, text_bytes;               /* what plan_carry_out needs room for */
+    size_t count;                           /* words as they are */
+    ptrdiff_t run_at, preload_at, limit_at; /* -1: not there */
 } plan_t;
 
 static plan_t plan_make(const char *path, char *const env[]) {
-    plan_t p = {.run_at = -1, .preload_at = -1};
+    plan_t p = {.run_at = -1, .preload_at = -1, .limit_at = -1};
     if (!run[0] || !env) return p;
     for (; env[p.count]; p.count++) {
         if (p.count >= WORDS_MOST) return p;
@@ -141,15 +152,18 @@ static plan_t plan_make(const char *path, char *const env[]) {
             p.run_at = (ptrdiff_t)p.count;
         if (strncmp(env[p.count], preload_name, sizeof preload_name - 1) == 0)
             p.preload_at = (ptrdiff_t)p.count;
+        if (strncmp(env[p.count], limit_name, sizeof limit_name - 1) == 0)
+            p.limit_at = (ptrdiff_t)p.count;
     }
     bool there =
         p.preload_at >= 0 && find_in(env[p.preload_at] + sizeof preload_name - 1, agent_path());
     bool ours = p.run_at >= 0 && strcmp(env[p.run_at], run) == 0;
+    if (limit[0]) ours &= p.limit_at >= 0 && strcmp(env[p.limit_at], limit) == 0;
     int code = errno;
     p.strip = !followable(path);
     errno = code;
-    p.change = p.strip ? there || p.run_at >= 0 : !(there && ours);
-    p.words = p.count + 3;
+    p.change = p.strip ? there || p.run_at >= 0 || p.limit_at >= 0 : !(there && ours);
+    p.words = p.count + 4;
     p.text_bytes = sizeof preload + (p.preload_at >= 0 ? strlen(env[p.preload_at]) + 1 : 0);
     return p;
 }
@@ -176,7 +190,7 @@ static char *const *plan_carry_out(const plan_t *p, char *const env[], char **wo
     if (!p->change) return env;
     size_t n = 0;
     for (ptrdiff_t i = 0; i < (ptrdiff_t)p->count; i++)
-        if (i != p->run_at && i != p->preload_at) words[n++] = env[i];
+        if (i != p->run_at && i != p->preload_at && i != p->limit_at) words[n++] = env[i];
     char *before = p->preload_at >= 0 ? env[p->preload_at] : NULL, *libraries = NULL;
     if (!p->strip)
         libraries = with_agent(before, text);
@@ -184,6 +198,7 @@ static char *const *plan_carry_out(const plan_t *p, char *const env[], char **wo
         libraries = without_agent(before, text, p->text_bytes);
     if (libraries) words[n++] = libraries;
     if (!p->strip) words[n++] = run;
+    if (!p->strip && limit[0]) words[n++] = limit;
     words[n] = NULL;
     return words;
 }

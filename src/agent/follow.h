@@ -18,8 +18,9 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-/* value: of CTL_RUN_VARIABLE; agent: as it stands in LD_PRELOAD. Both are copied; what is too long is not followed. Once. */
-void follow_begin(const char *value, const char *agent);
+/* value: of CTL_RUN_VARIABLE; agent: as it stands in LD_PRELOAD; limit: of CTL_LIMIT_VARIABLE, or NULL, and what a Python starts is
+ * marked a child there. All are copied; what is too long is not followed. Once. */
+void follow_begin(const char *value, const char *agent, const char *limit, bool is_python);
 
 /* Into `out`: the list of libraries (as in LD_PRELOAD) without that one. false: it is not in it, or there is no room. */
 bool follow_without(const char *libraries, const char *agent, char *out, size_t room);

@@ -48,7 +48,7 @@ static struct {
     python_t python;
     limit_watch_t watch;
     uint64_t bytes;
-    char dump[PATH_BYTES];
+    char given[PATH_BYTES], dump[PATH_BYTES + 16];
     pthread_t threads[2];
     int count;
     bool registered;
@@ -122,6 +122,10 @@ static void settle(void) {
 
 /* ── Our first thread ── */
 
+static const char *source_name(const limit_state_t *s) {
+    return s->shared ? "all processes" : gauge_name(s->source);
+}
+
 static bool ask_main_thread(const limit_state_t *s) {
     int was = atomic_load(&low.call);
     if (was == CALL_QUEUED) return false; /* it has not come to the last one yet */
@@ -156,7 +160,7 @@ static void *act_forever(void *unused) {
     settle();
     for (;;) {
         enum limit_level level = limit_watch_wait(&low.watch, LIMIT_PRESSURE, &s);
-        char text[128];
+        char text[160];
         if (level == LIMIT_STOPPED) break;
         if (level == LIMIT_SPARE) {
             s.wanted_bytes = 0;
@@ -173,7 +177,7 @@ static void *act_forever(void *unused) {
         snprintf(text, sizeof text,
                  "near the memory limit: %llu of %llu bytes (%s); %llu came back",
                  (unsigned long long)s.used_bytes, (unsigned long long)s.hard_bytes,
-                 gauge_name(s.source), (unsigned long long)freed);
+                 source_name(&s), (unsigned long long)freed);
         alloc_mark(text);
     }
     return NULL;
@@ -230,7 +234,7 @@ static void say(const char *text) {
 }
 
 static void dump(const limit_state_t *s) {
-    char text[2 * PATH_BYTES + 256];
+    char text[2 * sizeof low.dump + 256];
     ctl_result_t result;
     int out = open(low.dump, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
     capture_t c = {.rt = low.rt,
@@ -251,7 +255,7 @@ static void dump(const limit_state_t *s) {
                  "lowtide: %llu of %llu bytes (%s) are in use; what holds them is in %s: lowtide "
                  "report %s\n",
                  (unsigned long long)s->used_bytes, (unsigned long long)s->hard_bytes,
-                 gauge_name(s->source), low.dump, low.dump);
+                 source_name(s), low.dump, low.dump);
         say(text);
     } else if (stopped(NULL)) {
         low.next_dump_us = 0; /* taken from it by a fork: it may try again */
@@ -317,20 +321,55 @@ static void end(void) {
     while (low.count) pthread_join(low.threads[--low.count], NULL);
 }
 
-/* Before a fork: of two threads it warns (Python 3.12 and later), and one of them would be ours. */
+/* Before a fork: of two threads it warns (Python 3.12 and later), and one of them would be ours. It counts them when the fork is done, so
+ * ours are back only when the program runs on; nor may they be there in a child before Python has put its own house in order. */
 static void before_fork(void) {
     if (low.bytes) end();
 }
 
+static int start_again(void *unused) {
+    (void)unused;
+    if (low.bytes && !low.count) start();
+    return 0;
+}
+
 static void after_fork(void) {
-    if (low.bytes) start();
+    if (low.bytes) low.rt->Py_AddPendingCall(start_again, NULL);
 }
 
+static void watch_begin(const gauge_places_t *places) {
+    region_t *region = alloc_region();
+    limit_watch_open(&low.watch, places, low.bytes, TIME_SHARE);
+    low.watch.tree = region;
+    if (region) region->limit_bytes = low.bytes;
+}
+
+/* near.tide, and near.4711.tide for a child. */
+static void name_dump(const char *path) {
+    const char *name = strrchr(path, '/'), *suffix = strrchr(name ? name : path, '.');
+    int stem = (int)(suffix ? (size_t)(suffix - path) : strlen(path));
+    snprintf(low.dump, sizeof low.dump, "%.*s.%d%s", stem, path, (int)getpid(), path + stem);
+}
+
+/* Where the child is followed, it counts against the same limit. */
 static void in_child(void) {
-    low.bytes = 0;
+    if (!low.bytes) return;
+    gauge_places_t places = low.watch.places;
+    if (!alloc_region()) {
+        low.bytes = 0;
+        return;
+    }
+    low.reserve = NULL; /* stayed with the parent */
+    low.next_dump_us = 0;
+    atomic_store(&low.call, CALL_NONE);
+    atomic_store(&low.patient, false);
+    memset(low.gil, 0, sizeof low.gil);
+    if (low.given[0]) name_dump(low.given);
+    watch_begin(&places);
+    after_fork();
 }
 
-int keep_low_begin(rt_t *rt, const char *size, const char *path, err_t *e) {
+int keep_low_begin(rt_t *rt, const char *size, const char *path, bool child, err_t *e) {
     gauge_places_t places;
     gauge_find(&places, "/proc", "/sys/fs/cgroup");
     uint64_t total = gauge_total(&places), bytes;
@@ -344,10 +383,12 @@ int keep_low_begin(rt_t *rt, const char *size, const char *path, err_t *e) {
     if (!find_python(&low.python))
         return err_set(e, -ENOSYS, "this Python lacks functions that a limit needs");
     low.rt = rt;
+    snprintf(low.given, sizeof low.given, "%s", path);
     snprintf(low.dump, sizeof low.dump, "%s", path);
-    limit_watch_open(&low.watch, &places, bytes, TIME_SHARE);
-    if (!low.registered) low.registered = pthread_atfork(before_fork, after_fork, in_child) == 0;
+    if (child && path[0]) name_dump(path);
     low.bytes = bytes;
+    watch_begin(&places);
+    if (!low.registered) low.registered = pthread_atfork(before_fork, after_fork, in_child) == 0;
     start();
     return 0;
 }

@@ -152,7 +152,8 @@ static void start_limit(void) {
     err_t e;
     if (!path) return;
     *path++ = '\0';
-    if (keep_low_begin(&runtime, limit_wish, path, &e))
+    bool child = *path == CTL_LIMIT_CHILD;
+    if (keep_low_begin(&runtime, limit_wish, path + child, child, &e))
         fprintf(stderr, "lowtide: no limit: %s\n", e.text);
 }
 
@@ -239,8 +240,10 @@ __attribute__((constructor)) static void program_begin(void) {
     int (*begun)(void) = NULL;
     err_t e;
     if (!v || !(agent = read_variable(v))) return;
-    if (profile.flags & CTL_PROFILE_CHILDREN) follow_begin(v, agent);
-    if (!dlsym(RTLD_DEFAULT, "PySys_AddAuditHook")) return;
+    bool is_python = dlsym(RTLD_DEFAULT, "PySys_AddAuditHook");
+    if (profile.flags & CTL_PROFILE_CHILDREN)
+        follow_begin(v, agent, getenv(CTL_LIMIT_VARIABLE), is_python);
+    if (!is_python) return;
     /* Brought in by the injector, beside the preloaded one. */
     *(void **)&begun = dlsym(RTLD_DEFAULT, "Py_IsInitialized");
     if (!begun || begun()) return;

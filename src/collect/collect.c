@@ -4,6 +4,7 @@
 #include "base/mem.h"
 #include "collect/collect_gc.h"
 #include "collect/collect_peak.h"
+#include "collect/collect_tree.h"
 #include "collect/collect_write.h"
 #include "collect/touched.h"
 
@@ -423,6 +424,8 @@ int collect_tick(collect_t *c) {
     }
     uint64_t gc_us = gc_look(c);
     if (gc_us < next_us) next_us = gc_us;
+    uint64_t tree_us = tree_look(c);
+    if (tree_us < next_us) next_us = tree_us;
     if (c->peaks && peaks_aim(c) && next_us > GRAIN_US_PEAK) next_us = GRAIN_US_PEAK;
     if (c->live && now >= c->live_us) {
         for (uint32_t i = 0; i < c->processes.count; i++) read_profile(c, i);

@@ -79,7 +79,9 @@ typedef struct collect_process {
     uint64_t point_us, point_rss, point_rss_us; /* last point of the timeline; highest since */
     uint64_t end_heap_bytes;                    /* live when it ended, or had run its last line */
     collect_gc_t gc;
-    uint64_t looked_us;             /* at its RSS */
+    uint64_t looked_us;   /* at its RSS */
+    uint64_t tree_shared; /* of its RSS, what others count (collect_tree.h) */
+    bool tree_read;
     collect_peak_t peak, next_peak; /* next: being written */
     collect_peak_cost_t peak_cost;
     observed_t observed; /* unmapped once it has ended */
@@ -114,6 +116,7 @@ typedef struct collect {
     uint64_t peaks_us;  /* what they have cost the processes */
     uint64_t fault_ns;  /* a page fault on this machine; 0: not measured yet */
     uint64_t gc_every_us;
+    uint64_t tree_due_us; /* when shared pages may be counted again */
     /* The live file: what of each is in it. */
     rec_writer_t *live;
     int live_fd;

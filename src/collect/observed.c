@@ -169,3 +169,14 @@ void observed_dismiss(observed_t *o) {
 void observed_rss_peak(observed_t *o) {
     if (o->region) atomic_fetch_add_explicit(&o->region->rss_epoch, 1, memory_order_acq_rel);
 }
+
+uint64_t observed_limit(const observed_t *o) {
+    return o->region ? o->region->limit_bytes : 0;
+}
+
+void observed_tree(observed_t *o, int64_t beside, uint32_t share, bool largest) {
+    if (!o->region) return;
+    o->region->tree_beside = beside;
+    o->region->tree_share = share;
+    o->region->tree_largest = largest;
+}

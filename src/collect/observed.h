@@ -21,7 +21,7 @@ typedef struct observed_part {
 } observed_part_t;
 
 typedef struct observed {
-    region_t *region; /* shared; rss_epoch and snapshot_above are ours to change */
+    region_t *region; /* shared; rss_epoch, snapshot_above and tree_… are ours to change */
     uint64_t bytes;
     uint32_t mode;
     uint64_t interval_bytes, begin_ns;
@@ -70,6 +70,10 @@ uint64_t observed_heap_peak_bytes(const observed_t *o); /* at the highest */
 void observed_snapshot_above(observed_t *o, uint64_t bytes);
 /* Nobody will read the region any more: the process need not count. */
 void observed_dismiss(observed_t *o);
+/* The soft limit that the process has; 0: none. */
+uint64_t observed_limit(const observed_t *o);
+/* What it shares that with (region.h). */
+void observed_tree(observed_t *o, int64_t beside, uint32_t share, bool largest);
 /* The RSS stands at its highest: what is live from here on is the new peak. */
 void observed_rss_peak(observed_t *o);
 

@@ -46,8 +46,10 @@
 /* `lowtide run` tells the program in the environment where to call: "key:name:profile:agent" is the key to say, the name of an
  * abstract socket, ctl_profile_t as "mode.flags.interval" in decimal, and the agent's path as it stands first in LD_PRELOAD. */
 #define CTL_RUN_VARIABLE "LOWTIDE_RUN"
-/* Beside it, where a soft limit is wanted: "size:path", the path of a recording near the limit or nothing. */
+/* Beside it, where a soft limit is wanted: "size:path", the path of a recording near the limit or nothing. Children
+ * get it, too. */
 #define CTL_LIMIT_VARIABLE "LOWTIDE_RUN_LIMIT"
+#define CTL_LIMIT_CHILD    '+' /* before the path: a child's, which has its PID put into it */
 
 enum { CTL_VERSION = 1 };
 

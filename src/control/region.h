@@ -37,7 +37,8 @@
 #include <stdatomic.h>
 #include <stdint.h>
 
-enum { REGION_VERSION = 3, REGION_LARGE_BYTES = 1 << 20, REGION_SHOWN_BYTES = 1 << 16 };
+enum { REGION_SHARE_ALL = 65536 };
+enum { REGION_VERSION = 4, REGION_LARGE_BYTES = 1 << 20, REGION_SHOWN_BYTES = 1 << 16 };
 #define REGION_MAGIC 0x6c61746564697431ull
 
 enum region_mode { REGION_SAMPLED = 1, REGION_EXACT = 2 };
@@ -122,6 +123,12 @@ typedef struct region {
     /* Where in the process its main collector notes that it is running (an int), and how often it has run: three 64-bit counts
      * for each generation, the first of them of collections. 0: not known. */
     uint64_t gc_collecting, gc_stats;
+    /* A soft limit for the whole tree (collect/collect_tree.h). limit_bytes is the process's, 0: it has none; the rest the
+     * recorder's: what is in use beside this process's RSS (below 0 where the RSS counts shared pages in full), its share of all in
+     * 65536ths, and whether that is the largest. */
+    _Atomic uint64_t limit_bytes;
+    _Atomic int64_t tree_beside;
+    _Atomic uint32_t tree_share, tree_largest;
     region_part_t texts, frames, stacks, cells, blocks, events;
 } region_t;
 

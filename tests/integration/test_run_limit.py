@@ -41,6 +41,54 @@ code = 'import os; print([k for k in os.environ if k.startswith("LOWTIDE_RUN_L")
 told = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True).stdout.strip()
 print(told, threading.active_count(), 'LOWTIDE_RUN_LIMIT' in os.environ)
 """
+TREE = """
+import gc, multiprocessing, os, sys, time
+class Node:
+    def __init__(self): self.me, self.data = self, bytearray(200_000)
+def own(pid):
+    with open(f'/proc/{pid}/smaps_rollup') as f:
+        return next(int(line.split()[1]) << 10 for line in f if line.startswith('Pss:'))
+def works(n):
+    gc.disable()
+    for i in range(n):
+        Node()
+        if i % 10 == 0: time.sleep(0.003)
+def main(method):
+    children = [multiprocessing.get_context(method).Process(target=works, args=(700,)) for _ in range(3)]
+    for c in children: c.start()
+    top = 0
+    while any(c.is_alive() for c in children):
+        try: top = max(top, sum(own(c.pid) for c in children))
+        except (OSError, StopIteration): pass  # one has just ended
+        time.sleep(0.02)
+    print(top, [c.exitcode for c in children])
+if __name__ == '__main__':
+    main(sys.argv[1])
+"""
+SHARES = """
+import os, signal, time
+shared = bytearray(b'x') * (60 << 20)
+children = []
+for _ in range(4):
+    children.append(os.fork())
+    if not children[-1]: signal.pause()
+time.sleep(1)
+for child in children:
+    os.kill(child, signal.SIGTERM); os.waitpid(child, 0)
+"""
+CHILD_GROWS = """
+import subprocess, sys
+grows = '''
+import glob, os, time
+kept = []
+while not glob.glob('near.*.tide') and len(kept) < 3000:
+    kept.append(bytes(100_000)); time.sleep(0.002)
+deadline = time.monotonic() + 60
+while not any(os.path.getsize(f) for f in glob.glob('near.*.tide')) and time.monotonic() < deadline: time.sleep(0.01)
+print(os.getpid())
+'''
+subprocess.run([sys.executable, '-c', grows], env={})
+"""
 
 
 @pytest.fixture
@@ -101,3 +149,54 @@ def test_what_is_no_limit_is_said_in_one_line(
     done = lowtide("run", *options, "--no-report", write)
     assert (done.status, done.stdout) == (status, "" if status else "ran\n")
     assert done.stderr.startswith(line) and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_processes_of_a_program_have_the_limit_together(
+    local_python: Python, lowtide: Lowtide, write: Path, method: str
+) -> None:
+    write.write_text(TREE)
+    done = lowtide(
+        "run", "--limit", "180MiB", "-o", "r.tide", "--no-report", "--python", local_python.executable, write, method
+    )
+    assert (done.status, done.stderr) == (0, "")
+    top, _, statuses = done.stdout.partition(" ")
+    assert statuses.strip() == "[0, 0, 0]"
+    assert int(top) < 300 << 20 < 3 * 700 * 200_000
+    events = read_recording(Path("r.tide").read_bytes()).tables["events"]
+    acted = {e["process"] for e in events if "(all processes)" in str(e["text"])}
+    assert len(acted) >= 3
+
+
+def test_memory_that_forked_processes_share_counts_once(local_python: Python, lowtide: Lowtide, write: Path) -> None:
+    write.write_text(SHARES)
+    done = lowtide(
+        "run", "--limit", "200MiB", "-o", "r.tide", "--no-report", "--python", local_python.executable, write
+    )
+    assert (done.status, done.stderr) == (0, "")
+    recording = read_recording(Path("r.tide").read_bytes())
+    tops: dict[object, int] = {}
+    for row in recording.tables["timeline"]:
+        tops[row["process"]] = max(tops.get(row["process"], 0), int(row["rss_bytes"]))
+    assert len(tops) == 5 and sum(tops.values()) > 300 << 20
+    assert not [e for e in recording.tables.get("events", []) if str(e["text"]).startswith("near the memory limit")]
+
+
+def test_near_the_limit_the_largest_of_the_processes_leaves_word(
+    local_python: Python, lowtide: Lowtide, write: Path
+) -> None:
+    write.write_text(CHILD_GROWS)
+    done = lowtide(
+        "run",
+        "--limit=100MiB",
+        "--dump-near-limit=near.tide",
+        "--no-report",
+        "--python",
+        local_python.executable,
+        write,
+    )
+    assert done.status == 0
+    near = Path(f"near.{int(done.stdout)}.tide").absolute()
+    assert f"(all processes) are in use; what holds them is in {near}" in done.stderr
+    assert json.loads(lowtide("report", near, "--json").stdout)["heap"]["dominators"][0]["path"] == "kept"
+    assert not Path("near.tide").exists()

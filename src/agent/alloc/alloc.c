@@ -183,6 +183,10 @@ int alloc_fork_child(int *region_fd, err_t *e) {
     return status;
 }
 
+region_t *alloc_region(void) {
+    return alloc.state == STATE_ON ? store_region() : NULL;
+}
+
 void alloc_on_peak(void (*call)(void)) {
     store_on_peak(call);
 }

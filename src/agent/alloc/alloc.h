@@ -61,6 +61,9 @@ bool alloc_may_know(uintptr_t block);
 /* What is to be done where the recorder wants a snapshot of a peak: called inside of an allocation, by any thread. Before alloc_start. */
 void alloc_on_peak(void (*call)(void));
 
+/* What this process shares with the recorder, until it forks or stops; NULL when nothing is watched. */
+region_t *alloc_region(void);
+
 /* Something worth marking on the timeline. Any thread. */
 void alloc_mark(const char *text);
 

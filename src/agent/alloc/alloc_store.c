@@ -96,6 +96,8 @@ static void region_begin(region_t *r, enum region_mode mode, uint64_t interval_b
     r->heap_epoch = 2; /* even: at its highest; and no cell has noted it */
     r->rss_epoch = 1;
     r->snapshot_above = INT64_MAX;
+    r->tree_share = REGION_SHARE_ALL;
+    r->tree_largest = 1;
     r->texts.used = sizeof(uint32_t); /* text 0: empty */
     static const char beyond[] = "(stacks beyond the table)";
     region_frame_t none = {.kind = REGION_FRAME_OTHER,

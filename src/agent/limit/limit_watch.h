@@ -22,6 +22,9 @@
  * the long run, whatever the program does. And one that brought nothing (less than 1 % of the limit) is not tried
  * again until usage has grown by 1 % of the limit, or after 0.25 s, 0.5 s, … at most a minute.
  *
+ * A tree of processes with one limit: each watches its own RSS and what the recorder last said of the others, and gives of what is
+ * wanted the share that it has of all; the one with the largest writes the recording.
+ *
  * PSI and memory.events: when tasks stood still for memory for more than 15 % of the last second, or the group went over
  * its high mark, and the process has half of its limit in use, that is pressure too. The counters are read along with the
  * gauges; a trigger would need a descriptor that lives, which programs that close all of theirs would close.
@@ -30,6 +33,7 @@
 #define LOWTIDE_AGENT_LIMIT_WATCH_H
 
 #include "agent/limit/limit_gauge.h"
+#include "control/region.h"
 
 #include <pthread.h>
 
@@ -45,6 +49,7 @@ enum {
 
 typedef struct limit_state {
     enum gauge_kind source; /* the gauge that is fullest */
+    bool shared;  /* it is the process's own limit, and others of its tree count against it, too */
     bool stalled; /* no gauge is at its mark, but the kernel makes tasks wait for memory */
     uint64_t used_bytes, hard_bytes;
     uint64_t wanted_bytes; /* to give back, so that all gauges are at their goal */
@@ -67,6 +72,8 @@ typedef struct limit_watch {
     bool light;             /* the last action was */
     int64_t stalls_read_ns;
     uint64_t stalled_us, throttled;
+    const region_t *
+        tree; /* the limit is the whole tree's: what others have in use; NULL: this process's alone */
 } limit_watch_t;
 
 /* The watch is the caller's and stays where it is until limit_watch_stop and every wait have returned. */
