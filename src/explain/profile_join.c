@@ -260,12 +260,71 @@ static void join_peak_holder(const profile_t *p, const model_t *peak, uint32_t l
     if (held->samples * 2 < held->of) held->path = NULL; /* held by many */
 }
 
+/* Of a peak that so many bytes stand above what the process usually has. */
+typedef struct join_peak {
+    uint64_t gone, usual;
+    uint32_t point;
+} join_peak_t;
+
+/* From the peak's point away: the highest beyond a valley that comes down to what is usual, so that what lived at the peak did not
+ * there; and that is above what is left of the peak without so much. */
+static void join_beyond(const profile_t *p, const join_peak_t *peak, int step,
+                        profile_moment_t *other) {
+    uint64_t most = p->points[peak->point].heap_bytes, low = most, gone = peak->gone;
+    for (uint32_t i = peak->point; i < p->point_count; i += (uint32_t)step) {
+        const profile_point_t *x = &p->points[i];
+        if (x->process != p->peak_process) continue;
+        if (x->heap_bytes < low) low = x->heap_bytes;
+        /* Of sampled bytes some up and down is noise. */
+        if (low > peak->usual + gone / 4 || x->heap_bytes < most - gone + gone / 8) continue;
+        if (x->heap_bytes > other->heap_bytes)
+            *other = (profile_moment_t){x->t_us, x->rss_bytes, x->heap_bytes};
+    }
+}
+
+/* Another peak, which limits what the fix of the highest returns unless the same line made it; all 0: there is none. */
+static profile_moment_t join_other_peak(const profile_t *p, uint64_t gone, uint64_t usual) {
+    join_peak_t peak = {.gone = gone, .usual = usual};
+    profile_moment_t other = {0};
+    uint64_t most = 0;
+    for (uint32_t i = 0; i < p->point_count; i++) {
+        if (p->points[i].process != p->peak_process || p->points[i].heap_bytes <= most) continue;
+        most = p->points[i].heap_bytes;
+        peak.point = i;
+    }
+    if (most <= gone) return other;
+    join_beyond(p, &peak, 1, &other);
+    join_beyond(p, &peak, -1, &other);
+    return other;
+}
+
+/* What the fix returns of `gone`: no more than down to the other peak, but for what the line may have had there. */
+static uint64_t join_returns(const profile_t *p, const profile_sums_t *line, uint64_t gone,
+                             const profile_moment_t *other) {
+    uint64_t most = p->processes[p->peak_process].heap_peak_bytes;
+    uint64_t total = line->bytes[PROFILE_TOTAL], peak = line->bytes[PROFILE_PEAK];
+    if (!other->heap_bytes || other->heap_bytes > most) return gone;
+    uint64_t down = most - other->heap_bytes, again = total > peak ? total - peak : 0;
+    return down < gone && again < gone - down ? down + again : gone;
+}
+
+typedef struct join_told {
+    const profile_site_t *line;
+    const profile_sums_t *sums;
+    uint64_t bytes;
+    profile_moment_t other;
+} join_told_t;
+
 static int join_temporary(findings_t *f, const profile_t *p, const model_t *peak_heap,
-                          const profile_site_t *line, const profile_sums_t *sums, uint64_t bytes) {
+                          const join_told_t *t) {
+    const profile_site_t *line = t->line;
+    const profile_sums_t *sums = t->sums;
+    uint64_t bytes = t->bytes;
+    const profile_moment_t other = t->other;
     char local[96], function[96];
     profile_held_t held;
     const char *base = join_base(line->frame.file);
-    char size[32], error[32], at[48] = "";
+    char size[32], error[32], high[32], at[48] = "", too[80] = "";
     model_finding_t *x = findings_add(f, "temporary-peak");
     if (!x) return findings_no_memory(f);
     uint64_t off = profile_error(p, sums, PROFILE_PEAK), live = sums->blocks[PROFILE_LIVE];
@@ -273,9 +332,12 @@ static int join_temporary(findings_t *f, const profile_t *p, const model_t *peak
     if (p->rss_peak_bytes) snprintf(at, sizeof at, ", %.1f s in", (double)p->peak_us / 1e6);
     x->bytes = bytes;
     x->objects = peak > live ? peak - live : 0;
-    x->title = findings_text(f, "%s:%u made %s%s%s%s that lived at the peak alone%s", base,
+    if (other.heap_bytes)
+        snprintf(too, sizeof too, "; %s were alive %.1f s in, too",
+                 findings_bytes(other.heap_bytes, high), (double)other.t_us / 1e6);
+    x->title = findings_text(f, "%s:%u made %s%s%s%s that lived at the peak alone%s%s", base,
                              line->frame.line, findings_bytes(bytes, size), off ? " (± " : "",
-                             off ? findings_bytes(off, error) : "", off ? ")" : "", at);
+                             off ? findings_bytes(off, error) : "", off ? ")" : "", at, too);
     join_peak_holder(p, peak_heap, (uint32_t)(line - p->lines), &held);
     if (held.path) x->held_at_peak = findings_text(f, "%s", held.path);
     bool has_local = held.path && join_local(held.path, local, function, sizeof local) &&
@@ -287,19 +349,31 @@ static int join_temporary(findings_t *f, const profile_t *p, const model_t *peak
                       has_local ? local : "", has_local ? "` in " : "", has_local ? function : "",
                       has_local ? "() as soon as it is done with" : "");
     profile_held_free(&held);
-    x->confidence = off * 4 < bytes ? "high" : "medium";
+    x->confidence = off * 4 < bytes && !other.heap_bytes ? "high" : "medium";
     return x->title && x->fix ? join_set_site(f, &line->frame, x) : findings_no_memory(f);
 }
 
-/* Of the process with the highest peak: what each line had. Returns what all had at the peak. */
+/* What the allocator adds to a block of Python's, on average: it hands out multiples of 16 up to 512 bytes. */
+static uint64_t join_rounding(const profile_cell_t *c, int figure) {
+    enum { DOMAIN_MEM = 2, DOMAIN_OBJECT = 3, UNIT = 16, MOST = 512 };
+    uint64_t blocks = c->sums.blocks[figure];
+    uint64_t mean = blocks ? c->sums.bytes[figure] / blocks : 0;
+    bool small = (c->domain == DOMAIN_MEM || c->domain == DOMAIN_OBJECT) && mean && mean <= MOST;
+    return small ? (UNIT - mean % UNIT) % UNIT * blocks : 0;
+}
+
+/* Of the process with the highest peak: what each line had, as it lies in memory. Returns what all had at the peak. */
 static uint64_t join_lines(const profile_t *p, profile_sums_t *lines) {
     uint64_t peak = 0;
     memset(lines, 0, p->line_count * sizeof *lines);
     for (uint32_t i = 0; i < p->cell_count; i++) {
         const profile_cell_t *c = &p->cells[i];
         if (c->process != p->peak_process) continue;
-        profile_add_sums(&lines[c->line], &c->sums);
-        peak += c->sums.bytes[PROFILE_PEAK];
+        profile_sums_t sums = c->sums;
+        sums.bytes[PROFILE_PEAK] += join_rounding(c, PROFILE_PEAK);
+        sums.bytes[PROFILE_LIVE] += join_rounding(c, PROFILE_LIVE);
+        profile_add_sums(&lines[c->line], &sums);
+        peak += sums.bytes[PROFILE_PEAK];
     }
     return peak;
 }
@@ -333,7 +407,9 @@ static int join_temporary_peaks(findings_t *f, const profile_t *p, const model_t
             gone < profile_error(p, &lines[most], PROFILE_PEAK)) {
             break;
         }
-        status = join_temporary(f, p, peak_heap, &p->lines[most], &lines[most], gone);
+        join_told_t told = {&p->lines[most], &lines[most], gone, join_other_peak(p, gone, usual)};
+        told.bytes = join_returns(p, &lines[most], gone, &told.other);
+        if (told.bytes >= TEMPORARY_MIN_BYTES) status = join_temporary(f, p, peak_heap, &told);
         lines[most].bytes[PROFILE_PEAK] = 0;
         above -= gone;
     }

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
+import pytest
 from conftest import Lowtide, Python
 
 CODE = """
@@ -80,3 +83,83 @@ def test_the_peak_of_a_program_is_told_with_who_held_it_and_what_to_del(lowtide:
     if report["peak"] is not None and finding["held_at_peak"] == "thread MainThread > work() > rows":
         assert "`del rows` in work()" in finding["fix"]
         assert report["peak"]["dominators"][0]["retained_bytes"] > 60e6
+
+
+# A line, what its fix makes of it, and what stands before both.
+FIXES = {
+    "a list for sum": (
+        "n = sum([i * 0.5 for i in range(2_500_000)])",
+        "n = sum(i * 0.5 for i in range(2_500_000))",
+        "",
+    ),
+    "lines of a text": (
+        "for line in open('data.txt').read().splitlines(): n += len(line)",
+        "for line in open('data.txt'): n += len(line)",
+        "open('data.txt', 'w').writelines('line %d %s\\n' % (i, 'x' * 40) for i in range(800_000))",
+    ),
+    "copies of a frame": (
+        "n = float(frame.copy().add(1).copy().iloc[0, 0])",
+        "n = float(frame.iloc[0, 0] + 1)",
+        "import numpy, pandas; frame = pandas.DataFrame(numpy.ones((3_000_000, 3)), copy=False)",
+    ),
+}
+# However busy the machine is, the peak is but a small part of the time.
+AROUND = """
+import time
+n, begin = 0, time.monotonic()
+{before}
+time.sleep(1)
+{line}
+time.sleep(1 + 2 * (time.monotonic() - begin))
+print([line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")][0])
+"""
+
+
+@pytest.mark.parametrize("what", FIXES)
+def test_the_fix_of_a_temporary_peak_returns_what_was_said(what: str, lowtide: Lowtide, tmp_path: Path) -> None:
+    line, fixed, before = FIXES[what]
+    if "pandas" in before:
+        pytest.importorskip("pandas")
+    app, out = tmp_path / "app.py", tmp_path / "t.tide"
+    peaks = []
+    for text in (line, fixed):
+        app.write_text(AROUND.format(before=before, line=text).replace("time.sleep", "id"))
+        done = subprocess.run([sys.executable, app], cwd=tmp_path, capture_output=True, text=True, check=True)
+        peaks.append(int(done.stdout) << 10)
+    app.write_text(AROUND.format(before=before, line=line))
+    done = lowtide("run", "--exact", "--no-report", "-o", out, "--python", sys.executable, app, cwd=tmp_path)
+    assert done.status == 0, done.stderr
+    found = [
+        f for f in json.loads(lowtide("report", out, "--json").stdout)["findings"] if f["kind"] == "temporary-peak"
+    ]
+    assert [f["site"]["line"] for f in found] == [6]
+    assert found[0]["bytes"] == pytest.approx(peaks[0] - peaks[1], rel=0.2)
+
+
+TWO = """
+import time
+begin = time.monotonic()
+def hold(rows):
+    time.sleep(1)
+def lower():
+    hold([bytes(1000) for _ in range(60_000)])
+def higher():
+    hold([bytes(1000) for _ in range(90_000)])
+time.sleep(1)
+lower()
+time.sleep(1)
+higher()
+time.sleep(1 + 2 * (time.monotonic() - begin))
+"""
+
+
+def test_a_second_peak_limits_what_the_fix_of_the_first_returns(lowtide: Lowtide, tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(TWO)
+    out = tmp_path / "t.tide"
+    assert lowtide("run", "--exact", "--no-report", "-o", out, tmp_path / "app.py", cwd=tmp_path).status == 0
+    report = json.loads(lowtide("report", out, "--json").stdout)
+    (finding,) = [f for f in report["findings"] if f["kind"] == "temporary-peak"]
+    assert finding["site"]["line"] == 9
+    assert 27e6 < finding["bytes"] < 50e6  # of 93e6, less what was alive before; growing a list counts again
+    assert "were alive" in finding["title"] and finding["title"].endswith("s in, too")
+    assert finding["confidence"] == "medium"

@@ -185,6 +185,11 @@ static int suspect_advise(suspect_t *s, model_finding_t *x, uint32_t id, bool al
     return x->fix ? 0 : findings_no_memory(f);
 }
 
+/* "2,000 bytes" would be a size. */
+static const char *suspect_things(const char *type) {
+    return strcmp(type, "bytes") == 0 ? "bytes objects" : type;
+}
+
 static int suspect_report(suspect_t *s, uint32_t place, const suspect_view_t *view) {
     findings_t *f = s->f;
     const model_t *m = f->m;
@@ -207,7 +212,7 @@ static int suspect_report(suspect_t *s, uint32_t place, const suspect_view_t *vi
                                      x->type, size, share)
                      : findings_text(f, "%s (%s) has gathered %s %s: %s, %u %% of the heap",
                                      x->path, x->type, findings_count(view->type_count, number),
-                                     m->types[view->type].name, size, share);
+                                     suspect_things(m->types[view->type].name), size, share);
     if ((status = suspect_advise(s, x, id, alone))) return status;
     x->confidence = local || alone                                              ? "low"
                     : view->type_bytes > bytes / 2 && view->type_count >= 10000 ? "high"
