@@ -1,6 +1,7 @@
 # Each target sets up what it needs (tools/setup.sh: packages and .venv; a second when they are there).
 # build/        the tree that tests run from: build/bin/lowtide, build/bin/lowtide-agent.so
 # build/clang   the same code by clang under ASan and UBSan
+# build/tsan    by clang under ThreadSanitizer: what many threads write, alone
 # build/fuzz    libFuzzer's targets alone: the reader there does not insist on checksums
 
 JOBS ?= 2
@@ -21,7 +22,7 @@ setup:
 	@tools/setup.sh
 
 # lint builds build/clang, which the tests run too. The last line printed is the sum over all of them.
-test: build lint build/fuzz sid chromium
+test: build lint build/fuzz build/tsan sid chromium
 	@$(PYTHON) tools/run_tests.py
 
 # The Pythons that this machine lacks, for tests alone: it goes on without them, aloud.
@@ -51,6 +52,12 @@ build/clang: setup
 	@cmake -S . -B $@ -G Ninja --log-level=NOTICE -DCMAKE_C_COMPILER=clang -DPython_EXECUTABLE=$(CURDIR)/$(PYTHON) \
 	    -DLOWTIDE_SANITIZE=address,undefined
 	@cmake --build $@ --parallel $(JOBS)
+
+.PHONY: build/tsan
+build/tsan: setup
+	@cmake -S . -B $@ -G Ninja --log-level=NOTICE -DCMAKE_C_COMPILER=clang -DPython_EXECUTABLE=$(CURDIR)/$(PYTHON) \
+	    -DLOWTIDE_SANITIZE=thread
+	@cmake --build $@ --parallel $(JOBS) --target test_alloc_store test_alloc_count
 
 .PHONY: build/fuzz
 build/fuzz: setup

@@ -74,7 +74,12 @@ def run_pytest(args: list[str]) -> Count:
 
 def main() -> int:
     total = Count()
-    for tree, only in ((BUILD, "."), (BUILD / "clang", "."), (BUILD / "fuzz", "^fuzz_")):
+    for tree, only in (
+        (BUILD, "."),
+        (BUILD / "clang", "."),
+        (BUILD / "fuzz", "^fuzz_"),
+        (BUILD / "tsan", "^alloc_(store|count)$"),
+    ):
         print(f"\nunit tests in C: {tree.relative_to(ROOT)}", flush=True)
         total += run_ctest(tree, only)
     total += run_pytest(sys.argv[1:])

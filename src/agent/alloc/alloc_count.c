@@ -190,7 +190,8 @@ void count_sample(void *block, size_t bytes, uint32_t domain) {
 
 count_taken_t count_take(void *block) {
     region_block_t b;
-    if (!counting() || !store_block_take((uintptr_t)block, &b)) return (count_taken_t){0};
+    /* NULL stands in the table where nothing does, and realloc and free are called with it. */
+    if (!block || !counting() || !store_block_take((uintptr_t)block, &b)) return (count_taken_t){0};
     store_change_t c = weigh(block, b.bytes);
     store_died(b.cell, &c);
     filter_remove(block);

@@ -1,0 +1,217 @@
+#include "agent/alloc/alloc_count.h"
+#include "agent/alloc/alloc_libc.h"
+#include "agent/alloc/alloc_sample.h"
+#include "agent/alloc/alloc_stack.h"
+#include "agent/alloc/alloc_store.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+
+#include <cmocka.h>
+
+#include <pthread.h>
+#include <unistd.h>
+
+#if defined __has_feature && !defined __SANITIZE_THREAD__
+#if __has_feature(thread_sanitizer)
+#define __SANITIZE_THREAD__ /* as gcc says it */
+#endif
+#endif
+
+enum { THREADS = 6, ROUNDS = 40000, SLOTS = 4096, APART = 64, INTERVAL = 4096, PAGES = 16 };
+
+/* Addresses that are never touched, handed from thread to thread as an allocator does it: whoever takes one sees all that was
+ * done with it before. */
+static struct slot {
+    _Atomic int state; /* 0: free, 1: allocated, 2: somebody's */
+    uint32_t bytes, domain;
+} slots[SLOTS];
+static enum region_mode mode;
+static _Atomic int working;
+
+static void *address_of(size_t slot) {
+    return (void *)(0x10000000 + slot * APART);
+}
+
+static void *thread_of_nothing(void) {
+    return NULL; /* no Python state, as threads of C have none */
+}
+
+static rt_t runtime;
+
+static int open_all(enum region_mode as) {
+    int fd;
+    err_t e;
+    mode = as;
+    runtime.PyGILState_GetThisThreadState = thread_of_nothing;
+    static layout_t layout;
+    runtime.layout = &layout;
+    if (store_open(as, INTERVAL, &fd, &e) || close(fd)) return -1;
+    return stack_open(&runtime, false) ? count_open(as, INTERVAL, &e) : -1;
+}
+
+static int open_sampled(void **state) {
+    (void)state;
+    return open_all(REGION_SAMPLED);
+}
+
+static int open_exact(void **state) {
+    (void)state;
+    return open_all(REGION_EXACT);
+}
+
+static int close_all(void **state) {
+    (void)state;
+    count_close();
+    stack_close();
+    store_close();
+    return 0;
+}
+
+static void begin(struct slot *s, uint64_t random) {
+    void *block = address_of((size_t)(s - slots));
+    s->bytes = random % 7 ? (uint32_t)(random >> 40) % 300 : (uint32_t)(random >> 40) % 60000;
+    s->domain = random % 5 ? REGION_LIBC : REGION_RAW;
+    if (mode == REGION_EXACT)
+        count_born(block, s->bytes, s->domain, false);
+    else if (count_reaches(s->bytes))
+        count_sample(block, s->bytes, s->domain);
+}
+
+static void end(struct slot *s) {
+    void *block = address_of((size_t)(s - slots));
+    if (mode == REGION_EXACT)
+        assert_int_equal(count_died(block).bytes, s->bytes);
+    else if (count_may_have(block))
+        count_take(block);
+}
+
+static void *allocate(void *arg) {
+    uint64_t random = 0x9e3779b97f4a7c15ull * ((uintptr_t)arg + 1);
+    char *mine = (char *)0x7e0000000000 + ((uintptr_t)arg << 24);
+    for (int i = 0; i < ROUNDS; i++) {
+        struct slot *s = &slots[(sample_random(&random) >> 20) % SLOTS];
+        int seen = atomic_load_explicit(&s->state, memory_order_relaxed);
+        if (seen == 2 || !atomic_compare_exchange_strong(&s->state, &seen, 2)) continue;
+        if (seen)
+            end(s);
+        else
+            begin(s, random);
+        atomic_store_explicit(&s->state, !seen, memory_order_release);
+        if (i % 64 == 0) count_mapped(mine, PAGES * 4096);
+        if (i % 64 == 32) count_unmapped(mine + 4096, (PAGES - 2) * 4096); /* its two ends stay */
+        if (i % 64 == 48) count_unmapped(mine, PAGES * 4096);
+    }
+    count_unmapped(mine, PAGES * 4096);
+    atomic_fetch_sub(&working, 1);
+    return NULL;
+}
+
+/* What the recorder does meanwhile, in another process: a new peak of the RSS, and marks. */
+static void *record(void *arg) {
+    (void)arg;
+    while (atomic_load(&working)) {
+        atomic_fetch_add(&store_region()->rss_epoch, 1);
+        store_event(REGION_EVENT_MARK, 0, 0, "mark");
+        usleep(500);
+    }
+    return NULL;
+}
+
+static void run_threads(void *(*what)(void *)) {
+    pthread_t threads[THREADS], recorder;
+    working = THREADS;
+    for (uintptr_t i = 0; i < THREADS; i++)
+        assert_int_equal(pthread_create(&threads[i], NULL, what, (void *)i), 0);
+    assert_int_equal(pthread_create(&recorder, NULL, record, NULL), 0);
+    for (int i = 0; i < THREADS; i++) pthread_join(threads[i], NULL);
+    pthread_join(recorder, NULL);
+}
+
+static void assert_nothing_lives(void) {
+    const region_t *r = store_region();
+    const region_cell_t *cells = (const region_cell_t *)((const char *)r + r->cells.offset);
+    int64_t made = 0;
+    for (uint64_t i = 0; i < r->cells.used; i++) {
+        assert_int_equal(cells[i].live.bytes, 0);
+        assert_int_equal(cells[i].live.blocks, 0);
+        assert_int_equal(cells[i].live.variance, 0);
+        made += cells[i].total.bytes;
+    }
+    assert_true(made > 0);
+    assert_int_equal(r->heap_bytes, 0);
+    assert_true(r->heap_peak_bytes > 0 && r->heap_peak_bytes < made);
+    assert_int_equal(r->lost_blocks + r->lost_stacks, 0);
+}
+
+static void test_blocks_of_many_threads_are_counted_from_their_begin_to_their_end(void **state) {
+    (void)state;
+    run_threads(allocate);
+    for (size_t i = 0; i < SLOTS; i++)
+        if (atomic_exchange(&slots[i].state, 0)) end(&slots[i]);
+    assert_nothing_lives();
+}
+
+static void test_null_is_no_block(void **state) {
+    (void)state;
+    count_thread_t before = count_me;
+    count_me.left = -1;
+    count_sample(address_of(1), 100, REGION_LIBC); /* the thread's first: it may pass */
+    count_me.left = -1;
+    count_sample(address_of(2), 100, REGION_LIBC);
+    int64_t bytes = store_region()->heap_bytes;
+    assert_true(bytes > 0);
+    count_take(address_of(2)); /* leaves a place that is free and says what it held */
+    assert_true(store_region()->heap_bytes < bytes);
+    bytes = store_region()->heap_bytes;
+    assert_false(count_take(NULL).known);
+    assert_int_equal(store_region()->heap_bytes, bytes);
+    count_me = before;
+}
+
+/* Through the hooks of libc's functions, as another library calls them. */
+void alloc_calls(uint64_t random, int rounds);
+
+static void *call_libc(void *arg) {
+    alloc_calls(0x2545f4914f6cdd1dull * ((uintptr_t)arg + 1), ROUNDS / 4);
+    atomic_fetch_sub(&working, 1);
+    return NULL;
+}
+
+static void test_the_hooks_may_come_and_go_while_threads_allocate(void **state) {
+    (void)state;
+#ifdef __SANITIZE_THREAD__
+    skip(); /* its runtime takes no call of ours from inside libc's pthread_create */
+#endif
+    err_t e;
+    pthread_t threads[THREADS];
+    working = THREADS;
+    assert_int_equal(libc_hook(mode, false, &e), 0);
+    for (uintptr_t i = 0; i < THREADS; i++)
+        assert_int_equal(pthread_create(&threads[i], NULL, call_libc, (void *)i), 0);
+    while (working > THREADS / 2) usleep(100);
+    libc_unhook();
+    for (int i = 0; i < THREADS; i++) pthread_join(threads[i], NULL);
+    while (libc_inside()) usleep(100);
+    const region_t *r = store_region();
+    assert_true(r->heap_peak_bytes > 0 && r->cells.used > 1);
+    assert_int_equal(r->lost_blocks + r->lost_stacks, 0);
+}
+
+#define SAMPLED(name) cmocka_unit_test_setup_teardown(name, open_sampled, close_all)
+#define EXACT(name)   cmocka_unit_test_setup_teardown(name, open_exact, close_all)
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        SAMPLED(test_blocks_of_many_threads_are_counted_from_their_begin_to_their_end),
+        EXACT(test_blocks_of_many_threads_are_counted_from_their_begin_to_their_end),
+        SAMPLED(test_null_is_no_block),
+        SAMPLED(test_the_hooks_may_come_and_go_while_threads_allocate),
+        EXACT(test_the_hooks_may_come_and_go_while_threads_allocate),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
