@@ -1,5 +1,6 @@
 #define _GNU_SOURCE
 #include "cli/command.h"
+#include "cli/native_names.h"
 #include "cli/output.h"
 #include "cli/progress.h"
 #include "view/screen.h"
@@ -238,5 +239,7 @@ int main(int argc, char **argv) {
     /* Only the character set matters here; numbers are written one way everywhere. */
     setlocale(LC_CTYPE, "");
     signals_set();
-    return stdout_close(dispatch(argc, argv));
+    int status = dispatch(argc, argv);
+    native_names_close();
+    return stdout_close(status);
 }

@@ -24,6 +24,11 @@ static uint32_t name(void *self, const char *module, const char *build_id, uint6
     return count;
 }
 
+void native_names_close(void) {
+    symbols_free(symbols);
+    symbols = NULL;
+}
+
 const namer_t *native_names(void) {
     static const namer_t namer = {NULL, name};
     return &namer;

@@ -6,7 +6,8 @@
 
 /* What --debug-path says; before the first question. */
 void native_names_debug_path(const char *directories);
-/* The command's own, as long as it runs. */
+/* The command's own, until native_names_close. */
 const namer_t *native_names(void);
+void native_names_close(void); /* harmless where nobody asked */
 
 #endif
