@@ -383,3 +383,47 @@ print(repr((with_it, without)))
 """,
     )
     assert told == ([(8_000_000, 5)], [])
+
+
+BELOW_A_LIMIT = """
+import gc, resource, warnings
+from lowtide import tracemalloc
+def limit(room):
+    with open("/proc/self/statm") as file:
+        pages = int(file.read().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * 4096 + room, resource.RLIM_INFINITY))
+def keep():
+    return [bytes(1000) for i in range(20_000)]
+limit(8 << 20)
+try:
+    tracemalloc.start()
+    refused = False
+except MemoryError:
+    refused = True
+limit(200 << 20)
+tracemalloc.start(3)
+before = tracemalloc.get_traced_memory()[0]
+def grown():
+    return (tracemalloc.get_traced_memory()[0] - before) / (20_000 * 1041)
+kept = keep()
+first, filled = grown(), []
+try:
+    while True: filled.append(bytes(3000))
+except MemoryError:
+    some = len(filled)
+filled.clear()
+del filled
+gc.collect()
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # of blocks that were not traced
+    told = sum(trace.size >= 1033 for trace in tracemalloc.take_snapshot().traces)
+again = keep()
+print([refused, first, some, told, grown()])
+"""
+
+
+def test_a_limit_on_address_space_harms_neither_the_program_nor_what_is_told(target_python: Python, ask: Ask) -> None:
+    refused, first, some, told, both = ask(target_python, "-c", BELOW_A_LIMIT)
+    assert refused and some > 5000
+    assert (first, both) == (pytest.approx(1, rel=0.01), pytest.approx(2, rel=0.01))
+    assert told == pytest.approx(20_000, rel=0.01)
