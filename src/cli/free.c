@@ -7,7 +7,6 @@
 #include "view/units.h"
 
 #include <errno.h>
-#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -35,18 +34,18 @@ static void print_json(pid_t pid, bool dry, const answer_t *a) {
     json_close(&j);
 }
 
+enum { NOTE_AT = 14 };
+
 static void print_text(pid_t pid, bool dry, const answer_t *a) {
     char size[UNITS_BYTES], span[UNITS_BYTES];
     screen_t s;
     screen_init(&s, stdout, STDOUT_FILENO);
     for (unsigned i = 0; i < a->count; i++) {
         const ctl_line_t *l = &a->lines[i];
-        printf("%12s  %s", units_size(size, l->bytes), l->name);
-        if (l->note[0]) {
-            fputs(": ", stdout);
-            screen_text(&s, l->note, strlen(l->note), INT_MAX);
-        }
-        fputc('\n', stdout);
+        char text[sizeof l->name + sizeof l->note + 4];
+        snprintf(text, sizeof text, "%s%s%s", l->name, l->note[0] ? ": " : "", l->note);
+        printf("%12s  ", units_size(size, l->bytes));
+        screen_wrapped(&s, text, NOTE_AT, s.width - NOTE_AT);
     }
     printf("%12s  %s; process %d stood still for %s\n", units_size(size, a->result.bytes),
            dry ? "would go back to the system" : "went back to the system", (int)pid,

@@ -285,3 +285,31 @@ def test_a_file_without_a_ledger_is_refused_in_one_line(lowtide: Lowtide, tmp_pa
     file.write_text("nothing")
     done = lowtide("rss", file)
     assert done.status == 1 and "is not a lowtide recording" in done.stderr and done.stderr.count("\n") == 1
+
+
+DEEP = """
+import sys, threading
+sys.setrecursionlimit(10_000); threading.stack_size(64 << 20)
+def deep(n): return sorted([1], key=lambda x: deep(n - 1)) if n else 0
+wait, met = threading.Event(), threading.Barrier(3)
+def work(): deep(1200); met.wait(); wait.wait()
+threads = [threading.Thread(target=work) for _ in range(2)]
+for thread in threads: thread.start()
+met.wait()
+print("ready", flush=True); sys.stdin.read(); wait.set()
+for thread in threads: thread.join()
+"""
+
+
+def test_what_waiting_threads_once_used_of_their_stacks_is_told(
+    this_python: Python, spawn: Spawn, lowtide: Lowtide, tmp_path: Path
+) -> None:
+    target = spawn(this_python, DEEP)
+    assert lowtide("dump", target.pid, "-o", tmp_path / "a.tide").status == 0
+    for of in (target.pid, tmp_path / "a.tide"):
+        lines = {line["name"]: line for line in json.loads(lowtide("rss", of, "--json").stdout)["ledger"]}
+        stacks = lines["thread stacks"]
+        deeper = re.search(r"(\d+) MiB lie deeper than their threads stand now", stacks["note"])
+        assert deeper and 0.8 * stacks["bytes"] < int(deeper[1]) << 20 <= stacks["bytes"], stacks
+        assert stacks["bytes"] > 4 << 20
+    assert target.finish() == (0, "")

@@ -2,6 +2,7 @@
 #include "agent/free/pool_trim.h"
 #include "agent/ledger/heaps.h"
 #include "agent/ledger/maps.h"
+#include "agent/ledger/stacks.h"
 #include "base/mem.h"
 
 #include <setjmp.h>
@@ -337,12 +338,28 @@ static void books_that_do_not_agree_are_refused_before_anything_is_touched(void 
     munmap(w.mapping, 2 * ARENA_BYTES);
 }
 
+static void a_stacks_pointer_is_read_where_the_kernel_tells_it(void **state) {
+    (void)state;
+    assert_int_equal(stacks_parse("202 0x7f01 0x189 0x0 0x0 0x0 0x0 0x7ffd10 0x7f8120\n"),
+                     0x7ffd10);
+    assert_int_equal(stacks_parse("-1 0x7ffd20 0x7f8120\n"), 0x7ffd20);
+    const char *const none[] = {"running\n", "", " ", "nonsense here"};
+    for (size_t i = 0; i < sizeof none / sizeof *none; i++)
+        assert_int_equal(stacks_parse(none[i]), 0);
+    stack_points_t points = {0};
+    assert_int_equal(stack_points_push(&points, 0x5000), 0);
+    assert_int_equal(stacks_point(&points, 0x4000, 0x6000), 0x5000);
+    assert_int_equal(stacks_point(&points, 0x6000, 0x8000), 0x6000);
+    stack_points_free(&points);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(mappings_are_read_with_their_names_and_figures),
         cmocka_unit_test(what_is_cut_or_no_smaps_is_read_as_far_as_it_goes),
         cmocka_unit_test(a_heaps_free_chunks_and_top_are_told),
         cmocka_unit_test(a_block_mapped_for_itself_ends_where_its_size_says),
+        cmocka_unit_test(a_stacks_pointer_is_read_where_the_kernel_tells_it),
         cmocka_unit_test(whatever_is_trimmed_pymalloc_goes_on_and_every_block_keeps_its_bytes),
         cmocka_unit_test(books_that_do_not_agree_are_refused_before_anything_is_touched),
     };

@@ -4,6 +4,7 @@
 #include "agent/free/libc_trim.h"
 #include "agent/ledger/heaps.h"
 #include "agent/ledger/maps.h"
+#include "agent/ledger/stacks.h"
 #include "base/mem.h"
 
 #include <dlfcn.h>
@@ -22,6 +23,7 @@ enum {
     LIBRARIES_SAID = 12,
     FILES_SAID = 6,
     PINS_SAID = 3,
+    DEEPER_SAID_MIN = 1 << 20,
     PRIVATE_MIN = 1 << 20, /* from here on somebody meant to map it */
     MAPPINGS_MAX = 16384
 };
@@ -73,6 +75,8 @@ typedef struct work {
     ledger_t *l;
     maps_t maps;
     res_t resident;
+    stack_points_t points;
+    uint64_t deeper_bytes; /* of stacks: resident, below where their threads stand */
     uint64_t bytes[LINES];
     uint64_t arena_bytes;        /* resident, of all arenas, now */
     heap_sum_t heaps, main_heap; /* of threads' arenas but for the last two fields; of the break */
@@ -317,6 +321,16 @@ static void take_break(work_t *w, size_t i, uint64_t *left) {
     take(w, LINE_MALLOC_USED, left, *left);
 }
 
+static void take_stack(work_t *w, const map_entry_t *v, uint64_t *left) {
+    uintptr_t point = stacks_point(&w->points, v->begin, v->end) - STACKS_RED_ZONE;
+    if (point > v->begin && point < v->end) {
+        uint64_t deeper = res_bytes(&w->resident, v->begin, point / RES_PAGE * RES_PAGE);
+        w->deeper_bytes += deeper < *left ? deeper : *left;
+    }
+    take(w, LINE_STACKS, left, *left);
+    w->stacks++;
+}
+
 static void take_mapping(work_t *w, size_t i) {
     uint64_t left = w->maps.entries.at[i].rss_bytes;
     if (!left) return;
@@ -325,8 +339,7 @@ static void take_mapping(work_t *w, size_t i) {
     if (strcmp(name, "[heap]") == 0 && w->glibc) {
         take_break(w, i, &left);
     } else if (strncmp(name, "[stack", 6) == 0) {
-        take(w, LINE_STACKS, &left, left);
-        w->stacks++;
+        take_stack(w, &v, &left);
     } else if (is_shared(&v)) {
         note_mapping(w, LINE_SHARED, v.begin, v.end, left);
         take(w, LINE_SHARED, &left, left);
@@ -337,8 +350,7 @@ static void take_mapping(work_t *w, size_t i) {
         add_named(w->libraries, &w->library_count, name, left); /* what the kernel maps: [vdso] */
         return;
     } else if (is_stack(w, i)) {
-        take(w, LINE_STACKS, &left, left);
-        w->stacks++;
+        take_stack(w, &v, &left);
     } else if (w->has_arrow && v.begin >= MIMALLOC_LOW && v.end <= MIMALLOC_HIGH) {
         note_mapping(w, LINE_MIMALLOC, v.begin, v.end, left);
         take(w, LINE_MIMALLOC, &left, left);
@@ -491,8 +503,13 @@ static void say_all(work_t *w) {
     if (w->bytes[LINE_MIMALLOC]) say_line(w, LINE_MIMALLOC, 0);
     if (w->bytes[LINE_STACKS]) {
         ledger_line_t *line = say_line(w, LINE_STACKS, 0);
-        snprintf(line->note, sizeof line->note, "%" PRIu32 " stack%s", w->stacks,
-                 w->stacks == 1 ? "" : "s");
+        int n = snprintf(line->note, sizeof line->note, "%" PRIu32 " stack%s", w->stacks,
+                         w->stacks == 1 ? "" : "s");
+        if (w->deeper_bytes >= DEEPER_SAID_MIN)
+            snprintf(line->note + n, sizeof line->note - (size_t)n,
+                     "; %" PRIu64 " MiB lie deeper than their threads stand now: nobody else can "
+                     "give them back, and they go when the threads end",
+                     w->deeper_bytes >> 20);
     }
     if (w->bytes[LINE_PYTHON]) say_line(w, LINE_PYTHON, 0);
     say_named(l, w->libraries, w->library_count, LIBRARIES_SAID, "library", "other libraries");
@@ -540,6 +557,7 @@ int ledger_read_system(ledger_t *l, uint32_t of, err_t *e) {
         ssize_t n = readlink("/proc/self/exe", w->exe, sizeof w->exe - 1);
         w->exe[n > 0 ? n : 0] = '\0';
         res_open(&w->resident);
+        stacks_read(&w->points, of);
         for (size_t i = 0; i < w->maps.entries.count; i++)
             w->has_arrow |= strstr(w->maps.entries.at[i].name, "/libarrow.so") != NULL;
         for (size_t i = 0; i < w->maps.entries.count; i++) take_mapping(w, i);
@@ -549,6 +567,7 @@ int ledger_read_system(ledger_t *l, uint32_t of, err_t *e) {
         l->huge_bytes = w->maps.huge_bytes;
         say_all(w);
         maps_free(&w->maps);
+        stack_points_free(&w->points);
     }
     mem_unmap(w, sizeof *w);
     return status;
