@@ -62,7 +62,7 @@ JOBS: dict[str, tuple[str, Callable[[int], str]]] = {
 }
 TABLES = ("parquet", "arrow")
 # MiB: what two workers need, and some more.
-CEILINGS = {"text": 64, "csv": 48, "jsonl": 48, "parquet": 224, "arrow": 224}
+CEILINGS = {"text": 64, "csv": 48, "jsonl": 48, "parquet": 256, "arrow": 256}
 SUFFIXES = {"text": "log"}
 OURS = ("plain", "lowtide", "lowtide-2")
 

@@ -183,8 +183,23 @@ def test_a_function_of_chunks_gets_tables_of_parquet(tmp_path: Path) -> None:
 
 def test_a_schema_may_widen_along_the_way(tmp_path: Path) -> None:
     items = [{"a": None}] * 5000 + [{"a": 1}] * 5000 + [{"a": 1.5, "b": "x"}] * 5000
-    lowtide.stream(items).write(tmp_path / "out.parquet")
-    assert pq.read_table(tmp_path / "out.parquet").to_pylist()[-1] == {"a": 1.5, "b": "x"}
+    for suffix in ("parquet", "arrow"):
+        lowtide.stream(items).write(tmp_path / f"out.{suffix}")
+        rows = list(lowtide.stream(tmp_path / f"out.{suffix}"))
+        assert [rows[0], rows[5000], rows[-1]] == [{"a": a, "b": b} for a, b in ((None, None), (1.0, None), (1.5, "x"))]
+        assert len(rows) == 15_000
+
+
+def test_a_schema_that_widens_late_takes_along_what_was_written(tmp_path: Path) -> None:
+    def items() -> Iterator[dict[str, Any]]:
+        for i in range(30_000):
+            yield {"a": i, "text": f"{i:>600}"}
+        yield {"a": 0.5, "text": None}
+
+    for suffix in ("parquet", "arrow"):
+        lowtide.stream(items()).write(tmp_path / f"out.{suffix}")
+        assert [row["a"] for row in lowtide.stream(tmp_path / f"out.{suffix}")] == [*map(float, range(30_000)), 0.5]
+    assert len(os.listdir(tmp_path)) == 2
 
 
 def test_patterns_and_lists_of_files_are_one_source(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from lowtide._stream_codec import compress, write_rows
 from lowtide._stream_engine import Engine, Progress, Result, aside_line
 from lowtide._stream_memory import StreamError, parse_bytes
 from lowtide._stream_plan import Plan
-from lowtide._stream_sink import FileSink, Sink, TableSink, publish
+from lowtide._stream_sink import DirectTableSink, FileSink, Sink, TableSink, publish
 from lowtide._stream_source import (
     FORMATS,
     Items,
@@ -295,7 +295,8 @@ class _Job:
         before = self.state.seconds
 
         def save_now() -> None:
-            save()
+            if checkpoint.path:
+                save()
             self.state.seconds = before + time.monotonic() - begun
             checkpoint.save(self.state, self.aside)
             self.aside.clear()
@@ -343,7 +344,7 @@ class _Job:
             self.resumed,
         )
 
-    def _sink(self) -> Sink:
+    def _sink(self, kept: bool) -> Sink:
         if not isinstance(self.out, str):
             return Sink(str(getattr(self.out, "name", "the output")), self.out)
         if not self.regular:
@@ -352,6 +353,8 @@ class _Job:
             except OSError as error:
                 raise StreamError(f"cannot write {self.out}: {error.strerror}") from None
         if self.plan.out in ("parquet", "arrow"):
+            if not kept:
+                return DirectTableSink(self.out, self.plan.out)
             return TableSink(self.out, self.state.written, self.plan.out)
         return FileSink(self.out, self.state.written)
 
@@ -360,7 +363,7 @@ class _Job:
         self.engine.state = self.state
         if self.state.whole and self.regular and not os.path.exists(write_beside(self.out)):
             return  # it was killed between its last two steps
-        sink = self._sink()
+        sink = self._sink(kept=checkpoint.path is not None)
         if self.resumed and not sink.resumable:
             raise StreamError(f"{sink.path} cannot be gone on with; write to a file")
         engine = self.engine
@@ -426,8 +429,7 @@ class _Job:
             self._sound = True
 
         def save() -> None:
-            if checkpoint.path:
-                self.state.folded = pickle.dumps(so_far).hex()
+            self.state.folded = pickle.dumps(so_far).hex()
 
         done = False
         try:

@@ -92,7 +92,7 @@ class Engine:
             if self.plan.tables:
                 warm(self.plan)
             self.look(force=True)
-            self.sizer.begin(self.memory, 0, self.plan.tables)
+            self.sizer.begin(self.memory, 0, self.plan.tables, self.plan.writes_tables)
         # C++ that is refused memory may abort, and here that would be the program's end: no limit for pyarrow.
         self._data_limit = 0 if self.plan.tables else data_bytes() + int(self.sizer.room * 0.97)
         chunks = self.source.chunks(state.token, lambda: (self.sizer.target, self.sizer.record_max()))
@@ -120,7 +120,7 @@ class Engine:
         except Exception as error:
             raise StreamError(f"cannot start workers: {told(error)}") from None
         self.look(force=True)
-        self.sizer.begin(self.memory if workers.local else 0, workers.lanes, self.plan.tables)
+        self.sizer.begin(self.memory if workers.local else 0, workers.lanes, self.plan.tables, self.plan.writes_tables)
         workers.grow_max(self.sizer.worker_room())
 
     def _numbered(self, results: Iterator[Result]) -> Iterator[Result]:

@@ -20,6 +20,7 @@ CHUNK_FIRST = 64 << 10  # small enough to learn by, whatever a function does wit
 CHUNK_MAX = 2 << 20  # beyond this nothing gets faster
 _LEAST = 2 << 20, 4 << 20  # bytes below the ceiling, and a worker, that records of text need; measured
 _LEAST_TABLES = 24 << 20, 12 << 20
+_TABLE_WRITER = 28 << 20  # what it takes to write a row group
 _ARENA = 1 << 20  # Python's allocator takes and gives so much at a time
 _COST_MIN = 3.0  # bytes of memory a byte of source takes at the least: as read, as written, and on its way
 
@@ -164,14 +165,15 @@ class Sizer:
         self._known: set[int] = set()
         self._costs: deque[float] = deque(maxlen=8)
 
-    def begin(self, taken: int, lanes: int, tables: bool = False) -> None:
+    def begin(self, taken: int, lanes: int, tables: bool = False, writes_tables: bool = False) -> None:
         """Raises StreamError where too little is left beside the processes. lanes: workers; 0: it is done here."""
-        self.lanes, self.room = lanes, self.ceiling - taken
+        kept = _TABLE_WRITER if writes_tables else 0
+        self.lanes, self.room = lanes, self.ceiling - taken - kept
         fixed, each = _LEAST_TABLES if tables else _LEAST
         least = fixed + each * max(1, lanes)
         if self.room < least:
             workers = f" and its {lanes} workers" if lanes > 1 else " and its worker" if lanes else ""
-            lowest = -(-(taken + least) >> 20) + 1
+            lowest = -(-(taken + kept + least) >> 20) + 1
             raise StreamError(
                 f"the ceiling of {text_bytes(self.ceiling)} is too low: the program{workers} take{'' if lanes else 's'} "
                 f"{text_bytes(taken)} before the first record; raise memory to {lowest} MiB or more"

@@ -38,7 +38,11 @@ class Plan:
     @property
     def tables(self) -> bool:
         """Whether pyarrow has a part in it."""
-        return self.kind == "table" or self.out in ("parquet", "arrow")
+        return self.kind == "table" or self.writes_tables
+
+    @property
+    def writes_tables(self) -> bool:
+        return self.out in ("parquet", "arrow")
 
 
 class Handle:

@@ -8,11 +8,12 @@ import struct
 from collections.abc import Iterator
 from typing import IO, Any
 
-from lowtide._stream_memory import StreamError
+from lowtide._stream_memory import StreamError, trim_libc
 from lowtide._stream_source import write_beside
-from lowtide._stream_tables import arrow, lean
+from lowtide._stream_tables import arrow, ipc_buffer, lean, read_tables, table_of
 
 _FRAME = struct.Struct("<Q")
+_GROUP_BYTES = 4 << 20
 
 
 def _cannot(path: str, error: OSError) -> StreamError:
@@ -147,25 +148,32 @@ class TableSink(FileSink):
                     schema = here
                 elif schema != here:
                     schema = pa.unify_schemas([schema, here], promote_options="permissive")
-            with open(self.whole_path, "wb") as file:
+            with pa.OSFile(self.whole_path, "wb") as file:
                 self._write_all(pa, schema if schema is not None else pa.schema([]), file)
-                file.flush()
-                os.fsync(file.fileno())
-            publish(self.whole_path, self.path)
         except pa.ArrowException as error:
             raise StreamError(f"cannot write {self.path}: {' '.join(str(error).split())}") from None
         except OSError as error:
             raise _cannot(self.path, error) from None
+        self._publish_whole()
+
+    def _publish_whole(self) -> None:
+        try:
+            with open(self.whole_path, "rb") as written:
+                os.fsync(written.fileno())
+        except OSError as error:
+            raise _cannot(self.path, error) from None
+        publish(self.whole_path, self.path)
         self.abandon(keep=False)
 
-    def _write_all(self, pa: Any, schema: Any, file: IO[bytes]) -> None:
+    def _open_writer(self, pa: Any, schema: Any, file: Any) -> Any:
         if self.format == "parquet":
             import pyarrow.parquet as pq
 
-            writer: Any = pq.ParquetWriter(file, schema)
-        else:
-            writer = pa.ipc.new_file(file, schema)
-        with writer:
+            return pq.ParquetWriter(file, schema)
+        return pa.ipc.new_file(file, schema)
+
+    def _write_all(self, pa: Any, schema: Any, file: Any) -> None:
+        with self._open_writer(pa, schema, file) as writer:
             for table in self._grouped(pa, schema):
                 writer.write_table(table)
 
@@ -174,13 +182,13 @@ class TableSink(FileSink):
         held: list[Any] = []
         size = 0
         for frame in self._frames(self.written):
-            table = pa.ipc.open_stream(frame).read_all()
+            table = table_of(frame)
             for field in schema:
                 if field.name not in table.column_names:
                     table = table.append_column(field, pa.nulls(table.num_rows, field.type))
             held.append(table.select(schema.names).cast(schema))
             size += table.nbytes
-            if size >= 4 << 20:
+            if size >= _GROUP_BYTES:
                 yield pa.concat_tables(held)
                 held, size = [], 0
         if held:
@@ -190,3 +198,68 @@ class TableSink(FileSink):
         super().abandon(keep)
         with contextlib.suppress(OSError):
             os.remove(self.whole_path)
+
+
+class DirectTableSink(TableSink):
+    """The same for what nobody will go on with: in one pass, as long as all tables have the schema of the first."""
+
+    def __init__(self, path: str, format: str) -> None:
+        super().__init__(path, 0, format)
+        self._schema: Any = None
+        self._writer: Any = None
+        self._file: Any = None
+        self._held: list[Any] = []
+        self._held_bytes = 0
+
+    def write(self, data: bytes) -> None:
+        if self._schema is not None and self._writer is None:
+            return super().write(data)
+        pa = arrow(self.path)
+        table = table_of(data)
+        try:
+            if self._writer is None:
+                self._schema = table.schema
+                self._file = pa.OSFile(self.whole_path, "wb")
+                self._writer = self._open_writer(pa, self._schema, self._file)
+            if table.schema.equals(self._schema, check_metadata=True):
+                self._held.append(table)
+                self._held_bytes += len(data)
+                if self._held_bytes >= _GROUP_BYTES:
+                    self._write_held(pa)
+                return
+            self._close_writer(pa)
+            for part, _ in read_tables(self.whole_path, self.format, 0, None, lambda: (_GROUP_BYTES, _GROUP_BYTES)):
+                super().write(memoryview(ipc_buffer(part)))  # type: ignore[arg-type]
+        except pa.ArrowException as error:
+            raise StreamError(f"cannot write {self.path}: {' '.join(str(error).split())}") from None
+        except OSError as error:
+            raise _cannot(self.path, error) from None
+        super().write(data)
+
+    def _write_held(self, pa: Any) -> None:
+        self._writer.write_table(pa.concat_tables(self._held))
+        self._held, self._held_bytes = [], 0
+        trim_libc()
+
+    def _close_writer(self, pa: Any) -> None:
+        if self._held:
+            self._write_held(pa)
+        self._writer.close()
+        self._file.close()
+        self._writer = None
+
+    def _finish(self, pa: Any) -> None:
+        if self._writer is None:
+            return super()._finish(pa)
+        try:
+            self._close_writer(pa)
+        except OSError as error:
+            raise _cannot(self.path, error) from None
+        self._publish_whole()
+
+    def abandon(self, keep: bool) -> None:
+        if self._writer is not None:
+            with contextlib.suppress(Exception):
+                self._writer.close()
+            self._file.close()
+        super().abandon(keep)

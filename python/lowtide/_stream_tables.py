@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import operator
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -68,8 +69,7 @@ def warm(plan: Plan) -> None:
     import pyarrow as pa
 
     with lean():
-        writes = plan.out in ("parquet", "arrow")
-        buffer = ipc_buffer(pa.table({"a": [1, 2], "b": ["", "x"]} if writes else {"a": pa.nulls(2)}))
+        buffer = ipc_buffer(pa.table({"a": [1, 2], "b": ["", "x"]} if plan.writes_tables else {"a": pa.nulls(2)}))
         table_of(buffer).to_pylist()
 
 
@@ -102,11 +102,19 @@ def table_bytes(out: Any) -> Any:
     import pyarrow as pa
 
     if not hasattr(out, "to_pylist"):
-        names = dict.fromkeys(name for record in out for name in record)
-        out = pa.table({name: [record.get(name) for record in out] for name in names}) if out else None
+        out = pa.table(_columns(out)) if out else None
     elif not hasattr(out, "from_batches"):
         out = pa.Table.from_batches([out])
     return memoryview(ipc_buffer(out)) if out is not None and out.num_rows else b""
+
+
+def _columns(records: list[dict[str, Any]]) -> dict[str, Any]:
+    names = tuple(records[0])
+    if len(names) > 1 and set(map(len, records)) == {len(names)}:
+        with contextlib.suppress(KeyError):  # all have the same, in C
+            return dict(zip(names, zip(*map(operator.itemgetter(*names), records))))
+    every = dict.fromkeys(name for record in records for name in record)
+    return {name: [record.get(name) for record in records] for name in every}
 
 
 def read_tables(path: str, format: str, skip: int, columns: list[str] | None, want: Want) -> Iterator[tuple[Any, int]]:

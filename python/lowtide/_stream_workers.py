@@ -110,7 +110,7 @@ def own_workers(count: int, plan: Plan) -> Workers:
     pool = Pool(count, start_method="fork" if interactive else None)
     modules = {getattr(getattr(f, "func", f), "__module__", None) for _, f in plan.ops}
     modules |= {_LIBRARIES.get(word) for word in (plan.kind, plan.out, plan.compression)}
-    if plan.out in ("parquet", "arrow") and importlib.util.find_spec("pandas"):
+    if plan.writes_tables and importlib.util.find_spec("pandas"):
         modules.add("pandas")  # which pyarrow imports when it makes a column of a list
     pool._state.modules = sorted(name for name in modules if name and name != "__main__")
     return Workers(pool, count, own=True)
