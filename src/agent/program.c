@@ -128,7 +128,7 @@ static void start_profile(int sock) {
     alloc_options_t o = {.mode = profile.mode,
                          .interval_bytes = profile.interval_bytes,
                          .native = profile.flags & CTL_PROFILE_NATIVE,
-                         .opens = true};
+                         .stays = true};
     int region;
     err_t e;
     peak_begin(&runtime, dial_at_peak);

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Lowtide, Python
+from conftest import Lowtide, Python, Spawn
+from test_attach import wait_for_profile
+from test_package_inside import inside, package  # noqa: F401
 
 OPEN = """
 import mmap, os, select, socket, sqlite3, subprocess, sys, tempfile, threading
@@ -243,3 +247,76 @@ def test_a_dump_tells_the_programs_descriptors_and_not_the_agents(lowtide: Lowti
     assert {r["path"] for r in rows if r["kind"] == "socket"} == {f"sockets[{i}]" for i in range(3)}
     assert only(rows, "thread", name="waits")["path"] == "worker"
     assert not [r for r in rows if r["kind"] == "thread" and "lowtide" in r["name"]]
+
+
+LATER = """
+import os, select, socket, sys
+os.chdir(sys.argv[1])
+before = open("before.log", "w")
+kept = []
+def grow():
+    kept.append([{"i": i} for i in range(5000)])
+    del kept[:-20]
+def opens():
+    return open("later.log", "w"), socket.socket(), os.pipe()             # 9
+later = None
+print("ready", flush=True)
+while not select.select([sys.stdin], [], [], 0.005)[0]:
+    grow()
+    if os.path.exists("go") and not later:
+        later = opens()
+        gone = open("gone", "w")
+        number = gone.fileno()
+        gone.close()
+        again = os.dup(0)  # by fcntl, which is not watched: it has the number of what is gone
+        os.rename("go", "done" if again == number else "strange")
+print("still", flush=True)
+"""
+
+
+def test_attach_tells_of_what_is_opened_while_it_watches(
+    target_python: Python, lowtide: Lowtide, lowtide_exe: Path, spawn: Spawn, tmp_path: Path
+) -> None:
+    program = tmp_path / "app.py"
+    program.write_text(LATER)
+    target = spawn(target_python, program, str(tmp_path))
+    out = tmp_path / "a.tide"
+    watching = subprocess.Popen([lowtide_exe, "attach", str(target.pid), "--for", "1h", "-o", out])
+    wait_for_profile(target.process, out.with_name("a.tide.partial"))
+    (tmp_path / "go").touch()
+    while not (tmp_path / "done").exists():
+        assert target.process.poll() is None and not (tmp_path / "strange").exists()
+        time.sleep(0.02)
+    watching.send_signal(signal.SIGINT)
+    assert watching.wait() == 0
+    assert target.finish() == (0, "still\n")
+    rows = json.loads(lowtide("report", out, "--json").stdout)["resources"]
+    assert line(only(rows, "file", name=str(tmp_path / "before.log"))) is None
+    assert line(only(rows, "file", name=str(tmp_path / "later.log"))) == 10
+    assert [line(r) for r in rows if r["kind"] == "socket" and r["path"] and "later" in r["path"]] == [10]
+    assert 12 not in [line(r) for r in rows]
+
+
+def test_a_profile_from_inside_tells_of_what_was_opened_since(
+    local_python: Python,
+    package: Path,  # noqa: F811
+    lowtide_exe: Path,
+    tmp_path: Path,
+) -> None:
+    code = """
+import json, os, subprocess, threading
+import lowtide
+def accepts(server): kept.append(server.accept())
+import socket
+kept, server = [], socket.create_server(("127.0.0.1", 0))
+waits = threading.Thread(target=accepts, args=(server,), daemon=True); waits.start()
+early = open("early.log", "w")
+lowtide.start()
+later = open("later.log", "w")
+lowtide.stop("inside.tide")
+lowtide.start(); lowtide.stop()
+asked = "report", "inside.tide", "--json"
+rows = json.loads(subprocess.run([os.environ["LOWTIDE_EXE"], *asked], capture_output=True, check=True).stdout)["resources"]
+print(sorted((r["path"], r["opened_at"] and r["opened_at"]["line"]) for r in rows if r["kind"] == "file" and r["name"].endswith(".log")))
+"""
+    assert inside(local_python, package, lowtide_exe, code, tmp_path) == [("early", None), ("later", 10)]

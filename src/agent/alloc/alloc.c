@@ -62,7 +62,7 @@ int alloc_start(const rt_t *rt, const alloc_options_t *o, int *region_fd, err_t 
         status = err_set(e, -ENOMEM, "no memory for the profile");
     if (!status) status = count_open(o->mode, *interval, e);
     if (!status) status = python_hook(rt, o->mode, e);
-    if (!status && (status = libc_hook(o->mode, o->opens, e))) python_unhook(rt);
+    if (!status && (status = libc_hook(o->mode, o->stays, e))) python_unhook(rt);
     if (status) {
         close(*region_fd);
         close_all();

@@ -35,7 +35,7 @@ typedef struct alloc_options {
     uint64_t interval_bytes; /* 0: ALLOC_INTERVAL_BYTES; not used where exact */
     bool native;             /* frames of C too */
     bool
-        opens; /* where descriptors are opened and threads started: only where nobody will ask for alloc_quiet */
+        stays; /* nobody will ask for alloc_quiet: accepted connections are told where they were, too */
 } alloc_options_t;
 
 /* The caller holds the GIL (with or without a thread state) and has proven rt, which must live until alloc_quiet has said

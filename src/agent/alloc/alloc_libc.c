@@ -305,7 +305,7 @@ static int check_alignment(err_t *e) {
                     : 0;
 }
 
-int libc_hook(enum region_mode mode, bool opens, err_t *e) {
+int libc_hook(enum region_mode mode, bool stays, err_t *e) {
     exact = mode == REGION_EXACT;
     const got_hook_t all[REALS] = {
         [MALLOC] = {"malloc", exact ? (got_function_t)exact_malloc : (got_function_t)sampled_malloc,
@@ -331,7 +331,7 @@ int libc_hook(enum region_mode mode, bool opens, err_t *e) {
     if (status) return status;
     for (int i = 0; i < REALS; i++) hooks[i] = all[i];
     atomic_flag_clear(&patching);
-    size_t count = REALS + (opens ? opens_hooks(hooks + REALS) : 0);
+    size_t count = REALS + opens_hooks(hooks + REALS, stays);
     got = (got_t){.hooks = hooks, .count = count, .left = "malloc"};
     status = got_open(&got, e);
     if (!status) got_patch(&got);

@@ -8,8 +8,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* opens: those of alloc_opens.h, too. */
-int libc_hook(enum region_mode mode, bool opens, err_t *e);
+/* Those of alloc_opens.h, too; stays: also those in which a thread may wait for ever. */
+int libc_hook(enum region_mode mode, bool stays, err_t *e);
 void libc_unhook(void);
 /* Threads that are in a hook at this moment, beyond its first and last few instructions. */
 uint32_t libc_inside(void);

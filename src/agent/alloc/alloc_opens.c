@@ -2,6 +2,7 @@
 #include "agent/alloc/alloc_opens.h"
 
 #include "agent/alloc/alloc_count.h"
+#include "agent/alloc/alloc_libc.h"
 #include "agent/alloc/alloc_stack.h"
 #include "agent/alloc/alloc_store.h"
 #include "base/mem.h"
@@ -96,17 +97,21 @@ enum real {
     OPENAT64,
     SOCKET,
     SOCKETPAIR,
-    ACCEPT,
-    ACCEPT4,
     PIPE,
     PIPE2,
     DUP,
-    FCNTL,
-    FCNTL64,
+    DUP2,
+    DUP3,
     EVENTFD,
     EPOLL_CREATE1,
     MEMFD_CREATE,
+    CLOSE,
     PTHREAD_CREATE,
+    WAITING, /* from here on as long as they like */
+    ACCEPT = WAITING,
+    ACCEPT4,
+    FCNTL,
+    FCNTL64,
     REALS
 };
 _Static_assert(REALS <= (int)OPENS_HOOKS, "room for all rows");
@@ -119,31 +124,45 @@ typedef int (*socketpair_t)(int, int, int, int *);
 typedef int (*accept4_t)(int, struct sockaddr *, socklen_t *, int);
 typedef int (*pipe2_t)(int *, int);
 typedef int (*dup_t)(int);
+typedef int (*dup2_t)(int, int);
+typedef int (*dup3_t)(int, int, int);
 typedef int (*fcntl_t)(int, int, void *);
 typedef int (*eventfd_t)(unsigned, int);
 typedef int (*memfd_t)(const char *, unsigned);
 typedef int (*pthread_create_t)(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
 
+/* The end of a hook that libc_inside counts, so that it can be taken out again. */
+static int noted(int status) {
+    libc_leave();
+    return status;
+}
+
 /* The real ones take their last arguments only sometimes; in registers they harm nobody. */
 static int hook_open(const char *path, int flags, mode_t mode) {
-    return opened(REAL(open_t, OPEN)(path, flags, mode));
+    libc_enter();
+    return noted(opened(REAL(open_t, OPEN)(path, flags, mode)));
 }
 static int hook_open64(const char *path, int flags, mode_t mode) {
-    return opened(REAL(open_t, OPEN64)(path, flags, mode));
+    libc_enter();
+    return noted(opened(REAL(open_t, OPEN64)(path, flags, mode)));
 }
 static int hook_openat(int at, const char *path, int flags, mode_t mode) {
-    return opened(REAL(openat_t, OPENAT)(at, path, flags, mode));
+    libc_enter();
+    return noted(opened(REAL(openat_t, OPENAT)(at, path, flags, mode)));
 }
 static int hook_openat64(int at, const char *path, int flags, mode_t mode) {
-    return opened(REAL(openat_t, OPENAT64)(at, path, flags, mode));
+    libc_enter();
+    return noted(opened(REAL(openat_t, OPENAT64)(at, path, flags, mode)));
 }
 static int hook_socket(int family, int type, int protocol) {
-    return opened(REAL(socket_t, SOCKET)(family, type, protocol));
+    libc_enter();
+    return noted(opened(REAL(socket_t, SOCKET)(family, type, protocol)));
 }
 static int hook_socketpair(int family, int type, int protocol, int pair[2]) {
+    libc_enter();
     int status = REAL(socketpair_t, SOCKETPAIR)(family, type, protocol, pair);
     if (!status) opened(pair[0]), opened(pair[1]);
-    return status;
+    return noted(status);
 }
 static int hook_accept(int listening, struct sockaddr *peer, socklen_t *bytes) {
     return opened(REAL(accept4_t, ACCEPT)(listening, peer, bytes, 0));
@@ -152,17 +171,36 @@ static int hook_accept4(int listening, struct sockaddr *peer, socklen_t *bytes, 
     return opened(REAL(accept4_t, ACCEPT4)(listening, peer, bytes, flags));
 }
 static int hook_pipe(int ends[2]) {
+    libc_enter();
     int status = REAL(pipe2_t, PIPE)(ends, 0);
     if (!status) opened(ends[0]), opened(ends[1]);
-    return status;
+    return noted(status);
 }
 static int hook_pipe2(int ends[2], int flags) {
+    libc_enter();
     int status = REAL(pipe2_t, PIPE2)(ends, flags);
     if (!status) opened(ends[0]), opened(ends[1]);
-    return status;
+    return noted(status);
 }
 static int hook_dup(int descriptor) {
-    return opened(REAL(dup_t, DUP)(descriptor));
+    libc_enter();
+    return noted(opened(REAL(dup_t, DUP)(descriptor)));
+}
+/* Number `to` is another file from now on. */
+static int hook_dup2(int descriptor, int to) {
+    libc_enter();
+    return noted(opened(REAL(dup2_t, DUP2)(descriptor, to)));
+}
+static int hook_dup3(int descriptor, int to, int flags) {
+    libc_enter();
+    return noted(opened(REAL(dup3_t, DUP3)(descriptor, to, flags)));
+}
+/* Whatever opens it next may be none of ours. Before the call: then another thread may have the number already. */
+static int hook_close(int descriptor) {
+    libc_enter();
+    if (descriptor >= 0 && descriptor < OPENS_DESCRIPTORS && is_ours())
+        atomic_store_explicit(&opens.known->descriptors[descriptor], 0, memory_order_relaxed);
+    return noted(REAL(dup_t, CLOSE)(descriptor));
 }
 /* F_DUPFD and F_DUPFD_CLOEXEC: what Python's dup is. */
 static int fcntl_of(int which, int descriptor, int command, void *argument) {
@@ -176,22 +214,26 @@ static int hook_fcntl64(int descriptor, int command, void *argument) {
     return fcntl_of(FCNTL64, descriptor, command, argument);
 }
 static int hook_eventfd(unsigned value, int flags) {
-    return opened(REAL(eventfd_t, EVENTFD)(value, flags));
+    libc_enter();
+    return noted(opened(REAL(eventfd_t, EVENTFD)(value, flags)));
 }
 static int hook_epoll_create1(int flags) {
-    return opened(REAL(dup_t, EPOLL_CREATE1)(flags));
+    libc_enter();
+    return noted(opened(REAL(dup_t, EPOLL_CREATE1)(flags)));
 }
 static int hook_memfd_create(const char *name, unsigned flags) {
-    return opened(REAL(memfd_t, MEMFD_CREATE)(name, flags));
+    libc_enter();
+    return noted(opened(REAL(memfd_t, MEMFD_CREATE)(name, flags)));
 }
 static int hook_pthread_create(pthread_t *thread, const pthread_attr_t *how, void *(*run)(void *),
                                void *argument) {
+    libc_enter();
     int status = REAL(pthread_create_t, PTHREAD_CREATE)(thread, how, run, argument);
     if (!status) started((uint64_t)*thread);
-    return status;
+    return noted(status);
 }
 
-size_t opens_hooks(got_hook_t rows[OPENS_HOOKS]) {
+size_t opens_hooks(got_hook_t rows[OPENS_HOOKS], bool waiting) {
     static const got_hook_t all[REALS] = {
         [OPEN] = {"open", (got_function_t)hook_open, NULL},
         [OPEN64] = {"open64", (got_function_t)hook_open64, NULL},
@@ -204,6 +246,9 @@ size_t opens_hooks(got_hook_t rows[OPENS_HOOKS]) {
         [PIPE] = {"pipe", (got_function_t)hook_pipe, NULL},
         [PIPE2] = {"pipe2", (got_function_t)hook_pipe2, NULL},
         [DUP] = {"dup", (got_function_t)hook_dup, NULL},
+        [DUP2] = {"dup2", (got_function_t)hook_dup2, NULL},
+        [DUP3] = {"dup3", (got_function_t)hook_dup3, NULL},
+        [CLOSE] = {"close", (got_function_t)hook_close, NULL},
         [FCNTL] = {"fcntl", (got_function_t)hook_fcntl, NULL},
         [FCNTL64] = {"fcntl64", (got_function_t)hook_fcntl64, NULL},
         [EVENTFD] = {"eventfd", (got_function_t)hook_eventfd, NULL},
@@ -214,7 +259,7 @@ size_t opens_hooks(got_hook_t rows[OPENS_HOOKS]) {
     if (!opens_open()) return 0;
     opens.hooks = rows;
     memcpy(rows, all, sizeof all);
-    return REALS;
+    return waiting ? REALS : WAITING;
 }
 
 /* ── Telling ── */

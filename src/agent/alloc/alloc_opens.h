@@ -1,8 +1,8 @@
 /* Where descriptors were opened and threads were started: the Python stack at the last call that made each.
  *
- * Hooks of libc's functions (alloc_got.h) beside the allocators': open, openat, socket, socketpair, accept, accept4, pipe2, dup,
- * fcntl, eventfd, epoll_create1, memfd_create, pthread_create. One number a descriptor, up to OPENS_DESCRIPTORS, and one a thread,
- * of the last OPENS_THREADS. Some of these calls wait as long as they like, so they are hooked only where nobody means to take the
+ * Hooks of libc's functions (alloc_got.h) beside the allocators': open, openat, socket, socketpair, pipe2, dup, dup2, eventfd,
+ * epoll_create1, memfd_create, close, pthread_create. One number a descriptor, up to OPENS_DESCRIPTORS, and one a thread,
+ * of the last OPENS_THREADS. accept and fcntl wait as long as they like, so they are hooked only where nobody means to take the
  * hooks out again.
  *
  * Any thread, no lock, no malloc. What is asked may be asked in a forked child, of what its parent knew.
@@ -30,7 +30,7 @@ bool opens_open(void);
 void opens_forget(void);
 void opens_close(void);
 /* Writes rows for got_open, which then fills in their `real`; returns how many. */
-size_t opens_hooks(got_hook_t rows[OPENS_HOOKS]);
+size_t opens_hooks(got_hook_t rows[OPENS_HOOKS], bool waiting);
 
 bool opens_descriptor(int64_t descriptor, opens_place_t *out);
 bool opens_thread(uint64_t ident /* pthread_self */, opens_place_t *out);
