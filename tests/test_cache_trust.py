@@ -360,6 +360,77 @@ def test_under_a_ceiling_a_cache_bounded_in_items_grows_no_more() -> None:
         _keep.ceiling(None)
 
 
+class Meddling:
+    """Changes some cache when it goes."""
+
+    __slots__ = ("__weakref__", "padding")
+    rng = random.Random()
+    caches: list[lowtide.Cache[int, Any]] = []
+
+    def __init__(self, size: int) -> None:
+        self.padding = bytes(size)
+
+    def __del__(self) -> None:
+        if self.caches and self.rng.random() < 0.05:
+            cache, key = self.rng.choice(self.caches), self.rng.randrange(300)
+            if self.rng.random() < 0.5:
+                cache[key] = Meddling(10)
+            else:
+                cache.discard(key)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_caches_of_all_kinds_that_meddle_with_each_other_stay_in_order_and_within_their_bounds(seed: int) -> None:
+    rng, caches, now = random.Random(seed), Meddling.caches, 10**9
+    Meddling.rng = rng
+
+    def make() -> lowtide.Cache[int, Any]:
+        return lowtide.Cache(
+            max_items=rng.choice([None, 0, 1, 5, 50, 200]),
+            max_bytes=rng.choice([None, None, 100, 5000, 100_000]),
+            ttl=rng.choice([None, None, 1, 10]),
+            weak=rng.random() < 0.15,
+            on_evict=rng.choice([None, lambda key, value: rng.choice(caches).discard(key)]),
+        )
+
+    try:
+        caches.extend(make() for _ in range(6))
+        for turn in range(15_000):
+            cache, key, act = rng.choice(caches), rng.randrange(300), rng.random()
+            if act < 0.5:
+                cache[key] = Meddling(rng.choice([0, 10, 100, 1000]))
+            elif act < 0.8:
+                cache.get(key)
+            elif act < 0.85:
+                cache.discard(key)
+            elif act < 0.88:
+                cache.get_or_compute(key, lambda: Meddling(5))
+            elif act < 0.89:
+                _keep.shrink(rng.randrange(20_000))
+            elif act < 0.9:
+                _keep.ceiling(rng.choice([None, None, 1000, 100_000]))
+            elif act < 0.91:
+                now += rng.randrange(3 * 10**9)
+                _keep.stop_clock(now)
+            elif act < 0.92:
+                list(cache.items())
+            elif act < 0.925:
+                cache.clear()
+            elif act < 0.93:
+                caches[rng.randrange(6)] = make()
+            if turn % 20 == 0:
+                for cache in caches:
+                    assert cache._is_valid()
+                    assert cache.max_items is None or len(cache) <= cache.max_items
+                    assert cache.max_bytes is None or cache.bytes <= cache.max_bytes
+    finally:
+        del cache
+        while caches:
+            caches.pop()
+        _keep.stop_clock(-1)
+        _keep.ceiling(None)
+
+
 def test_a_loop_larger_than_the_cache_still_hits() -> None:
     cache = lowtide.Cache[int, int](max_items=100)
     for _ in range(20):

@@ -162,8 +162,9 @@ static void let_go(keep_store_t *store, PyObject *key, PyObject *value) {
 static uint32_t pass_on(keep_store_t *store, uint32_t tag, size_t bytes) {
     keep_queue_t *small = &store->queues[KEEP_SMALL];
     const uint32_t number = small->oldest;
+    if (!number) return 0;
     keep_entry_t *entry = &store->entries[number];
-    if (!number || !store->was_full || !store->ghosts.slots || entry->hits || !entry->next ||
+    if (!store->was_full || !store->ghosts.slots || entry->hits || !entry->next ||
         (small->count < store->small_items && small->bytes < store->small_bytes) ||
         store->count > store->bound_items ||
         (store->bound_bytes != SIZE_MAX &&
