@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -20,6 +21,7 @@
 
 enum { PROFILE_GIL_MS = 30000, LEAVE_GIL_MS = 10000, QUIET_MS = 5000 };
 enum { SEND_WAIT_MS = 1000, PROGRESS_EVERY_MS = 250 };
+enum { OTHER_TRIES = 20, OTHER_EVERY_US = 100000 };
 
 /* One talk with a command line. */
 typedef struct talk {
@@ -40,6 +42,7 @@ typedef struct talk {
 static rt_t runtime;
 static bool follow;   /* what the program forks */
 static bool orphaned; /* forked: nobody's thread serves here */
+static _Atomic bool watching;
 
 static int64_t now_ms(void) {
     struct timespec t;
@@ -193,14 +196,27 @@ static int profile_start(talk_t *t, const ctl_profile_t *p, int *region, err_t *
     return status;
 }
 
+/* Of two that take their hooks out in the wrong order the first would have to stay. What else stays does no harm: ours find less
+ * under it, and nothing wrong. */
+static int be_alone(const talk_t *t, err_t *e) {
+    int status = inherited_leave(e);
+    for (int i = 0; i < OTHER_TRIES && status == -EALREADY && !t->ended; i++) {
+        usleep(OTHER_EVERY_US); /* one whose command line was killed is about to leave */
+        status = inherited_leave(e);
+    }
+    return status == -EALREADY ? status : 0;
+}
+
 static void serve_profile(talk_t *t) {
     ctl_msg_t m = {.type = CTL_REGION};
     err_t e = {{0}};
     int region = -1, status = t->profiled ? -EALREADY : 0;
     if (status) err_set(&e, status, "the process is being profiled already");
-    if (!status) inherited_leave(&e); /* under what stays, ours find less, and nothing wrong */
+    if (!status) status = be_alone(t, &e);
+    if (!status) watching = true;
     if (!status) status = profile_start(t, &t->request.profile, &region, &e);
     if (status) {
+        watching = t->profiled;
         tell_status(t, status, &e);
         return;
     }
@@ -232,14 +248,20 @@ static int take_out(gil_t *gil, uint32_t timeout_ms, err_t *e) {
 static int profile_stop(talk_t *t, err_t *e) {
     if (!t->profiled) return 0;
     int status = take_out(&t->gil, PROFILE_GIL_MS, e);
-    t->profiled = status != 0;
+    watching = t->profiled = status != 0;
     return status;
 }
 
 __attribute__((visibility("default"))) int agent_leave(char *text, size_t room) {
     gil_t gil;
     err_t e = {{0}};
-    int status = orphaned ? 0 : err_set(&e, -EBUSY, "another lowtide is in the process");
+    int status = 0;
+    if (!orphaned && watching)
+        status = err_set(&e, -EALREADY,
+                         "another lowtide watches the process already (attach or top); wait until "
+                         "it has ended");
+    else if (!orphaned)
+        status = err_set(&e, -EAGAIN, "another lowtide is in the process");
     if (!status && !runtime.layout) return 0; /* it has not come to any hooks */
     if (!status) status = gil_find(&gil, &runtime, &e);
     if (!status) status = take_out(&gil, LEAVE_GIL_MS, &e);

@@ -108,7 +108,7 @@ static void say_what(const attach_t *a) {
     printf("%s: %s of process %d%s; %s of what %s allocated then is alive\n", a->to,
            units_span(span, (double)collect_now_us(c) / 1e6), (int)a->pid, below,
            units_size(heap, live), whose);
-    fflush(stdout);
+    if (fflush(stdout) && errno == EPIPE) clearerr(stdout); /* a reader that went away */
 }
 
 static int finish(attach_t *a) {

@@ -102,7 +102,8 @@ int record_finish(record_t *r) {
     if (!status && r->to_file && !r->output.part[0]) status = copy_out(r, &e);
     if (status) {
         record_abandon(r);
-        return command_fail("%s", e.text);
+        return r->to_file && r->output.path[0] ? command_fail("%s: %s", r->output.path, e.text)
+                                               : command_fail("%s", e.text);
     }
     if (r->to_file) status = output_finish(&r->output);
     live_remove(r);

@@ -175,6 +175,12 @@ static int finish(run_t *r, int how) {
     return status;
 }
 
+static void say_not_started(const char *program, int code) {
+    bool interpreter = code == ENOENT && strchr(program, '/') && access(program, F_OK) == 0;
+    command_fail("cannot run %s: %s", program,
+                 interpreter ? "the interpreter that it names is not there" : strerror(code));
+}
+
 static int run(run_t *r) {
     err_t e;
     if (agent_file_find(r->agent, sizeof r->agent, &e)) return command_fail("%s", e.text);
@@ -190,7 +196,7 @@ static int run(run_t *r) {
     int code = start(r);
     if (code) {
         record_abandon(&r->record);
-        command_fail("cannot run %s: %s", r->argv[0], strerror(code));
+        say_not_started(r->argv[0], code);
         return code == ENOENT ? STATUS_NOT_FOUND : STATUS_NOT_EXECUTABLE;
     }
     child_pid = r->child;

@@ -122,3 +122,57 @@ def test_what_cannot_be_attached_is_one_line(lowtide: Lowtide, tmp_path: Path) -
     assert os.listdir(tmp_path) == []
     assert lowtide("attach").status == 2
     assert lowtide("attach", "1", "--for", "soon").status == 2
+
+
+def test_two_do_not_watch_one_process(
+    this_python: Python, lowtide: Lowtide, lowtide_exe: Path, spawn: Spawn, tmp_path: Path
+) -> None:
+    target = spawn(this_python, GROW)
+    out = tmp_path / "a.tide"
+    with subprocess.Popen(
+        [lowtide_exe, "attach", str(target.pid), "--for", "1h", "-o", out, "--no-heap"], text=True
+    ) as process:
+        wait_for_profile(process, out.with_name("a.tide.partial"))
+        for words in (["attach", "-o", tmp_path / "b.tide"], ["top"]):
+            done = lowtide(words[0], target.pid, *words[1:])
+            assert (done.status, done.stdout) == (1, "")
+            assert "another lowtide watches the process already" in done.stderr
+        assert lowtide("dump", target.pid, "-o", tmp_path / "d.tide").status == 0
+        process.send_signal(signal.SIGINT)
+    assert process.returncode == 0
+    assert sorted(os.listdir(tmp_path)) == ["a.tide", "d.tide", "target-0.err"]
+    assert "memfd:lowtide" not in maps(target.pid)
+    assert target.finish() == (0, "still True\n")
+
+
+# Closes all that it does not know and leaves for a directory that is gone, as daemons do.
+CLOSES = (
+    GROW
+    + """
+os.closerange(3, 70000)
+os.mkdir(sys.argv[1]); os.chdir(sys.argv[1]); os.rmdir(sys.argv[1])
+print("gone", os.open("/dev/null", os.O_RDONLY), flush=True)
+sys.stdin.read(1)
+while not select.select([sys.stdin], [], [], 0.005)[0]:
+    grow()
+"""
+)
+
+
+def test_a_target_that_closes_everything_and_moves_is_watched_on(
+    this_python: Python, lowtide_exe: Path, spawn: Spawn, tmp_path: Path
+) -> None:
+    target = spawn(this_python, "import os\n" + CLOSES, str(tmp_path / "gone"))
+    out = tmp_path / "a.tide"
+    with subprocess.Popen(
+        [lowtide_exe, "attach", str(target.pid), "--for", "1h", "-o", out], stdout=subprocess.PIPE, text=True
+    ) as process:
+        wait_for_profile(process, out.with_name("a.tide.partial"))
+        target.say("x")
+        target.wait_for("gone 3")
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert read_recording(out.read_bytes()).objects
+    assert "memfd:lowtide" not in maps(target.pid)
+    assert target.finish()[0] == 0

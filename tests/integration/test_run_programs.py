@@ -274,3 +274,27 @@ def test_wrong_usage_is_one_line_with_status_2(words: list[str], said: str, lowt
     assert (done.status, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1
     assert said in done.stderr
+
+
+def test_a_script_whose_interpreter_is_not_there_is_told_so(lowtide: Lowtide, tmp_path: Path) -> None:
+    script = tmp_path / "script"
+    script.write_text("#!/nonexistent/python\n")
+    script.chmod(0o755)
+    done = lowtide("run", "-o", tmp_path / "a.tide", "--", script)
+    assert (done.status, done.stdout) == (127, "")
+    assert done.stderr == f"lowtide: cannot run {script}: the interpreter that it names is not there\n"
+    assert os.listdir(tmp_path) == ["script"]
+
+
+def test_a_program_that_will_not_be_ended_goes_on_to_its_end(lowtide_exe: Path, tmp_path: Path) -> None:
+    code = "import signal, sys\nsignal.signal(15, signal.SIG_IGN)\nprint('here', flush=True)\nsys.stdin.read()\nprint('done')"
+    (tmp_path / "app.py").write_text(code)
+    words = [lowtide_exe, "run", "--no-report", "-o", tmp_path / "a.tide", tmp_path / "app.py"]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout and process.stdout.readline() == "here\n"
+        for _ in range(3):
+            process.send_signal(signal.SIGTERM)
+            time.sleep(0.05)
+        assert process.communicate(timeout=PATIENCE_S)[0] == "done\n"
+    assert process.returncode == 0
+    assert (tmp_path / "a.tide").exists()
