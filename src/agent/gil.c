@@ -7,7 +7,7 @@
 
 /* Bounds for how long one wait lasts, whatever sys.setswitchinterval says. */
 enum { WAIT_US_MIN = 500, WAIT_US_MAX = 5000, INTERPRETERS_MAX = 10000 };
-enum { DROP_REQUEST_BIT = 1 };
+enum { DROP_REQUEST_BIT = 1, GILSTATE_WORDS_MAX = 256 };
 
 /* What last_holder points to while the agent holds the GIL. */
 static char nobody[16384] __attribute__((aligned(64)));
@@ -209,6 +209,19 @@ static void unbind_thread(const rt_t *rt, rt_addr_t thread) {
     *(unsigned char *)(thread + bit / 8) &= (unsigned char)~(1u << bit % 8);
 }
 
+/* In 3.11 PyGILState looks up whose state is whose by itself, and the debug hooks of Python's allocators abort where it is not ours. It
+ * can be told not to check (_PyRuntime.gilstate: check_enabled, tstate_current, autoInterpreterState). In our copy alone. */
+static void forget_thread(const gil_t *g, rt_addr_t thread) {
+    if (!rt_has(g->rt->layout->runtime_gil)) return;
+    const rt_addr_t interp = (rt_addr_t)g->rt->PyInterpreterState_Main();
+    rt_addr_t words[GILSTATE_WORDS_MAX];
+    rt_addr_t from = (g->at + (rt_addr_t)g->rt->layout->gil_size) & ~(rt_addr_t)7;
+    if (rt_peek(from, words, sizeof words)) return;
+    for (int i = 1; i + 1 < GILSTATE_WORDS_MAX; i++)
+        if (words[i] == thread && words[i + 1] == interp && (uint32_t)words[i - 1] == 1)
+            *(int *)(from + (rt_addr_t)(i - 1) * sizeof *words) = 0;
+}
+
 void gil_adopt(gil_t *g) {
     const layout_t *l = g->rt->layout;
     rt_thread_t thread;
@@ -227,6 +240,7 @@ void gil_adopt(gil_t *g) {
     if (!thread.address) return;
     unbind_thread(g->rt, thread.address);
     g->rt->PyEval_RestoreThread((void *)thread.address);
+    forget_thread(g, thread.address);
 }
 
 uint32_t gil_others(const gil_t *g) {

@@ -85,6 +85,18 @@ def test_python_may_be_asked_for_any_of_its_allocators(
     assert live == KEPT
 
 
+def test_a_process_with_debug_allocators_is_watched_and_its_heap_captured(
+    lowtide: Lowtide, target_python: Python, spawn: Spawn, tmp_path: Path
+) -> None:
+    """They abort a process whose thread holds the GIL without a thread state: the child that walks the heap would be one."""
+    target = spawn(target_python, KEEP + "kept = keep()\n", env={"PYTHONDEVMODE": "1"})
+    done = lowtide("attach", target.pid, "--for", "200ms", "--exact", "-o", tmp_path / "a.tide")
+    assert (done.status, done.stderr) == (0, "")
+    assert len(list(read_recording((tmp_path / "a.tide").read_bytes()).objects)) > 20_000
+    assert target.finish()[0] == 0
+    assert target.stderr() == ""
+
+
 def test_a_program_may_put_allocators_of_its_own_over_ours_and_take_them_out(
     lowtide: Lowtide, cc: str, this_python: Python, tmp_path: Path
 ) -> None:
