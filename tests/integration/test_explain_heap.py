@@ -367,6 +367,17 @@ def test_numpy_and_pandas_imported_are_healthy(record: Record, lowtide: Lowtide,
     assert findings(lowtide, tide) == []
 
 
+def test_a_big_frame_of_pandas_is_told_by_its_name(record: Record, lowtide: Lowtide, this_python: Python) -> None:
+    pytest.importorskip("pandas")
+    program = "import numpy, pandas\nframe = pandas.DataFrame(numpy.ones((4_000_000, 3)), copy=False)\nwalk()"
+    target, tide = record(this_python, program)
+    target.kill()
+    (found,) = findings(lowtide, tide)
+    assert (found["path"], found["type"]) == ("frame", "pandas.DataFrame")
+    assert found["fix"].startswith("drop frame once")
+    assert found["bytes"] >= 96_000_000
+
+
 def test_a_container_that_grows_is_found_between_recordings(
     record: Record, lowtide: Lowtide, local_python: Python, tmp_path: Path
 ) -> None:

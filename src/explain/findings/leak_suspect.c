@@ -185,6 +185,20 @@ static int suspect_advise(suspect_t *s, model_finding_t *x, uint32_t id, bool al
     return x->fix ? 0 : findings_no_memory(f);
 }
 
+/* Of an array that is all that a frame of pandas has, the frame: nobody can drop what lies in its blocks. */
+static uint32_t suspect_frame(const model_t *m, uint32_t place) {
+    static const char pandas[] = "pandas.";
+    uint64_t bytes = suspect_retained(m, place);
+    uint32_t frame = place;
+    for (uint32_t p = place; p != 0 && m->tree.id[p] < m->g.n; p = m->tree.idom[p]) {
+        const char *type = model_type_name(m, m->tree.id[p]);
+        if (suspect_retained(m, p) - bytes > bytes / 50) break;
+        char first = strncmp(type, pandas, sizeof pandas - 1) == 0 ? type[sizeof pandas - 1] : 0;
+        if (first >= 'A' && first <= 'Z') frame = p; /* DataFrame, Series: no class of its inside */
+    }
+    return frame;
+}
+
 /* "2,000 bytes" would be a size. */
 static const char *suspect_things(const char *type) {
     return strcmp(type, "bytes") == 0 ? "bytes objects" : type;
@@ -193,6 +207,8 @@ static const char *suspect_things(const char *type) {
 static int suspect_report(suspect_t *s, uint32_t place, const suspect_view_t *view) {
     findings_t *f = s->f;
     const model_t *m = f->m;
+    bool alone = view->type == UINT32_MAX; /* an array: big by itself */
+    if (alone) place = suspect_frame(m, place);
     uint32_t id = m->tree.id[place];
     uint64_t bytes = suspect_retained(m, place);
     char number[32], size[32];
@@ -206,7 +222,6 @@ static int suspect_report(suspect_t *s, uint32_t place, const suspect_view_t *vi
     const char *last = suspect_local(x->path);
     bool local = last && !strpbrk(last, ".[");
     unsigned share = (unsigned)(bytes * 100 / (findings_heap(m) ? findings_heap(m) : 1));
-    bool alone = view->type == UINT32_MAX; /* an array: big by itself */
     findings_bytes(bytes, size);
     x->title = alone ? findings_text(f, "%s (%s) is %s by itself, %u %% of the heap", x->path,
                                      x->type, size, share)
