@@ -1,4 +1,5 @@
-"""What goes back to the system, side by side with gc.collect and malloc_trim and with psutil's heap_trim; and what the ledger explains.
+"""What goes back to the system, side by side with gc.collect and malloc_trim and with psutil's heap_trim; what the ledger explains; and
+what the package itself takes.
 
     python bench/free.py [--runs 3]
 
@@ -134,11 +135,40 @@ def explained() -> None:
         print(f"| {name} | {mib(resident)} | {1 - unexplained / resident:.1%} | {lines:.0f} | {peer} |")
 
 
+def imported(runs: int) -> None:
+    """Of a bare interpreter, what it is asked for, and how long that took it."""
+    code = """
+import time; began = time.perf_counter()
+{}
+ms = (time.perf_counter() - began) * 1000
+with open("/proc/self/statm") as f: print([int(f.read().split()[1]) * 4096, ms])"""
+    cases = (
+        "pass",
+        "import lowtide",
+        "import lowtide; lowtide.rss()",
+        "import lowtide; lowtide.free()",
+        "import psutil",
+    )
+    print("\n| in a bare interpreter | MiB resident | ms |\n|---|---|---|")
+    rows: dict[str, list[list[float]]] = {case: [] for case in cases}
+    for _ in range(2 * runs + 1):
+        for case in cases:
+            done = subprocess.run([sys.executable, "-I", "-c", code.format(case)], capture_output=True, text=True)
+            if not done.returncode:
+                rows[case].append(json.loads(done.stdout))
+    for case, figures in rows.items():
+        if figures:
+            resident, ms = (statistics.median(column) for column in zip(*figures, strict=True))
+            print(f"| {case} | {resident / 2**20:.1f} | {ms:.1f} |")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=3)
-    freed(parser.parse_args().runs)
+    runs = parser.parse_args().runs
+    freed(runs)
     explained()
+    imported(runs)
 
 
 if __name__ == "__main__":
