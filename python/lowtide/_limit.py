@@ -374,7 +374,20 @@ def _callbacks(given: Callback | Iterable[Callback] | None) -> list[Callback]:
         return []
     if callable(given):
         return [given]
-    return [_checked(callback) for callback in given]
+    try:
+        several = list(given)
+    except TypeError:
+        raise TypeError(f"on_pressure must be callable, or several that are, not {given!r}") from None
+    return [_checked(callback) for callback in several]
+
+
+def _dump_path(given: str | os.PathLike[str]) -> str:
+    path = os.path.abspath(os.fspath(given))
+    # Said now: near the limit nobody could mend it.
+    place = path if os.path.exists(path) else os.path.dirname(path)
+    if os.path.isdir(path) or not os.access(place, os.W_OK):
+        raise ValueError(f"dump_near_limit cannot be written to {path}: name a file in a directory that is there")
+    return path
 
 
 def _bytes(value: int | str) -> int:
@@ -428,5 +441,5 @@ def limit(
     used = _core.rss_bytes()
     if used > size:
         warnings.warn(f"{used} bytes are resident already, more than the limit of {size}", RuntimeWarning, stacklevel=2)
-    path = None if dump_near_limit is None else os.path.abspath(os.fspath(dump_near_limit))
+    path = None if dump_near_limit is None else _dump_path(dump_near_limit)
     return Limit(size, callbacks, path, max_time_share, dump_every_s, callback_timeout_s)

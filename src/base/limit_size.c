@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <string.h>
 #include <strings.h>
 
 static const struct {
@@ -45,9 +46,11 @@ static const char *read_number(const char *p, double *number) {
 }
 
 static double unit_bytes(const char *unit, double total) {
-    if (unit[0] == '%' && !unit[1]) return total / 100;
+    if (unit[0] == '%' && !unit[1 + strspn(unit + 1, " ")]) return total / 100;
     for (size_t i = 0; i < sizeof UNITS / sizeof *UNITS; i++) {
-        if (strcasecmp(unit, UNITS[i].name) == 0) return UNITS[i].bytes;
+        size_t n = strlen(UNITS[i].name);
+        if (strncasecmp(unit, UNITS[i].name, n) == 0 && !unit[n + strspn(unit + n, " ")])
+            return UNITS[i].bytes;
     }
     return 0;
 }

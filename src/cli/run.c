@@ -16,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -218,10 +219,26 @@ static const char *python_default(char *room, size_t n) {
     return access(room, X_OK) == 0 ? room : "python3";
 }
 
+/* Said now: near the limit nobody could mend it. */
+static bool dump_is_wrong(const char *path, err_t *e) {
+    char place[PATH_MAX] = ".";
+    struct stat s;
+    const char *slash = strrchr(path, '/');
+    if (slash) snprintf(place, sizeof place, "%.*s", slash == path ? 1 : (int)(slash - path), path);
+    bool there = stat(path, &s) == 0;
+    if (!(there && S_ISDIR(s.st_mode)) && access(there ? path : place, W_OK) == 0) return false;
+    err_set(e, -EINVAL,
+            "--dump-near-limit cannot write %.300s: name a file in a directory that is there",
+            path);
+    return true;
+}
+
 /* A share is of what the program may have, which it asks for itself. */
 static bool limit_is_wrong(const run_t *r, err_t *e) {
     uint64_t bytes;
-    if (r->limit) return limit_size_parse(r->limit, UINT64_MAX / 4, &bytes, e) != 0;
+    if (r->limit)
+        return limit_size_parse(r->limit, UINT64_MAX / 4, &bytes, e) != 0 ||
+               (r->dump && dump_is_wrong(r->dump, e));
     return r->dump && err_set(e, -EINVAL, "--dump-near-limit needs a limit: add --limit SIZE") != 0;
 }
 

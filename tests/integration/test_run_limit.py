@@ -138,6 +138,7 @@ def test_forks_warn_of_nothing_and_children_know_of_nothing(
     [
         (["--limit", "12 pounds"], 2, 'lowtide: "12 pounds" is no amount of memory'),
         (["--limit", "0"], 2, 'lowtide: "0" is no memory at all'),
+        (["--limit=1GiB", "--dump-near-limit=no/such.tide"], 2, "lowtide: --dump-near-limit cannot write no/such.tide"),
         (["--dump-near-limit"], 2, "lowtide: --dump-near-limit needs a limit: add --limit SIZE"),
         (["--limit", "900TiB"], 0, "lowtide: no limit: a limit of 989560464998400 bytes is above the "),
     ],
