@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import copy
 import gc
+import os
 import pickle
 import random
+import signal
 import sys
 import threading
 import weakref
@@ -180,6 +182,30 @@ def test_two_threads_whose_computations_need_each_other_do_not_wait_for_ever() -
     for thread in threads:
         thread.join(60)
     assert not any(thread.is_alive() for thread in threads)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_child_does_not_wait_for_what_its_parents_threads_compute() -> None:
+    cache, begun, go_on = lowtide.Cache[str, str](), threading.Event(), threading.Event()
+
+    def compute() -> str:
+        begun.set()
+        go_on.wait(240)
+        return "by the parent"
+
+    threads = [threading.Thread(target=lambda: cache.get_or_compute("key", compute)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    begun.wait(240)
+    if (child := os.fork()) == 0:
+        signal.alarm(60)
+        own = cache.get_or_compute("key", lambda: "by the child")
+        os._exit(0 if own == cache["key"] == "by the child" else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    go_on.set()
+    for thread in threads:
+        thread.join()
+    assert cache["key"] == "by the parent"
 
 
 def test_an_exception_of_f_reaches_the_caller_and_nothing_is_kept() -> None:

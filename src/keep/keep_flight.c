@@ -1,10 +1,12 @@
 /* get_or_compute: one thread computes a key, others that ask for it meanwhile wait for that one. */
 #include "keep/keep_cache.h"
 #include <pythread.h>
+#include <unistd.h>
 
 typedef struct keep_flight {
     PyObject_HEAD PyThread_type_lock lock; /* held while it is computed */
     unsigned long thread;                  /* that computes */
+    pid_t pid;                             /* its process: in a forked child it is not there */
     PyObject *value,
         *error; /* one of them when it is done; neither: whoever computed was interrupted */
 } keep_flight_t;
@@ -17,6 +19,7 @@ typedef struct waiter {
 } waiter_t;
 
 static waiter_t *waiters;
+static pid_t waiters_pid; /* a forked child has none of its parent's threads */
 
 static void flight_dealloc(PyObject *self) {
     keep_flight_t *flight = (keep_flight_t *)self;
@@ -38,6 +41,7 @@ static keep_flight_t *flight_start(void) {
     if (!flight) return NULL;
     flight->value = flight->error = NULL;
     flight->thread = PyThread_get_thread_ident();
+    flight->pid = getpid();
     flight->lock = PyThread_allocate_lock();
     if (!flight->lock) {
         Py_DECREF(flight);
@@ -50,6 +54,10 @@ static keep_flight_t *flight_start(void) {
 
 /* Whether whoever computes this waits, over however many others, for the thread that asks. */
 static bool waits_for_me(keep_flight_t *flight) {
+    if (waiters_pid != flight->pid) {
+        waiters = NULL;
+        waiters_pid = flight->pid;
+    }
     const unsigned long me = PyThread_get_thread_ident();
     while (flight->thread != me) {
         waiter_t *waiter = waiters;
@@ -121,6 +129,11 @@ static PyObject *compute_once(keep_cache_t *cache, PyObject *key, PyObject *f) {
         Py_DECREF(mine);
         if (!found) return NULL;
         keep_flight_t *flight = (keep_flight_t *)found;
+        if (flight->pid != getpid()) {
+            if (cache->flights && PyDict_DelItem(cache->flights, key) < 0) PyErr_Clear();
+            Py_DECREF(found);
+            continue;
+        }
         PyObject *value = NULL;
         bool is_done = true;
         if (waits_for_me(flight))
