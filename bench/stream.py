@@ -45,7 +45,7 @@ def rows(i: int) -> str:
     note = (
         f'"said ""{WORDS[i % 5]}"", and went"'
         if i % 10 == 0
-        else f"plain note number {i}, kept as its author wrote it some time ago"
+        else f"plain note number {i} kept as its author wrote it some time ago"
     )
     return f"{i}, {WORDS[i % 12]} {WORDS[i * 7 % 12]} ,{i * 7919 % 100007},{WORDS[i * 3 % 12]},{note}\n"
 

@@ -88,7 +88,9 @@ def test_a_function_drops_changes_or_multiplies_records(folder: Path) -> None:
         (["job:same", "gone.txt"], "gone.txt is not there; look at its name"),
         (["job:same", "in.txt", "--memory=1M"], "the ceiling of 1.0 MiB is too low: the program takes "),
         (["job:fail", "in.txt"], "record 4001 of in.txt: ValueError: four thousand (job.py:5)"),
-        (["job:same", "in.txt", "-o", "no/out.txt"], "cannot "),
+        (["job:same", "in.txt", "-o", "no/out.txt"], "cannot keep "),
+        (["job:same", "in.txt", "-o", "no/"], "no/ names a folder; name a file in it"),
+        (["job:same", "/dev/null"], "/dev/null is no regular file; hand it over open, or from the shell as standard"),
         (["job:same", "in.txt", "-o", "in.txt"], "in.txt is read and written; write to another name"),
     ],
 )
@@ -96,6 +98,72 @@ def test_what_cannot_be_done_is_one_line_and_status_1(folder: Path, words: list[
     done = pipe(folder, *words[:2], "-o", "out.txt", *words[2:])
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(f"lowtide: {line}") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "line"),
+    [
+        (
+            "latin.csv",
+            b"caf\xe9,b\n1,2\n",
+            "cannot read latin.csv: its header is not UTF-8; convert the file first, such as by",
+        ),
+        ("wide.csv", "a,b\n1,2\n".encode("utf-16"), "cannot read wide.csv: its header is not UTF-8; "),
+        (
+            "latin.txt",
+            b"ok\ncaf\xe9\n",
+            "record 2 of latin.txt: ValueError: byte 0xe9 at its position 3 is not UTF-8; convert",
+        ),
+        (
+            "latin.jsonl",
+            b'{"a": "\xe9"}',
+            "record 1 of latin.jsonl: ValueError: byte 0xe9 at its position 7 is not UTF-8; ",
+        ),
+        ("no.txt.gz", b"plain", "cannot read no.txt.gz: its gzip data is damaged (Not a gzipped file"),
+        ("no.parquet", b"plain", "cannot read no.parquet: Parquet file size is 5 bytes"),
+        ("cut.jsonl", b'{"a": 1}\n{"a": ', "record 2 of cut.jsonl: json.decoder.JSONDecodeError: "),
+    ],
+)
+def test_a_file_that_is_not_what_its_name_says_is_one_line(folder: Path, name: str, data: bytes, line: str) -> None:
+    (folder / name).write_bytes(data)
+    done = pipe(folder, "job:same", name, "-o", "out.jsonl")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"lowtide: {line}") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "out", "wanted"),
+    [
+        (
+            "windows.csv",
+            b'a,b\r\n1,"x\r\ny"\r\n2,"q ""z"""\r\n3,last',
+            "o.csv",
+            'a,b\n1,"x\r\ny"\n2,"q ""z"""\n3,last\n',
+        ),
+        ("bom.csv", b"\xef\xbb\xbfa,b\n1,2\n", "o.jsonl", '{"a": "1", "b": "2"}\n'),
+        ("bom.jsonl", b'\xef\xbb\xbf{"a": 1}\r\n\r\n{"a": 2}', "o.csv", "a\n1\n2\n"),
+        ("empty.csv", b"", "o.csv", ""),
+        ("no_newline.txt", b"\n\na\0b\r\n \nlast", "o.txt", "\n\na\0b\n \nlast\n"),
+    ],
+)
+def test_files_of_other_systems_are_read_as_they_are_meant(
+    folder: Path, name: str, data: bytes, out: str, wanted: str
+) -> None:
+    (folder / name).write_bytes(data)
+    (folder / out).write_text("what was there before")
+    done = pipe(folder, "job:same", name, "-o", out)
+    assert done.returncode == 0, done.stderr
+    assert (folder / out).read_bytes().decode() == wanted
+
+
+def test_a_worker_that_crashes_is_told_by_its_signal(folder: Path) -> None:
+    (folder / "crash.py").write_text(
+        "import os\ndef at_77(line):\n    if line == '77':\n        os.kill(os.getpid(), 11)\n    return line\n"
+    )
+    done = pipe(folder, "crash:at_77", "in.txt", "-o", "out.txt", "--workers=2")
+    assert (done.returncode, done.stderr) == (1, "lowtide: record 78 of in.txt: it killed its worker: SIGSEGV\n")
+    done = pipe(folder, "crash:at_77", "in.txt", "-o", "out.txt", "--workers=2", "--resume", "--errors=skip")
+    assert done.returncode == 0 and (folder / "out.txt").read_text().count("\n") == 19_999
 
 
 @pytest.mark.parametrize("words", [[], ["job:same", "in.txt"], ["job:same", "in.txt", "-o", "o", "--memory=lots"]])
@@ -108,7 +176,7 @@ def test_a_failed_run_goes_on_once_its_record_may_be_set_aside(folder: Path) -> 
     assert pipe(folder, "job:fail", "in.txt", "-o", "out.txt").returncode == 1
     assert left_in(folder) == ["out.txt.checkpoint", "out.txt.part"]
     done = pipe(folder, "job:fail", "in.txt", "-o", "out.txt", "--resume", "--errors=bad.jsonl", "--workers=2")
-    assert done.returncode == 0 and "19999 records of 20000, 1 set aside" in done.stderr
+    assert done.returncode == 0 and "19999 of 20000 records, 1 set aside" in done.stderr
     assert left_in(folder) == ["bad.jsonl", "out.txt"]
     assert json.loads((folder / "bad.jsonl").read_text())["record"] == 4001
     assert (folder / "out.txt").read_text() == "".join(f"{i}\n" for i in range(20_000) if i != 4000)
@@ -392,7 +460,7 @@ def test_the_bar_says_how_far_it_is_and_fits_the_line() -> None:
         "#######.......................  25 % 100 of 400 MiB | 100 MiB/s | 3 s left | memory 90.0 of 512 MiB"
         " | 2 set aside"
     )
-    assert bar.line(now, 79) == " 25 % 100 MiB | 100 MiB/s | 3 s left | memory 90.0 of 512 MiB | 2 set aside"
+    assert bar.line(now, 79) == "##........  25 % 100 MiB | 100 MiB/s | 3 s left | 90.0 of 512 MiB | 2 set aside"
     assert bar.line(now, 59) == " 25 % 100 MiB/s | 3 s left | 90.0 of 512 MiB | 2 set aside"
     assert all(len(bar.line(now, width)) <= width for width in range(10, 200))
 
@@ -410,4 +478,5 @@ def test_a_terminal_sees_the_bar_and_a_pipe_does_not(folder: Path) -> None:
     (folder / "go").touch()
     assert process.wait() == 0
     assert b"% " in said and b" of 512 MiB" in said
+    assert b"\x1b[K\r" in said  # the cursor waits at the begin: what is typed is drawn over
     os.close(ours)

@@ -219,6 +219,8 @@ class _Job:
             if self.plan.out in ("parquet", "arrow"):
                 raise StreamError(f"{self.plan.out} is written to a file by its name")
             return
+        if self.out.endswith("/"):
+            raise StreamError(f"{self.out} names a folder; name a file in it")
         real = os.path.realpath(self.out)
         if any(os.path.realpath(mark.path) == real for mark in self.source.marks()):
             raise StreamError(f"{self.out} is read and written; write to another name")

@@ -11,6 +11,7 @@ from lowtide._stream_memory import text_bytes
 
 _PARTS = " ▏▎▍▌▋▊▉"
 _WINDOW_S = 5.0
+_BAR_MIN = 8  # columns; below, words go before it does
 
 
 def text_time(seconds: float) -> str:
@@ -58,7 +59,8 @@ class Bar:
             return  # what is over at once needs no bar
         self.shown = True
         columns = shutil.get_terminal_size().columns
-        self.file.write("\r" + self.line(now, columns - 1) + "\x1b[K")
+        # The cursor goes back to the begin: what the terminal echoes of a key (^C) is drawn over, and wraps no line.
+        self.file.write("\r" + self.line(now, columns - 1) + "\x1b[K\r")
         self.file.flush()
 
     def line(self, now: Progress, width: int) -> str:
@@ -82,10 +84,10 @@ class Bar:
             [*speed, memory, *aside],
         ]
         room, text = next(
-            ((room, text) for text in map(dot.join, texts) if (room := width - len(text) - 7) >= 0),
+            ((room, text) for text in map(dot.join, texts) if (room := width - len(text) - 7) >= _BAR_MIN),
             (0, dot.join(texts[-1])),
         )
-        bar = f"{draw_bar(share, min(30, room), self.plain)} " if room >= 8 else ""
+        bar = f"{draw_bar(share, min(30, room), self.plain)} " if room else ""
         return f"{bar}{int(share * 100):3d} % {text}"[:width]
 
     def close(self) -> None:

@@ -72,7 +72,7 @@ def summary_line(summary: Summary, out: str) -> str:
     rate = summary.source_bytes / summary.seconds if summary.seconds else 0
     aside = f", {summary.aside} set aside" if summary.aside else ""
     return (
-        f"{out}: {summary.records_out} records of {summary.records_in}{aside}, {text_bytes(summary.output_bytes)} in "
+        f"{out}: {summary.records_out} of {summary.records_in} records{aside}, {text_bytes(summary.output_bytes)} in "
         f"{text_time(summary.seconds)} ({text_bytes(rate)}/s), peak {text_bytes(summary.peak_bytes)} of "
         f"{text_bytes(summary.ceiling_bytes)}"
     )

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from lowtide._keep import stream_dumps, stream_join, stream_lines, stream_loads, stream_rows
-from lowtide._stream_plan import ChunkFailed, Plan, told_error
+from lowtide._stream_plan import NOT_UTF8, ChunkFailed, Plan, told_error
 from lowtide._stream_tables import table_bytes, table_of
 
 _SLICE = 512  # records
@@ -21,16 +21,25 @@ _SLICE_BYTES = 64 << 10  # what comes of so much stays in the processor's cache;
 Steps = list[tuple[str, Any]]
 
 
+def _decode(text: bytes) -> str:
+    try:
+        return text.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"byte {text[error.start]:#04x} at its position {error.start} is not UTF-8; {NOT_UTF8}"
+        ) from None
+
+
 def _make_row(header: tuple[str, ...], row: Any) -> Any:
     if isinstance(row, bytes):
-        row.decode()
+        _decode(row)
     if isinstance(row, list):
         raise ValueError(f"the row has {len(row)} fields, the header {len(header)}")
     return row
 
 
 def _make_list(row: Any) -> Any:
-    return row.decode() if isinstance(row, bytes) else row
+    return _decode(row) if isinstance(row, bytes) else row
 
 
 @functools.cache

@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import BrokenExecutor, Future
 from dataclasses import dataclass
 
-from lowtide._pool_errors import IsolatedMemoryError, WorkerDied
+from lowtide._pool_errors import IsolatedMemoryError, WorkerDied, signal_name
 from lowtide._stream_memory import (
     Sizer,
     StreamError,
@@ -289,7 +289,7 @@ def _is_well(future: Future[Done]) -> bool:
 
 def _how(error: WorkerDied) -> str:
     if error.signal is not None:
-        return f"signal {error.signal}"
+        return signal_name(error.signal)
     return f"exit status {error.exitcode}" if error.exitcode is not None else "it ended"
 
 

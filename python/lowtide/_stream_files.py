@@ -129,10 +129,10 @@ class Packed:
             except EOFError:
                 raise StreamError(self._broken("ends in the middle")) from None
             except (OSError, ValueError, zlib.error) as error:
-                cause = why(error) if isinstance(error, OSError) and error.errno else f"damaged data ({error})"
+                cause = why(error) if isinstance(error, OSError) and error.errno else f"is damaged ({error})"
                 raise StreamError(self._broken(cause)) from None
             except Exception as error:  # lzma.LZMAError and zstandard.ZstdError are no OSErrors
-                raise StreamError(self._broken(f"damaged data ({error})")) from None
+                raise StreamError(self._broken(f"is damaged ({error})")) from None
             if not part:
                 break
             parts.append(part)

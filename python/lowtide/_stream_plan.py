@@ -11,6 +11,8 @@ from typing import Any
 
 from lowtide._stream_memory import StreamError
 
+NOT_UTF8 = "convert the file first, such as by iconv -f latin1 -t utf-8"
+
 _HERE = os.path.dirname(__file__)
 
 

@@ -16,7 +16,7 @@ from typing import IO, Any
 from lowtide._keep import deep_size, stream_cut
 from lowtide._stream_files import BOM, Opened, Packed, Plain, too_long, why
 from lowtide._stream_memory import CHUNK_MIN, StreamError
-from lowtide._stream_plan import Span
+from lowtide._stream_plan import NOT_UTF8, Span
 from lowtide._stream_tables import Want, arrow, ipc_buffer, read_tables
 
 _COMPRESSIONS = {"gz": "gz", "bz2": "bz2", "xz": "xz", "lzma": "xz", "zst": "zst", "zstd": "zst"}
@@ -97,7 +97,7 @@ def find_files(source: Any) -> list[str]:
         elif os.path.isdir(name):
             raise StreamError(f"{name} is a directory; name its files, such as {os.path.join(name, '*.csv')}")
         elif os.path.exists(name):
-            raise StreamError(f"{name} is no regular file; hand it over as an open file instead")
+            raise StreamError(f"{name} is no regular file; hand it over open, or from the shell as standard input: -")
         else:
             raise StreamError(f"{name} is not there; look at its name")
     if not found:
@@ -185,11 +185,11 @@ class Files(Source):
         if (status.st_size, status.st_mtime_ns) != (mark.size, mark.mtime_ns):
             raise StreamError(f"{self.names[index]} was changed while it was read; begin again once it stands still")
 
-    def _header(self, head: bytes) -> tuple[str, ...]:
+    def _header(self, name: str, head: bytes) -> tuple[str, ...]:
         try:
             text = head.decode()
         except UnicodeDecodeError:
-            raise StreamError("the header of the CSV is not UTF-8") from None
+            raise StreamError(f"cannot read {name}: its header is not UTF-8; {NOT_UTF8}") from None
         return tuple(next(csv.reader(io.StringIO(text, newline=""), delimiter=self.delimiter), ()))
 
     def _span_chunks(self, index: int, at: int, want: Want) -> Iterator[Chunk]:
@@ -197,7 +197,7 @@ class Files(Source):
         start, header = file.text_start(), None
         if self.kind == "csv" and self.options.header and start < file.size:
             end = file.cut(start, 1, want()[1])
-            header = self._header(file.read(start, end - start))
+            header = self._header(self.names[index], file.read(start, end - start))
             start = end
         start = max(start, at)
         while start < file.size:
@@ -218,7 +218,7 @@ class Files(Source):
                 rest = head
             if self.kind == "csv" and self.options.header:
                 rest, length = self._first_record(file, rest, want)
-                header = self._header(rest[:length])
+                header = self._header(self.names[index], rest[:length])
                 start += length
                 rest = rest[length:]
             if at > start:

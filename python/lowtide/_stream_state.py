@@ -81,6 +81,10 @@ class Checkpoint:
         except sqlite3.Error as error:
             if "locked" in str(error):
                 raise StreamError(f"another run is using {path}; let it end") from None
+            folder = os.path.dirname(os.path.abspath(path or ""))
+            if not os.path.exists(path or "") and not os.access(folder, os.W_OK | os.X_OK):
+                lack = "may not be written to" if os.path.isdir(folder) else "is not there"
+                raise StreamError(f"cannot keep {path}: the folder {folder} {lack}") from None
             raise StreamError(f"cannot use the checkpoint {path}: {error}; remove it to begin anew") from None
 
     def load(self) -> tuple[dict[str, Any], State] | None:
