@@ -33,9 +33,9 @@ def figures(lowtide: Lowtide, python: Python, folder: Path, *options: str) -> di
         }
 
 
-def test_19_of_20_lines_lie_within_their_error(lowtide: Lowtide, this_python: Python, tmp_path: Path) -> None:
-    exact = figures(lowtide, this_python, tmp_path, "--exact")
-    sampled = figures(lowtide, this_python, tmp_path, f"--interval={INTERVAL}")
+def test_19_of_20_lines_lie_within_their_error(lowtide: Lowtide, local_python: Python, tmp_path: Path) -> None:
+    exact = figures(lowtide, local_python, tmp_path, "--exact")
+    sampled = figures(lowtide, local_python, tmp_path, f"--interval={INTERVAL}")
     for figure, error in ("live_bytes", "live_error_bytes"), ("peak_bytes", "peak_error_bytes"):
         counted = within = total = estimated = 0
         for line, truth in exact.items():
