@@ -67,11 +67,12 @@ def trampolines(pid: int) -> list[int]:
 
 
 def pointers_into(pid: int, pages: list[int]) -> int:
-    """From the tables of libraries by which they call others."""
+    """From the tables of libraries by which they call others. The loader is never patched, and remembers where a file once was."""
     count = 0
     with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
         for begin, end, rights, name in mappings(pid):
-            if not re.match("r[w-]-p", rights) or not re.search(r"\.so|python", name) or end - begin > 8 << 20:
+            tables = re.match("r[w-]-p", rights) and re.search(r"\.so|python", name) and "/ld-" not in name
+            if not tables or end - begin > 8 << 20:
                 continue
             memory.seek(begin)
             data = memory.read(end - begin)
