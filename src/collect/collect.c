@@ -144,6 +144,7 @@ static void read_profile(collect_t *c, uint32_t number) {
     if (!p->observed.region || p->frozen) return;
     sites_read(&c->sites, p->pid, &p->observed, &p->seen);
     read_events(c, number, p);
+    observed_lost(&p->observed, &p->lost_stacks, &p->lost_blocks);
 }
 
 static void process_ends(collect_t *c, uint32_t number, int status) {

@@ -77,6 +77,7 @@ typedef struct collect_process {
     uint64_t untouched_bytes, untouched_due_us; /* of its live bytes; when to look again */
     bool peak_stale; /* the RSS has been higher since they were last read at its highest */
     uint64_t point_us, point_rss, point_rss_us; /* last point of the timeline; highest since */
+    uint64_t lost_stacks, lost_blocks;          /* observed_lost */
     uint64_t end_heap_bytes;                    /* live when it ended, or had run its last line */
     collect_gc_t gc;
     uint64_t looked_us;   /* at its RSS */

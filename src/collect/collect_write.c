@@ -211,6 +211,16 @@ static void meta_time(rec_writer_t *w, const char *key, uint64_t ns) {
     rec_meta(w, key, text);
 }
 
+static void write_lost(const collect_t *c, rec_writer_t *w) {
+    uint64_t stacks = 0, blocks = 0;
+    for (size_t i = 0; i < c->processes.count; i++) {
+        stacks += c->processes.at[i]->lost_stacks;
+        blocks += c->processes.at[i]->lost_blocks;
+    }
+    if (stacks) meta_number(w, "lost_stacks", stacks);
+    if (blocks) meta_number(w, "lost_blocks", blocks);
+}
+
 static void write_meta(const collect_t *c, rec_writer_t *w, bool heap) {
     if (!c->processes.count) return;
     const collect_process_t *first = c->processes.at[0];
@@ -233,6 +243,7 @@ static void write_meta(const collect_t *c, rec_writer_t *w, bool heap) {
         rec_meta(w, "duration_s", text);
     }
     if (c->refused[0]) rec_meta(w, "not_followed", c->refused);
+    write_lost(c, w);
     if (first->status) {
         int how = (int)first->status - 1; /* as a shell says it */
         meta_number(w, "exit_status",

@@ -157,6 +157,12 @@ uint64_t observed_heap_peak_bytes(const observed_t *o) {
     return o->region ? at_least_0(&o->region->heap_peak_bytes) : 0;
 }
 
+void observed_lost(const observed_t *o, uint64_t *stacks, uint64_t *blocks) {
+    if (!o->region) return;
+    *stacks = atomic_load_explicit(&o->region->lost_stacks, memory_order_relaxed);
+    *blocks = atomic_load_explicit(&o->region->lost_blocks, memory_order_relaxed);
+}
+
 void observed_snapshot_above(observed_t *o, uint64_t bytes) {
     int64_t above = bytes < INT64_MAX ? (int64_t)bytes : INT64_MAX;
     if (o->region) atomic_store_explicit(&o->region->snapshot_above, above, memory_order_relaxed);

@@ -118,6 +118,10 @@ static int profile_processes(profile_t *p, const lowtide_recording *rec) {
         if (p->processes[i].mode > p->mode) p->mode = p->processes[i].mode;
         if (!p->interval_bytes) p->interval_bytes = p->processes[i].interval_bytes;
     }
+    const char *stacks = lowtide_meta(rec, "lost_stacks"),
+               *blocks = lowtide_meta(rec, "lost_blocks");
+    p->lost_stacks = stacks ? strtoull(stacks, NULL, 10) : 0;
+    p->lost_blocks = blocks ? strtoull(blocks, NULL, 10) : 0;
     profile_main(p, rec);
     return 0;
 }

@@ -93,7 +93,8 @@ typedef struct profile_sample {
 
 typedef struct profile {
     int mode;
-    uint64_t interval_bytes; /* of the first process that has one */
+    uint64_t interval_bytes;           /* of the first process that has one */
+    uint64_t lost_stacks, lost_blocks; /* counted by their line alone; not counted */
     uint32_t process_count, frame_count, stack_count, cell_count, site_count, line_count,
         point_count, event_count, sample_count;
     uint32_t main_process; /* whose heap it is; else the first that was watched */

@@ -142,6 +142,8 @@ void profile_json(const report_t *r, json_t *j) {
         json_uint(j, "interval_bytes", p->interval_bytes);
     else
         json_null(j, "interval_bytes");
+    json_uint(j, "lost_stacks", p ? p->lost_stacks : 0);
+    json_uint(j, "lost_blocks", p ? p->lost_blocks : 0);
     json_open(j, "sites", '[');
     bool *chosen = p ? sites_chosen(p, r->options.top) : NULL;
     for (uint32_t i = 0; chosen && i < p->site_count; i++) {

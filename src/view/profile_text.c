@@ -462,6 +462,26 @@ static const char *sites_note(char *out, size_t room, const profile_t *p) {
     return out;
 }
 
+static void note_text(const screen_t *s, const char *line) {
+    line_end(s);
+    screen_style(s, STYLE_DIM);
+    screen_wrapped(s, line, 0, s->width);
+    screen_style(s, STYLE_PLAIN);
+}
+
+static void lost_text(const profile_t *p, const screen_t *s) {
+    char count[UNITS_BYTES], line[256];
+    if (p->lost_stacks)
+        note_text(s,
+                  "The program has more call stacks than there is room for: some allocations count "
+                  "for their line alone, without its callers.");
+    if (p->lost_blocks) {
+        snprintf(line, sizeof line, "There was no room for %s blocks: they are missing above.",
+                 units_count(count, p->lost_blocks));
+        note_text(s, line);
+    }
+}
+
 void profile_text(const report_t *r, const screen_t *s) {
     const profile_t *p = r->profile;
     char size[UNITS_BYTES], line[256];
@@ -476,13 +496,11 @@ void profile_text(const report_t *r, const screen_t *s) {
     if (p->sums.bytes[PROFILE_GONE] > p->sums.bytes[PROFILE_PEAK] / 10)
         sites_text(r, s, PROFILE_GONE, "GONE WITH ENDED PROCESSES", "%s alive when they ended");
     sites_text(r, s, PROFILE_TOTAL, "CHURN", "much made, little kept, of %s in all");
+    lost_text(p, s);
     if (p->mode != PROFILE_SAMPLED) return;
     snprintf(line, sizeof line,
              "Sampled once in %s on average; behind %s stands how far a figure may be off (95 %%). "
              "Lines whose figure is not above that are added up.",
              units_size(size, p->interval_bytes), screen_symbol(s, "±", "+-"));
-    line_end(s);
-    screen_style(s, STYLE_DIM);
-    screen_wrapped(s, line, 0, s->width);
-    screen_style(s, STYLE_PLAIN);
+    note_text(s, line);
 }

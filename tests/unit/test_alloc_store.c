@@ -121,6 +121,38 @@ static void test_many_threads_lose_nothing(void **state) {
     assert_int_equal(live, total / 2);
 }
 
+static uint32_t frame_at(uint32_t line, uint32_t kind) {
+    region_frame_t f = {.kind = kind, .function = store_text("f", 1), .line = line};
+    return store_frame(&f);
+}
+
+/* Beyond the table the callers are lost, and never the line. */
+static void test_a_stack_that_finds_no_room_keeps_its_line(void **state) {
+    (void)state;
+    uint32_t outer = frame_at(1, REGION_FRAME_PYTHON), other = frame_at(2, REGION_FRAME_PYTHON),
+             native = frame_at(3, REGION_FRAME_NATIVE), last = 0;
+    for (uint32_t stack = 0; !store_region()->lost_stacks; stack = store_stack(last + 1, outer))
+        last = stack;
+    assert_in_range(last, 400000, 1u << 19);
+    uint64_t lost = store_region()->lost_stacks;
+    uint32_t folded = store_stack(last + 1, other);
+    assert_int_not_equal(folded, 0);
+    assert_int_equal(folded, store_stack(0, other));
+    assert_int_equal(store_stack(folded + 1, native), folded);
+    assert_true(store_region()->lost_stacks > lost);
+    assert_int_equal(store_stack_of(store_cell(folded, REGION_LIBC)), folded);
+}
+
+static void test_a_cell_that_finds_no_room_keeps_its_line(void **state) {
+    (void)state;
+    uint32_t line = frame_at(1, REGION_FRAME_PYTHON), native = frame_at(2, REGION_FRAME_NATIVE);
+    uint32_t stack = store_stack(0, line), cell = 0;
+    for (uint32_t domain = 100; !store_region()->lost_stacks; domain++) /* more than there are */
+        cell = store_cell(store_stack(stack + 1, native), domain);
+    assert_int_not_equal(cell, 0);
+    assert_int_equal(store_stack_of(cell), stack);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, open_store, close_store)
 
 int main(void) {
@@ -130,6 +162,10 @@ int main(void) {
         TEST(test_a_peak_keeps_what_was_live_at_it),
         TEST(test_blocks_are_found_until_they_are_taken),
         TEST(test_many_threads_lose_nothing),
+        cmocka_unit_test_setup_teardown(test_a_stack_that_finds_no_room_keeps_its_line, open_store,
+                                        close_store),
+        cmocka_unit_test_setup_teardown(test_a_cell_that_finds_no_room_keeps_its_line, open_store,
+                                        close_store),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -45,6 +45,11 @@ static struct {
     atomic_flag ranges_busy;
 } count;
 
+/* Between two words lie blocks of up to 8 bytes that some allocators made before the hooks were in; aligned allocations may. */
+static inline bool has_no_word(const void *block) {
+    return !block || (uintptr_t)block >> ADDRESS_BITS || (uintptr_t)block & 15;
+}
+
 static inline bool counting(void) {
     return atomic_load_explicit(&count.on, memory_order_relaxed) && *count.mine;
 }
@@ -58,22 +63,24 @@ static inline bool counting_still(void) {
 
 /* ── Making ── */
 
+static __attribute__((noinline)) uint32_t *chunk_make(_Atomic(uint32_t *) *at) {
+    uint32_t *other = NULL;
+    /* A word more: a block at the very end has its size there. */
+    uint32_t *chunk = mmap(NULL, CHUNK_BYTES + 4096, PROT_READ | PROT_WRITE,
+                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (chunk == MAP_FAILED) return NULL;
+    madvise(chunk, CHUNK_BYTES, MADV_NOHUGEPAGE);
+    madvise(chunk, CHUNK_BYTES, MADV_DONTDUMP);
+    if (atomic_compare_exchange_strong(at, &other, chunk)) return chunk;
+    munmap(chunk, CHUNK_BYTES + 4096);
+    return other;
+}
+
 /* The word of a block; NULL where none has been made yet, or (make) there is no memory. */
-static uint32_t *shadow_word(const void *block, bool make) {
+static inline uint32_t *shadow_word(const void *block, bool make) {
     _Atomic(uint32_t *) *at = &count.shadow[(uintptr_t)block >> CHUNK_BITS];
-    uint32_t *chunk = atomic_load_explicit(at, memory_order_acquire), *other = NULL;
-    if (!chunk && make) {
-        /* A word more: a block at the very end has its size there. */
-        chunk = mmap(NULL, CHUNK_BYTES + 4096, PROT_READ | PROT_WRITE,
-                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        if (chunk == MAP_FAILED) return NULL;
-        madvise(chunk, CHUNK_BYTES, MADV_NOHUGEPAGE);
-        madvise(chunk, CHUNK_BYTES, MADV_DONTDUMP);
-        if (!atomic_compare_exchange_strong(at, &other, chunk)) {
-            munmap(chunk, CHUNK_BYTES + 4096);
-            chunk = other;
-        }
-    }
+    uint32_t *chunk = atomic_load_explicit(at, memory_order_acquire);
+    if (!chunk && make) chunk = chunk_make(at);
     return chunk ? &chunk[((uintptr_t)block & ((1u << CHUNK_BITS) - 1)) >> 4] : NULL;
 }
 
@@ -240,7 +247,7 @@ static uint32_t cell_of(uint32_t stack, uint32_t domain, bool alone) {
 }
 
 void count_born(void *block, size_t bytes, uint32_t domain, bool alone) {
-    if (!block || !counting() || (uintptr_t)block >> ADDRESS_BITS) return;
+    if (has_no_word(block) || !counting()) return;
     uint32_t *word = shadow_word(block, true);
     if (!word) {
         atomic_fetch_add_explicit(&store_region()->lost_blocks, 1, memory_order_relaxed);
@@ -250,12 +257,12 @@ void count_born(void *block, size_t bytes, uint32_t domain, bool alone) {
     if (*word) count_died(block); /* its end was missed */
     shadow_write(word, bytes, cell);
     block_show(block, bytes, cell);
-    store_change_t c = one_of(bytes, alone);
+    store_change_t c = one_of(bytes, alone && cell); /* cell 0 is everybody's */
     store_born(cell, &c);
 }
 
 count_taken_t count_died(void *block) {
-    if (!block || !counting() || (uintptr_t)block >> ADDRESS_BITS) return (count_taken_t){0};
+    if (has_no_word(block) || !counting()) return (count_taken_t){0};
     uint32_t *word = shadow_word(block, false), seen = word ? word[0] : 0;
     if (!seen) return (count_taken_t){0};
     uint32_t code = seen & ((1u << CELL_SHIFT) - 1);
@@ -280,7 +287,7 @@ count_taken_t count_died(void *block) {
 }
 
 uint32_t count_cell_at(const void *block) {
-    if (count.mode != REGION_EXACT || !count.shadow || (uintptr_t)block >> ADDRESS_BITS) return 0;
+    if (count.mode != REGION_EXACT || !count.shadow || has_no_word(block)) return 0;
     const uint32_t *word = shadow_word(block, false);
     return word && word[0] & ((1u << CELL_SHIFT) - 1) ? word[0] >> CELL_SHIFT : 0;
 }

@@ -8,7 +8,7 @@
  * is made endless meanwhile, so that the hooks below need no test of their own.
  *
  * Exact. One 32-bit word for each 16 bytes of address space, mapped 64 MiB at a time where blocks are: no two share one, for
- * allocators align to 16.
+ * allocators align to 16, or are asked for as much (alloc_libc.c).
  *
  *     word 0    cell << 5 │ bytes + 1 of a block of up to 16 bytes, or 31: see the next
  *     word 1    bytes, up to 4 GiB; or 0: 64 bits of them in words 2 and 3

@@ -6,18 +6,25 @@
 #include <stddef.h>
 #include <sys/mman.h>
 
-enum { LEVELS = 4, FIRST_BITS = 10, LEVEL_BITS = 3, PROBES = 8 };
-#define SLOTS ((1u << 10) + (1u << 13) + (1u << 16) + (1u << 19))
+enum { FIRST_BITS = 10, LEVEL_BITS = 3, PROBES = 8, PROBES_LAST = 256 };
 
-bool index_open(alloc_index_t *x) {
-    x->slots = mem_map(SLOTS * sizeof *x->slots);
+static size_t slots_bytes(int levels) {
+    size_t slots = 0;
+    for (int i = 0; i < levels; i++) slots += (size_t)1 << (FIRST_BITS + i * LEVEL_BITS);
+    return slots * sizeof(_Atomic uint64_t);
+}
+
+bool index_open(alloc_index_t *x, int levels) {
+    const size_t bytes = slots_bytes(levels);
+    x->levels = levels;
+    x->slots = mem_map(bytes);
     /* Sparse: huge pages would make memory of what is never touched. */
-    if (x->slots) madvise((void *)x->slots, SLOTS * sizeof *x->slots, MADV_NOHUGEPAGE);
+    if (x->slots) madvise((void *)x->slots, bytes, MADV_NOHUGEPAGE);
     return x->slots != NULL;
 }
 
 void index_close(alloc_index_t *x) {
-    mem_unmap((void *)x->slots, SLOTS * sizeof *x->slots);
+    mem_unmap((void *)x->slots, slots_bytes(x->levels));
     x->slots = NULL;
 }
 
@@ -26,8 +33,10 @@ uint32_t index_find(alloc_index_t *x, uint64_t hash, bool (*same)(uint32_t numbe
     _Atomic uint64_t *level = x->slots;
     const uint64_t tag = hash & 0xffffffff00000000ull;
     uint32_t made = INDEX_NONE;
-    for (int i = 0, bits = FIRST_BITS; i < LEVELS; level += 1u << bits, bits += LEVEL_BITS, i++) {
-        for (uint32_t probe = 0; probe < PROBES; probe++) {
+    for (int i = 0, bits = FIRST_BITS; i < x->levels;
+         level += 1u << bits, bits += LEVEL_BITS, i++) {
+        const uint32_t probes = i == x->levels - 1 ? PROBES_LAST : PROBES;
+        for (uint32_t probe = 0; probe < probes; probe++) {
             _Atomic uint64_t *slot = &level[(hash + probe) & ((1u << bits) - 1)];
             uint64_t seen = atomic_load_explicit(slot, memory_order_acquire);
             if (!seen) {

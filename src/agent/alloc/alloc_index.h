@@ -2,8 +2,9 @@
  *
  *     level 0   2^10 slots      a slot: upper half of the hash │ number + 1
  *     level 1   2^13
- *     level 2   2^16            probed 8 in a row, then on in the next level
+ *     level 2   2^16            probed 8 in a row, then on in the next level; the last one until there is room
  *     level 3   2^19
+ *     level 4   2^22            where asked for
  *
  * Levels keep what is touched in proportion to what is in it: one big table would touch a page an element. Nothing is
  * ever taken out, so a search ends at the first empty slot. The table lies in private mapped memory.
@@ -19,9 +20,13 @@
 
 typedef struct alloc_index {
     _Atomic uint64_t *slots; /* all levels, one behind the other */
+    int levels;
 } alloc_index_t;
 
-bool index_open(alloc_index_t *x);
+/* For some 2^19 elements, and for eight times as many. */
+enum { INDEX_LEVELS = 4, INDEX_LEVELS_LARGE = 5 };
+
+bool index_open(alloc_index_t *x, int levels);
 void index_close(alloc_index_t *x);
 
 /* The number of the element that `same` accepts, or of the one that `make` makes (INDEX_NONE: no room). Where two threads make the

@@ -38,6 +38,9 @@ static _Atomic uint32_t inside;
 static _Atomic bool something_loaded;
 static atomic_flag patching = ATOMIC_FLAG_INIT;
 static bool exact;
+/* Exact mode's shadow has a word for each 16 bytes. jemalloc, mimalloc and tcmalloc lay blocks of up to 8 bytes more closely: of those
+ * they are asked for a little more. 0: this malloc does not. */
+static size_t least_bytes;
 
 #define REAL(type, which) ((type)hooks[which].real)
 typedef void *(*malloc_t)(size_t);
@@ -136,29 +139,36 @@ static void sampled_free(void *p) {
 
 /* ── Exact ── */
 
+static inline size_t asked(size_t bytes) {
+    return bytes < least_bytes ? least_bytes : bytes;
+}
+
 static void *exact_malloc(size_t bytes) {
-    if (count_muted()) return REAL(malloc_t, MALLOC)(bytes);
+    if (count_muted()) return REAL(malloc_t, MALLOC)(asked(bytes));
     libc_enter();
-    void *p = REAL(malloc_t, MALLOC)(bytes);
+    void *p = REAL(malloc_t, MALLOC)(asked(bytes));
     count_born(p, bytes, REGION_LIBC, false);
     libc_leave();
     return p;
 }
 
 static void *exact_calloc(size_t n, size_t each) {
+    size_t bytes;
+    if (!__builtin_mul_overflow(n, each, &bytes) && bytes < least_bytes) n = least_bytes, each = 1;
     if (count_muted()) return REAL(calloc_t, CALLOC)(n, each);
     libc_enter();
     void *p = REAL(calloc_t, CALLOC)(n, each);
-    count_born(p, n * each, REGION_LIBC, false);
+    count_born(p, bytes, REGION_LIBC, false);
     libc_leave();
     return p;
 }
 
 static void *exact_realloc(void *old, size_t bytes) {
-    if (count_muted()) return REAL(realloc_t, REALLOC)(old, bytes);
+    const size_t ask = bytes || !old ? asked(bytes) : 0; /* 0: a free */
+    if (count_muted()) return REAL(realloc_t, REALLOC)(old, ask);
     libc_enter();
     count_taken_t taken = count_died(old);
-    void *p = REAL(realloc_t, REALLOC)(old, bytes);
+    void *p = REAL(realloc_t, REALLOC)(old, ask);
     if (p)
         count_born(p, bytes, REGION_LIBC, false);
     else if (bytes)
@@ -290,19 +300,21 @@ static int hook_dlclose(void *handle) {
 
 /* ── In and out ── */
 
-/* Exact mode's shadow takes it that blocks lie 16 bytes apart. */
-static int check_alignment(err_t *e) {
+static bool aligns_to_16(size_t bytes) {
     uintptr_t all = 0;
-    for (int i = 0; i < 4; i++) {
-        static void *blocks[4];
-        all |= (uintptr_t)(blocks[i] = malloc(1));
-        if (i == 3)
-            for (int n = 0; n < 4; n++) free(blocks[n]);
-    }
-    return all & 15 ? err_set(e, -ENOSYS,
-                              "this malloc does not align to 16 bytes, which exact needs; leave "
-                              "--exact out")
-                    : 0;
+    void *blocks[8];
+    for (size_t i = 0; i < 8; i++) all |= (uintptr_t)(blocks[i] = malloc(bytes));
+    for (size_t i = 0; i < 8; i++) free(blocks[i]);
+    return !(all & 15);
+}
+
+static int check_alignment(err_t *e) {
+    least_bytes = aligns_to_16(1) && aligns_to_16(8) ? 0 : 16;
+    return aligns_to_16(16) && aligns_to_16(24) && aligns_to_16(40)
+               ? 0
+               : err_set(e, -ENOSYS,
+                         "this malloc does not align to 16 bytes, which exact needs; leave "
+                         "--exact out");
 }
 
 int libc_hook(enum region_mode mode, bool stays, err_t *e) {

@@ -11,6 +11,7 @@
 #include <stdatomic.h>
 
 enum { DEPTH_MAX = 512, NATIVE_MAX = 256, WALKERS = 64, PLACES = 1 << 17, NAME_MAX_BYTES = 1024 };
+enum { STEPS = 2048, STEP_BITS = 11, SEARCH_MOST = 4 };
 
 /* A place in code. The pointers to its names tell a code object from another that came to lie at its address. In C: the
  * return address, the state of what is loaded (alloc_unwind.h), and 0. */
@@ -39,6 +40,25 @@ typedef struct known_place {
     uint32_t frame;
 } known_place_t;
 
+/* A frame as it was at the last walk of who held the GIL. */
+typedef struct last_frame {
+    rt_addr_t frame, instruction, code; /* code: as it stands there, with its tag */
+    uint32_t stack;                     /* number + 1; of a shim its caller's, or 0 */
+    uint8_t owner;
+} last_frame_t;
+
+/* With frames of C, or too deep for the above: the same of places, outermost first. */
+typedef struct last_place {
+    place_t place;
+    uint32_t stack; /* number + 1 */
+} last_place_t;
+
+/* Which stack a place makes of another. For who holds the GIL. */
+typedef struct step {
+    place_t place;
+    uint32_t parent, stack;
+} step_t;
+
 static struct {
     const rt_t *rt;
     walker_t *walkers;
@@ -46,16 +66,17 @@ static struct {
     known_place_t *known;
     _Atomic uint32_t known_count;
     alloc_index_t by_place;
-    /* The last walk of who held the GIL, outermost first. */
-    place_t *last;
-    uint32_t *last_stacks;
-    uint32_t last_depth;
+    step_t *steps;
+    last_frame_t *last; /* outermost first */
+    last_place_t *last_places;
+    uint32_t last_depth, last_place_depth;
 } stack;
 
 #define WALKERS_BYTES ((WALKERS + 1) * sizeof(walker_t))
 #define NATIVES_BYTES ((WALKERS + 1) * sizeof(native_t))
 #define KNOWN_BYTES   (PLACES * sizeof(known_place_t))
-#define LAST_BYTES    (DEPTH_MAX * (sizeof(place_t) + sizeof(uint32_t)))
+#define STEPS_BYTES   (STEPS * sizeof(step_t))
+#define LAST_BYTES    (DEPTH_MAX * (sizeof(last_frame_t) + sizeof(last_place_t)))
 
 bool stack_open(const rt_t *rt, bool native) {
     memset(&stack, 0, sizeof stack);
@@ -63,10 +84,11 @@ bool stack_open(const rt_t *rt, bool native) {
     stack.walkers = mem_map(WALKERS_BYTES);
     if (native) stack.natives = mem_map(NATIVES_BYTES);
     stack.known = mem_map(KNOWN_BYTES);
+    stack.steps = mem_map(STEPS_BYTES);
     stack.last = mem_map(LAST_BYTES);
-    if (stack.walkers && (stack.natives || !native) && stack.known && stack.last &&
-        index_open(&stack.by_place)) {
-        stack.last_stacks = (uint32_t *)(stack.last + DEPTH_MAX);
+    if (stack.walkers && (stack.natives || !native) && stack.known && stack.steps && stack.last &&
+        index_open(&stack.by_place, INDEX_LEVELS)) {
+        stack.last_places = (last_place_t *)(stack.last + DEPTH_MAX);
         return true;
     }
     stack_close();
@@ -77,6 +99,7 @@ void stack_close(void) {
     mem_unmap(stack.walkers, WALKERS_BYTES);
     mem_unmap(stack.natives, NATIVES_BYTES);
     mem_unmap(stack.known, KNOWN_BYTES);
+    mem_unmap(stack.steps, STEPS_BYTES);
     mem_unmap(stack.last, LAST_BYTES);
     if (stack.by_place.slots) index_close(&stack.by_place);
     memset(&stack, 0, sizeof stack);
@@ -268,18 +291,104 @@ uint32_t stack_here(void) {
     return 0;
 }
 
-uint32_t stack_here_alone(void) {
+/* ── Asking often ──
+ *
+ * From one allocation to the next little changes: the instruction of the innermost frame, or some frames at the inner end. So the
+ * frames are only compared with those of the last walk, by address, code and instruction, and named where they differ. That a
+ * frame's code is another one at the same address needs no look at its names: its making was an allocation, at which the old
+ * code was in no frame any more. */
+
+static uint32_t step(uint32_t parent, const place_t *p) {
+    uint64_t h = (p->instruction ^ (uint64_t)parent << 20) * 0x9e3779b97f4a7c15ull;
+    step_t *s = &stack.steps[h >> (64 - STEP_BITS)];
+    if (s->parent != parent || !place_equal(&s->place, p)) {
+        s->stack = store_stack(parent, frame_of(p)) + 1;
+        s->place = *p;
+        s->parent = parent;
+    }
+    return s->stack;
+}
+
+static inline bool last_same(const last_frame_t *l, rt_addr_t frame, const layout_t *at) {
+    return rt_ptr(frame, at->iframe_instruction) == l->instruction &&
+           rt_ptr(frame, at->iframe_code) == l->code && rt_u8(frame, at->iframe_owner) == l->owner;
+}
+
+static void last_set(uint32_t n, rt_addr_t frame) {
+    const layout_t *at = stack.rt->layout;
+    last_frame_t *l = &stack.last[n];
+    place_t place;
+    *l = (last_frame_t){.frame = frame,
+                        .instruction = rt_ptr(frame, at->iframe_instruction),
+                        .code = rt_ptr(frame, at->iframe_code),
+                        .owner = rt_u8(frame, at->iframe_owner),
+                        .stack = n ? stack.last[n - 1].stack : 0};
+    if (frame_place(stack.rt, frame, &place)) l->stack = step(l->stack, &place);
+}
+
+/* How many of the last frames, from the outermost, end with `frame`; 0: it is not among the innermost of them. */
+static inline uint32_t last_find(rt_addr_t frame) {
+    uint32_t depth = stack.last_depth, search = depth < SEARCH_MOST ? depth : SEARCH_MOST;
+    for (uint32_t i = 0; i < search; i++)
+        if (stack.last[depth - 1 - i].frame == frame) return depth - i;
+    return 0;
+}
+
+/* Are the first `depth` of the last frames still the callers of the last of them? *same: as many have not moved. */
+static inline bool last_holds(uint32_t depth, uint32_t *same) {
+    const layout_t *at = stack.rt->layout;
+    *same = depth;
+    while (depth-- > 0) {
+        const last_frame_t *l = &stack.last[depth];
+        if (!last_same(l, l->frame, at)) *same = depth;
+        if (rt_ptr(l->frame, at->iframe_previous) != (depth ? l[-1].frame : 0)) return false;
+    }
+    return true;
+}
+
+/* false: it is too deep for that. */
+static bool last_follow(rt_addr_t first) {
+    const layout_t *at = stack.rt->layout;
+    rt_addr_t fresh[DEPTH_MAX];
+    uint32_t count = 0, depth = 0, same = 0;
+    for (rt_addr_t f = first; f; f = rt_ptr(f, at->iframe_previous)) {
+        if ((depth = last_find(f)) && last_holds(depth, &same)) break;
+        stack.last_depth = depth ? 0 : stack.last_depth; /* it is found, but came by another way */
+        depth = 0;
+        if (count == DEPTH_MAX) return false;
+        fresh[count++] = f;
+    }
+    if (depth + count > DEPTH_MAX) return false;
+    for (; same < depth; same++) last_set(same, stack.last[same].frame);
+    while (count > 0) last_set(depth++, fresh[--count]);
+    stack.last_depth = depth;
+    return true;
+}
+
+/* Number + 1, or 0. */
+static uint32_t walk_whole(void) {
     walker_t *w = &stack.walkers[WALKERS];
+    last_place_t *last = stack.last_places;
     walk(stack.rt, w);
     uint32_t same = 0, depth = w->depth;
-    while (same < depth && same < stack.last_depth &&
-           place_equal(&stack.last[same], &w->places[depth - 1 - same]))
+    while (same < depth && same < stack.last_place_depth &&
+           place_equal(&last[same].place, &w->places[depth - 1 - same]))
         same++;
     for (; same < depth; same++) {
-        stack.last[same] = w->places[depth - 1 - same];
-        stack.last_stacks[same] =
-            store_stack(same ? stack.last_stacks[same - 1] + 1 : 0, frame_of(&stack.last[same]));
+        last[same].place = w->places[depth - 1 - same];
+        last[same].stack = step(same ? last[same - 1].stack : 0, &last[same].place);
     }
-    stack.last_depth = depth;
-    return depth ? stack.last_stacks[depth - 1] : stack_outside();
+    stack.last_place_depth = depth;
+    return depth ? last[depth - 1].stack : 0;
+}
+
+uint32_t stack_here_alone(void) {
+    uint32_t found;
+    if (!stack.natives && last_follow(frame_first(stack.rt))) {
+        found = stack.last_depth ? stack.last[stack.last_depth - 1].stack : 0;
+    } else {
+        stack.last_depth = 0;
+        found = walk_whole();
+    }
+    return found ? found - 1 : stack_outside();
 }

@@ -10,12 +10,17 @@
 #include <time.h>
 #include <unistd.h>
 
-/* Room: generous, for pages that are never touched cost nothing. */
+/* Room: generous, for pages that are never touched cost nothing. Where every allocation counts, imports alone may have a million
+ * stacks. */
 enum {
     TEXT_BYTES = 16 << 20,
     FRAMES = 1 << 18,
     STACKS = 1 << 19,
+    STACKS_EXACT = 1 << 22,
     CELLS = 1 << 19,
+    CELLS_EXACT = 1 << 21,
+    FOLDED =
+        1 << 16, /* stacks and cells of one frame that find room when there is none for others */
     EVENTS = 1 << 16,
     TEXT_BYTES_MAX = 4096
 };
@@ -52,12 +57,14 @@ static void *part_place(region_part_t *part, uint64_t room, size_t element, uint
     return (void *)((uintptr_t)store.region + part->offset);
 }
 
-static uint64_t region_layout(region_t *r) {
+static uint64_t region_layout(region_t *r, enum region_mode mode) {
+    const bool exact = mode == REGION_EXACT;
     uint64_t at = 4096;
     store.texts = part_place(&r->texts, TEXT_BYTES, 1, &at);
     store.frames = part_place(&r->frames, FRAMES, sizeof(region_frame_t), &at);
-    store.stacks = part_place(&r->stacks, STACKS, sizeof(region_stack_t), &at);
-    store.cells = part_place(&r->cells, CELLS, sizeof(region_cell_t), &at);
+    store.stacks =
+        part_place(&r->stacks, exact ? STACKS_EXACT : STACKS, sizeof(region_stack_t), &at);
+    store.cells = part_place(&r->cells, exact ? CELLS_EXACT : CELLS, sizeof(region_cell_t), &at);
     store.blocks = part_place(&r->blocks, BLOCKS, sizeof(region_block_t), &at);
     store.events = part_place(&r->events, EVENTS, sizeof(region_event_t), &at);
     return at;
@@ -108,16 +115,17 @@ static void region_begin(region_t *r, enum region_mode mode, uint64_t interval_b
 int store_open(enum region_mode mode, uint64_t interval_bytes, int *fd, err_t *e) {
     region_t parts;
     memset(&store, 0, sizeof store);
-    uint64_t bytes = region_layout(&parts);
+    uint64_t bytes = region_layout(&parts, mode);
+    const int levels = mode == REGION_EXACT ? INDEX_LEVELS_LARGE : INDEX_LEVELS;
     int status = region_make(bytes, fd, e);
     if (status) return status;
-    if (!index_open(&store.by_text) || !index_open(&store.by_frame) ||
-        !index_open(&store.by_stack) || !index_open(&store.by_cell)) {
+    if (!index_open(&store.by_text, INDEX_LEVELS) || !index_open(&store.by_frame, INDEX_LEVELS) ||
+        !index_open(&store.by_stack, levels) || !index_open(&store.by_cell, levels)) {
         store_close();
         close(*fd);
         return err_set(e, -ENOMEM, "no memory for the profile");
     }
-    region_layout(store.region);
+    region_layout(store.region, mode);
     store.region->bytes = bytes;
     region_begin(store.region, mode, interval_bytes);
     return 0;
@@ -199,16 +207,35 @@ static bool stack_same(uint32_t number, const void *key) {
     return memcmp(&store.stacks[number], key, sizeof(region_stack_t)) == 0;
 }
 
+static bool has_room(const region_part_t *part, bool folded) {
+    return folded || atomic_load_explicit(&part->used, memory_order_relaxed) + FOLDED < part->room;
+}
+
 static uint32_t stack_make(const void *key) {
+    const region_stack_t *k = key;
+    if (!has_room(&store.region->stacks, !k->parent)) return INDEX_NONE;
     uint32_t at = part_reserve(&store.region->stacks, 1);
     if (at != INDEX_NONE) memcpy(&store.stacks[at], key, sizeof(region_stack_t));
     return at;
 }
 
+static uint32_t stack_find(region_stack_t key) {
+    return index_find(&store.by_stack, index_mix(index_mix(0, key.parent), key.frame), stack_same,
+                      stack_make, &key);
+}
+
+static bool is_python(uint32_t frame) {
+    return store.frames[frame].kind == REGION_FRAME_PYTHON;
+}
+
+/* Where there is no room for its callers its line is told, at least; where it is in C, that of Python which called it. */
 uint32_t store_stack(uint32_t parent, uint32_t frame) {
-    region_stack_t key = {parent, frame};
-    return or_lost(index_find(&store.by_stack, index_mix(index_mix(0, parent), frame), stack_same,
-                              stack_make, &key));
+    uint32_t found = stack_find((region_stack_t){parent, frame});
+    if (found != INDEX_NONE || !parent) return or_lost(found);
+    or_lost(found);
+    if (!is_python(frame)) return parent - 1;
+    found = stack_find((region_stack_t){0, frame});
+    return found == INDEX_NONE ? 0 : found;
 }
 
 static bool cell_same(uint32_t number, const void *key) {
@@ -220,6 +247,7 @@ static bool cell_same(uint32_t number, const void *key) {
 static uint32_t cell_make(const void *key) {
     const region_cell_t *k = key;
     region_t *r = store.region;
+    if (!has_room(&r->cells, !store.stacks[k->stack].parent)) return INDEX_NONE;
     uint32_t at = part_reserve(&r->cells, 1);
     if (at == INDEX_NONE) return at;
     region_cell_t *c = &store.cells[at];
@@ -232,10 +260,21 @@ static uint32_t cell_make(const void *key) {
     return at;
 }
 
-uint32_t store_cell(uint32_t stack, uint32_t domain) {
+static uint32_t cell_find(uint32_t stack, uint32_t domain) {
     region_cell_t key = {.stack = stack, .domain = domain};
-    return or_lost(index_find(&store.by_cell, index_mix(index_mix(0, stack), domain), cell_same,
-                              cell_make, &key));
+    return index_find(&store.by_cell, index_mix(index_mix(0, stack), domain), cell_same, cell_make,
+                      &key);
+}
+
+uint32_t store_cell(uint32_t stack, uint32_t domain) {
+    uint32_t found = cell_find(stack, domain);
+    if (found != INDEX_NONE) return found;
+    or_lost(found);
+    while (!is_python(store.stacks[stack].frame) && store.stacks[stack].parent)
+        stack = store.stacks[stack].parent - 1;
+    stack = stack_find((region_stack_t){0, store.stacks[stack].frame});
+    found = stack == INDEX_NONE ? stack : cell_find(stack, domain);
+    return found == INDEX_NONE ? 0 : found;
 }
 
 uint32_t store_domain(uint32_t cell) {

@@ -17,7 +17,8 @@ int store_open(enum region_mode mode, uint64_t interval_bytes, int *fd, err_t *e
 void store_close(void);       /* in a forked child: the parent's goes on */
 region_t *store_region(void); /* NULL: none */
 
-/* Numbers of things; what finds no room is 0, "(stacks beyond the table)". */
+/* Numbers of things. Of a stack that finds no room the innermost frame of Python alone is kept, and where there is none for that
+ * either it is 0, "(stacks beyond the table)", as are other things. */
 uint32_t store_text(const char *text, size_t bytes);
 uint32_t store_frame(const region_frame_t *frame);
 uint32_t store_stack(uint32_t parent /* + 1 */, uint32_t frame);
