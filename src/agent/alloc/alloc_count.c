@@ -29,17 +29,19 @@ typedef struct range {
     uint32_t cell;
 } range_t;
 
+typedef struct cell_key {
+    uint64_t key;
+    uint32_t cell;
+} cell_key_t;
+
 static struct {
     enum region_mode mode;
     uint64_t interval_bytes;
     _Atomic bool on;
     /* Reads 0 in a child that was cloned without our knowing: it must not write into its parent's region. */
     uint8_t *mine;
-    _Atomic(uint32_t *) *shadow; /* of each 2^28 bytes of address space, or NULL */
-    struct {
-        uint64_t key;
-        uint32_t cell;
-    } cells[CELL_CACHE]; /* for who holds the GIL */
+    _Atomic(uint32_t *) *shadow;        /* of each 2^28 bytes of address space, or NULL */
+    cell_key_t last, cells[CELL_CACHE]; /* for who holds the GIL */
     range_t *ranges;
     uint32_t range_count;
     atomic_flag ranges_busy;
@@ -128,6 +130,7 @@ void count_close(void) {
 void count_restart(bool on) {
     memset(count_filter, 0, sizeof count_filter);
     memset(count.cells, 0, sizeof count.cells);
+    count.last = (cell_key_t){0};
     count.range_count = 0;
     atomic_flag_clear(&count.ranges_busy);
     shadow_each(chunk_clear);
@@ -237,13 +240,14 @@ static void block_show(void *block, uint64_t bytes, uint32_t cell) {
 static uint32_t cell_of(uint32_t stack, uint32_t domain, bool alone) {
     if (!alone) return store_cell(stack, domain);
     uint64_t key = (uint64_t)stack << 4 | domain;
-    uint32_t at = (uint32_t)(key * 0x9e3779b97f4a7c15ull >> 54) % CELL_CACHE;
-    if (count.cells[at].key != key) {
+    if (count.last.key == key) return count.last.cell;
+    cell_key_t *at = &count.cells[(uint32_t)(key * 0x9e3779b97f4a7c15ull >> 54) % CELL_CACHE];
+    if (at->key != key) {
         counting_still();
-        count.cells[at].cell = store_cell(stack, domain);
-        count.cells[at].key = key;
+        *at = (cell_key_t){.key = key, .cell = store_cell(stack, domain)};
     }
-    return count.cells[at].cell;
+    count.last = *at;
+    return at->cell;
 }
 
 void count_born(void *block, size_t bytes, uint32_t domain, bool alone) {

@@ -67,8 +67,7 @@ static inline bool count_reaches(size_t bytes) {
 void count_sample(void *block, size_t bytes, uint32_t domain);
 
 static inline uint32_t count_filter_at(const void *block) {
-    uintptr_t a = (uintptr_t)block;
-    return (a >> 8 ^ a >> 24) & ((1u << COUNT_FILTER_BITS) - 1);
+    return (uintptr_t)block >> 8 & ((1u << COUNT_FILTER_BITS) - 1);
 }
 /* May it have been sampled? Then count_take must precede its end. */
 static inline bool count_may_have(const void *block) {

@@ -42,9 +42,8 @@ typedef struct known_place {
 
 /* A frame as it was at the last walk of who held the GIL. */
 typedef struct last_frame {
-    rt_addr_t frame, instruction, code; /* code: as it stands there, with its tag */
-    uint32_t stack;                     /* number + 1; of a shim its caller's, or 0 */
-    uint8_t owner;
+    rt_addr_t frame, instruction;
+    uint32_t stack; /* number + 1; of a shim its caller's, or 0 */
 } last_frame_t;
 
 /* With frames of C, or too deep for the above: the same of places, outermost first. */
@@ -294,9 +293,9 @@ uint32_t stack_here(void) {
 /* ── Asking often ──
  *
  * From one allocation to the next little changes: the instruction of the innermost frame, or some frames at the inner end. So the
- * frames are only compared with those of the last walk, by address, code and instruction, and named where they differ. That a
- * frame's code is another one at the same address needs no look at its names: its making was an allocation, at which the old
- * code was in no frame any more. */
+ * frames are only compared with those of the last walk, by their address and that of the instruction, and named where they differ.
+ * The same instruction is the same code: the making of another one at its address was an allocation, at which the old code was
+ * in no frame any more. */
 
 static uint32_t step(uint32_t parent, const place_t *p) {
     uint64_t h = (p->instruction ^ (uint64_t)parent << 20) * 0x9e3779b97f4a7c15ull;
@@ -309,19 +308,12 @@ static uint32_t step(uint32_t parent, const place_t *p) {
     return s->stack;
 }
 
-static inline bool last_same(const last_frame_t *l, rt_addr_t frame, const layout_t *at) {
-    return rt_ptr(frame, at->iframe_instruction) == l->instruction &&
-           rt_ptr(frame, at->iframe_code) == l->code && rt_u8(frame, at->iframe_owner) == l->owner;
-}
-
 static void last_set(uint32_t n, rt_addr_t frame) {
     const layout_t *at = stack.rt->layout;
     last_frame_t *l = &stack.last[n];
     place_t place;
     *l = (last_frame_t){.frame = frame,
                         .instruction = rt_ptr(frame, at->iframe_instruction),
-                        .code = rt_ptr(frame, at->iframe_code),
-                        .owner = rt_u8(frame, at->iframe_owner),
                         .stack = n ? stack.last[n - 1].stack : 0};
     if (frame_place(stack.rt, frame, &place)) l->stack = step(l->stack, &place);
 }
@@ -336,14 +328,17 @@ static inline uint32_t last_find(rt_addr_t frame) {
 
 /* Are the first `depth` of the last frames still the callers of the last of them? *same: as many have not moved. */
 static inline bool last_holds(uint32_t depth, uint32_t *same) {
-    const layout_t *at = stack.rt->layout;
-    *same = depth;
-    while (depth-- > 0) {
-        const last_frame_t *l = &stack.last[depth];
-        if (!last_same(l, l->frame, at)) *same = depth;
-        if (rt_ptr(l->frame, at->iframe_previous) != (depth ? l[-1].frame : 0)) return false;
+    const int32_t instruction = stack.rt->layout->iframe_instruction;
+    const int32_t previous = stack.rt->layout->iframe_previous;
+    const last_frame_t *l = &stack.last[depth - 1];
+    uint32_t moved = 0; /* the outermost that has, + 1 */
+    for (uint32_t n = depth; n > 1; n--, l--) {
+        if (rt_ptr(l->frame, instruction) != l->instruction) moved = n;
+        if (rt_ptr(l->frame, previous) != l[-1].frame) return false;
     }
-    return true;
+    if (rt_ptr(l->frame, instruction) != l->instruction) moved = 1;
+    *same = moved ? moved - 1 : depth;
+    return rt_ptr(l->frame, previous) == 0;
 }
 
 /* false: it is too deep for that. */

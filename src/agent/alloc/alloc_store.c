@@ -7,18 +7,19 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
-/* Room: generous, for pages that are never touched cost nothing. Where every allocation counts, imports alone may have a million
- * stacks. */
+/* Room: generous, for pages that are never touched cost nothing, but where address space is limited. Where every allocation counts,
+ * imports alone may have a million stacks. */
 enum {
     TEXT_BYTES = 16 << 20,
     FRAMES = 1 << 18,
     STACKS = 1 << 19,
-    STACKS_EXACT = 1 << 22,
+    STACKS_LARGE = 1 << 22,
     CELLS = 1 << 19,
-    CELLS_EXACT = 1 << 21,
+    CELLS_LARGE = 1 << 21,
     FOLDED =
         1 << 16, /* stacks and cells of one frame that find room when there is none for others */
     EVENTS = 1 << 16,
@@ -57,14 +58,13 @@ static void *part_place(region_part_t *part, uint64_t room, size_t element, uint
     return (void *)((uintptr_t)store.region + part->offset);
 }
 
-static uint64_t region_layout(region_t *r, enum region_mode mode) {
-    const bool exact = mode == REGION_EXACT;
+static uint64_t region_layout(region_t *r, bool large) {
     uint64_t at = 4096;
     store.texts = part_place(&r->texts, TEXT_BYTES, 1, &at);
     store.frames = part_place(&r->frames, FRAMES, sizeof(region_frame_t), &at);
     store.stacks =
-        part_place(&r->stacks, exact ? STACKS_EXACT : STACKS, sizeof(region_stack_t), &at);
-    store.cells = part_place(&r->cells, exact ? CELLS_EXACT : CELLS, sizeof(region_cell_t), &at);
+        part_place(&r->stacks, large ? STACKS_LARGE : STACKS, sizeof(region_stack_t), &at);
+    store.cells = part_place(&r->cells, large ? CELLS_LARGE : CELLS, sizeof(region_cell_t), &at);
     store.blocks = part_place(&r->blocks, BLOCKS, sizeof(region_block_t), &at);
     store.events = part_place(&r->events, EVENTS, sizeof(region_event_t), &at);
     return at;
@@ -112,11 +112,17 @@ static void region_begin(region_t *r, enum region_mode mode, uint64_t interval_b
     store_cell(store_stack(0, store_frame(&none)), REGION_LIBC);
 }
 
+static bool is_limited(int resource) {
+    struct rlimit limit;
+    return getrlimit(resource, &limit) || limit.rlim_cur != RLIM_INFINITY;
+}
+
 int store_open(enum region_mode mode, uint64_t interval_bytes, int *fd, err_t *e) {
     region_t parts;
     memset(&store, 0, sizeof store);
-    uint64_t bytes = region_layout(&parts, mode);
-    const int levels = mode == REGION_EXACT ? INDEX_LEVELS_LARGE : INDEX_LEVELS;
+    const bool large = mode == REGION_EXACT && !is_limited(RLIMIT_AS) && !is_limited(RLIMIT_DATA);
+    const int levels = large ? INDEX_LEVELS_LARGE : INDEX_LEVELS;
+    uint64_t bytes = region_layout(&parts, large);
     int status = region_make(bytes, fd, e);
     if (status) return status;
     if (!index_open(&store.by_text, INDEX_LEVELS) || !index_open(&store.by_frame, INDEX_LEVELS) ||
@@ -125,7 +131,7 @@ int store_open(enum region_mode mode, uint64_t interval_bytes, int *fd, err_t *e
         close(*fd);
         return err_set(e, -ENOMEM, "no memory for the profile");
     }
-    region_layout(store.region, mode);
+    region_layout(store.region, large);
     store.region->bytes = bytes;
     region_begin(store.region, mode, interval_bytes);
     return 0;
