@@ -409,9 +409,13 @@ def test_a_function_that_cannot_be_sent_is_one_line(tmp_path: Path) -> None:
 )
 def test_any_executor_does_the_work(tmp_path: Path, make: Callable[[], Any]) -> None:
     source = lines_file(tmp_path / "in.txt", 20_000)
+    rows = [{"a": i, "b": f"{i:>90}"} for i in range(9_000)]
+    lowtide.stream(rows).write(tmp_path / "in.parquet")
     with make() as executor:
         lowtide.stream(source, "1GiB", executor=executor).map(upper).write(tmp_path / "out.txt")
+        lowtide.stream(tmp_path / "in.parquet", "1GiB", executor=executor).filter(is_odd).write(tmp_path / "out.arrow")
     assert (tmp_path / "out.txt").read_bytes() == source.read_bytes()
+    assert list(lowtide.stream(tmp_path / "out.arrow")) == rows[1::2]
 
 
 def test_a_dask_cluster_does_the_work(tmp_path: Path) -> None:
@@ -427,8 +431,12 @@ def test_a_dask_cluster_does_the_work(tmp_path: Path) -> None:
         summary = stream.map(lambda line: fail_at_seven(line)).write(tmp_path / "out.txt")
         whose = lowtide.stream(source, "1GiB", executor=client).map_chunks(lambda records: [os.getpid()])
         assert len(set(whose)) == 2 and os.getpid() not in set(whose)
+        lowtide.stream([{"a": i} for i in range(3000)]).write(tmp_path / "in.parquet")
+        tables = lowtide.stream(tmp_path / "in.parquet", "1GiB", executor=client).map(lambda row: {"a": -row["a"]})
+        tables.write(tmp_path / "out.parquet")
     assert summary.aside == 1
     assert (tmp_path / "out.txt").read_text().split() == [str(i) for i in range(200_000) if i != 7]
+    assert pq.read_table(tmp_path / "out.parquet")["a"].to_pylist() == [-i for i in range(3000)]
 
 
 @pytest.mark.parametrize(

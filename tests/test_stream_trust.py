@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import lowtide
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import zstandard
 from conftest import EXECUTABLE
@@ -408,12 +410,18 @@ def check_kills(folder: Path, function: str, source: str, out: str, workers: str
 
 def big_input(folder: Path) -> None:
     (folder / "in.txt").write_text("".join(f"{i}\n" for i in range(400_000)))
+    pq.write_table(pa.table({"n": range(40_000), "t": [f"{i:>50}" for i in range(40_000)]}), folder / "in.parquet")
     (folder / "in.csv").write_text("n,t\n" + "".join(f'{i},"a\n{i}"\n' if i != 500 else "x,y\n" for i in range(60_000)))
 
 
 @pytest.mark.parametrize(
     ("function", "source", "out", "workers"),
-    [("fail", "in.txt", "out.txt", "0"), ("fail", "in.txt", "out.txt", "2"), ("rows", "in.csv", "out.csv", "0")],
+    [
+        ("fail", "in.txt", "out.txt", "0"),
+        ("fail", "in.txt", "out.txt", "2"),
+        ("rows", "in.csv", "out.csv", "0"),
+        ("rows", "in.parquet", "out.parquet", "2"),
+    ],
 )
 def test_killed_at_random_the_same_command_goes_on(
     folder: Path, function: str, source: str, out: str, workers: str

@@ -13,6 +13,7 @@ from lowtide._stream_memory import StreamError
 
 NOT_UTF8 = "convert the file first, such as by iconv -f latin1 -t utf-8"
 
+_BUFFERS = ("Buffer", "ResizableBuffer")
 _HERE = os.path.dirname(__file__)
 
 
@@ -122,7 +123,10 @@ class Done:
     grown: int = 0  # bytes that the process had more at the most than before
 
     def held_bytes(self) -> int:
-        return len(self.data) if isinstance(self.data, (bytes, bytearray, memoryview)) else 0
+        if isinstance(self.data, (bytes, bytearray, memoryview)):
+            return len(self.data)
+        kind = type(self.data)
+        return len(self.data) if kind.__module__ == "pyarrow.lib" and kind.__name__ in _BUFFERS else 0
 
 
 class Held:

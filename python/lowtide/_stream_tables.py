@@ -98,14 +98,14 @@ def _write_stream(sink: Any, table: Any) -> None:
 
 
 def table_bytes(out: Any) -> Any:
-    """Of a table, a batch, or a list of dicts."""
+    """Of a table, a batch, or a list of dicts: a pyarrow.Buffer, which any executor can send."""
     import pyarrow as pa
 
     if not hasattr(out, "to_pylist"):
         out = pa.table(_columns(out)) if out else None
     elif not hasattr(out, "from_batches"):
         out = pa.Table.from_batches([out])
-    return memoryview(ipc_buffer(out)) if out is not None and out.num_rows else b""
+    return ipc_buffer(out) if out is not None and out.num_rows else b""
 
 
 def _columns(records: list[dict[str, Any]]) -> dict[str, Any]:
