@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 packages=(gcc libc6-dev make git cmake ninja-build clang libclang-rt-dev shellcheck binutils util-linux procps
-    debootstrap ca-certificates libjemalloc2 libcmocka-dev libzstd-dev libxxhash-dev libsqlite3-dev libdw1)
+    debootstrap ca-certificates libjemalloc2 libmimalloc2.0 libtcmalloc-minimal4 libcmocka-dev libzstd-dev libxxhash-dev libsqlite3-dev libdw1)
 python_packages=(python3 python3-venv python3-dev)
 requirements=tools/requirements.txt
 
