@@ -294,6 +294,8 @@ def test_a_target_in_namespaces_of_its_own(local_python: Python, tmp_path: Path)
         "-c",
         code,
     ]
+    if subprocess.run([*command[:-3], "true"], capture_output=True).returncode != 0:
+        pytest.skip("no namespaces here")
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None and process.stdout.readline() == "ready\n"
     pid = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text())

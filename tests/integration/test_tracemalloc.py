@@ -64,10 +64,11 @@ def test_a_snapshot_of_either_is_read_and_compared_by_the_other(local_python: Py
         local_python,
         "-c",
         """
-import tracemalloc as stdlib
+import gc, tracemalloc as stdlib
 from lowtide import tracemalloc
 def make(n): return [bytes(1000 + i) for i in range(n)]
-snapshots = []
+gc.disable()  # it would drop the free lists; a list made and dropped now waits there for either turn
+make(50)
 for module in tracemalloc, stdlib:
     module.start(3)
     kept = make(50)
