@@ -19,7 +19,8 @@ enum {
     START_BREAK = 47,
     FIELDS = 53
 };
-enum { CHILDREN_BYTES = 16384 };
+enum { CHILDREN_BYTES = 4096 };
+VEC_DEFINE(tree_pids, pid_t);
 
 size_t tree_slurp(char *out, size_t room, pid_t pid, const char *name) {
     char path[300];
@@ -66,19 +67,40 @@ bool tree_read(tree_process_t *out, pid_t pid) {
 
 static int add_children(tree_processes_t *out, pid_t pid, int depth);
 
-static int children_of_thread(tree_processes_t *out, pid_t pid, const char *task, int depth) {
-    char name[300], pids[CHILDREN_BYTES];
+/* A space stands behind each number; a read may end within one. */
+static int read_pids(tree_pids_t *out, int fd) {
+    char text[CHILDREN_BYTES];
+    size_t held = 0;
     int status = 0;
-    snprintf(name, sizeof name, "task/%s/children", task);
-    tree_slurp(pids, sizeof pids, pid, name);
-    pid_t child;
-    for (char *at = pids, *end; !status && (child = (pid_t)strtol(at, &end, 10)) > 0; at = end) {
+    for (ssize_t n; !status && (n = read(fd, text + held, sizeof text - 1 - held)) > 0;) {
+        char *at = text, *space;
+        text[held += (size_t)n] = '\0';
+        for (; !status && (space = strchr(at, ' ')); at = space + 1)
+            status = tree_pids_push(out, (pid_t)strtol(at, NULL, 10));
+        held -= (size_t)(at - text);
+        memmove(text, at, held);
+    }
+    return status;
+}
+
+static int children_of_thread(tree_processes_t *out, pid_t pid, const char *task, int depth) {
+    char path[300];
+    tree_pids_t pids = {0};
+    snprintf(path, sizeof path, "/proc/%d/task/%s/children", (int)pid, task);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return 0;
+    /* All at once: where a child ends between two reads, the kernel leaves out another. */
+    int status = read_pids(&pids, fd);
+    close(fd);
+    for (size_t i = 0; i < pids.count && !status; i++) {
         tree_process_t p;
-        if (out->count >= TREE_PROCESSES_MOST || !tree_read(&p, child)) continue;
+        if (out->count >= TREE_PROCESSES_MOST || !tree_read(&p, pids.at[i]) || p.parent != pid)
+            continue;
         p.depth = depth;
         status = tree_processes_push(out, p);
-        if (!status && depth < TREE_DEPTH_MOST) status = add_children(out, child, depth + 1);
+        if (!status && depth < TREE_DEPTH_MOST) status = add_children(out, p.pid, depth + 1);
     }
+    tree_pids_free(&pids);
     return status;
 }
 

@@ -1,9 +1,11 @@
 #define _GNU_SOURCE
 #include "collect/symbols.h"
 
+#include "base/map.h"
 #include "base/mem.h"
 #include "base/vec.h"
 #include "collect/symbols_lines.h"
+#include "format/rec_bytes.h"
 
 #include <elf.h>
 #include <fcntl.h>
@@ -15,6 +17,8 @@
 #include <unistd.h>
 
 enum { SECTIONS_MAX = 4096, SECTION_BYTES_MAX = 512 << 20, BUILD_ID_CHARS = 64, PATH_BYTES = 4096 };
+/* A recording that makes hashes meet gets no names, rather than time. */
+enum { SAME_HASH_MAX = 16 };
 
 typedef struct function {
     uint64_t address, bytes;
@@ -36,6 +40,7 @@ VEC_DEFINE(symbols_libraries, library_t);
 
 struct symbols {
     symbols_libraries_t libraries;
+    map_t known; /* its place in libraries, by its key */
     symbols_tools_t tools;
     char debug_path[PATH_BYTES];
 };
@@ -61,6 +66,7 @@ void symbols_free(symbols_t *s) {
         mem_free(l->key);
     }
     symbols_libraries_free(&s->libraries);
+    map_free(&s->known);
     symbols_tools_close(&s->tools);
     mem_free(s);
 }
@@ -177,14 +183,24 @@ static void take_functions(library_t *l, int fd, const Elf64_Shdr *sections, siz
     l->all = better.all;
 }
 
-/* Takes what the file knows better. The recording said the name: no device, no pipe. Returns whether more files may know more. */
+/* The recording said the name. A device may act when it is opened, and a pipe waits: only a file is. */
+static int open_file(const char *path) {
+    char file[32];
+    struct stat st;
+    int place = open(path, O_PATH | O_CLOEXEC), fd = -1;
+    if (place < 0) return -1;
+    snprintf(file, sizeof file, "/proc/self/fd/%d", place);
+    if (fstat(place, &st) == 0 && S_ISREG(st.st_mode)) fd = open(file, O_RDONLY | O_CLOEXEC);
+    close(place);
+    return fd;
+}
+
+/* Takes what the file knows better. Returns whether more files may know more. */
 static bool library_open(const symbols_t *s, library_t *l, const char *path, const char *build_id) {
     size_t count;
-    struct stat st;
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    int fd = open_file(path);
     if (fd < 0) return true;
-    Elf64_Shdr *sections =
-        fstat(fd, &st) == 0 && S_ISREG(st.st_mode) ? read_sections(fd, &count) : NULL;
+    Elf64_Shdr *sections = read_sections(fd, &count);
     if (sections && built_as(fd, sections, count, build_id)) {
         take_functions(l, fd, sections, count);
         if (!l->lines.dwarf) symbols_lines_open(&s->tools, &l->lines, fd);
@@ -237,8 +253,13 @@ static void library_find(const symbols_t *s, library_t *l, pid_t pid, const char
 static library_t *library_of(symbols_t *s, pid_t pid, const char *path, const char *build_id) {
     char key[PATH_BYTES + BUILD_ID_CHARS + 2];
     snprintf(key, sizeof key, "%s\n%s", build_id, path);
-    for (size_t i = s->libraries.count; i-- > 0;)
-        if (strcmp(s->libraries.at[i].key, key) == 0) return s->libraries.at + i;
+    uint64_t hash = rec_checksum(key, strlen(key)) >> 1;
+    uint32_t *known = NULL;
+    for (int tries = 0; tries < SAME_HASH_MAX && (known = map_get(&s->known, hash));
+         tries++, hash++)
+        if (strcmp(s->libraries.at[*known].key, key) == 0) return s->libraries.at + *known;
+    if (known) return NULL;
+    int is_new;
     library_t fresh = {.key = mem_alloc(strlen(key) + 1)};
     if (!fresh.key) return NULL;
     strcpy(fresh.key, key);
@@ -246,6 +267,8 @@ static library_t *library_of(symbols_t *s, pid_t pid, const char *path, const ch
         mem_free(fresh.key);
         return NULL;
     }
+    /* Without memory for it the library is but looked for again. */
+    if ((known = map_put(&s->known, hash, &is_new))) *known = (uint32_t)s->libraries.count - 1;
     library_t *l = s->libraries.at + s->libraries.count - 1;
     library_find(s, l, pid, path, build_id);
     return l;

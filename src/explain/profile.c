@@ -514,16 +514,12 @@ void profile_free(profile_t *p) {
     mem_free(p);
 }
 
-static double profile_doubtful(const profile_t *p, const profile_sums_t *sums, int figure) {
-    return 1.96 * sqrt(sums->variance[figure] + p->unseen_variance);
-}
-
 uint64_t profile_error(const profile_t *p, const profile_sums_t *sums, int figure) {
-    double error = profile_doubtful(p, sums, figure);
+    double error = 1.96 * sqrt(sums->variance[figure] + p->unseen_variance);
     if (figure == PROFILE_PEAK) error += sums->variance[figure] * p->chosen_share;
     return error < 0x1p60 ? (uint64_t)(error + 0.5) : UINT64_MAX;
 }
 
 bool profile_is_told(const profile_t *p, const profile_sums_t *sums, int figure) {
-    return (double)sums->bytes[figure] > profile_doubtful(p, sums, figure);
+    return sums->bytes[figure] > profile_error(p, sums, figure);
 }

@@ -149,7 +149,7 @@ int profile_series(const profile_t *p, uint32_t most, profile_series_t *out);
  * At the peak it is more. The highest of a curve with noise is high by chance as well, and a site by as much as its part of
  * the variance. How much that is tells the heap when the RSS was at its highest, a moment that no sample has chosen. */
 uint64_t profile_error(const profile_t *p, const profile_sums_t *sums, int figure);
-/* Whether samples enough tell a figure from nothing. */
+/* Whether a figure is above its error. */
 bool profile_is_told(const profile_t *p, const profile_sums_t *sums, int figure);
 void profile_add_sums(profile_sums_t *to, const profile_sums_t *from);
 /* Standard library, installed package, or text that is in no file: not the program's own. */

@@ -94,15 +94,20 @@ static int match_recording(matching_t *x, uint32_t k) {
     return status;
 }
 
-static void change_measure(profile_change_t *c, const profile_sums_t *first,
-                           const profile_sums_t *last, double unseen) {
+static void change_measure(profile_change_t *c, const profile_t *const *profiles, uint32_t n) {
+    const profile_t *before = profiles[0], *after = profiles[n - 1];
     static const profile_sums_t none;
-    if (!first) first = &none;
-    if (!last) last = &none;
+    const profile_sums_t *first = c->sums[0] ? c->sums[0] : &none;
+    const profile_sums_t *last = c->sums[n - 1] ? c->sums[n - 1] : &none;
+    double unseen = fmax(before->unseen_variance, after->unseen_variance);
+    /* Either peak is high by chance, never low: one of them may be so alone. */
+    double chosen = fmax(first->variance[PROFILE_PEAK] * before->chosen_share,
+                         last->variance[PROFILE_PEAK] * after->chosen_share);
     for (int f = 0; f < PROFILE_FIGURES; f++) {
         c->grown_bytes[f] = (int64_t)(last->bytes[f] - first->bytes[f]);
         c->grown_blocks[f] = (int64_t)(last->blocks[f] - first->blocks[f]);
         double error = 1.96 * sqrt(first->variance[f] + last->variance[f] + unseen);
+        if (f == PROFILE_PEAK) error += chosen;
         c->error_bytes[f] = error < 0x1p60 ? (uint64_t)(error + 0.5) : UINT64_MAX;
     }
 }
@@ -122,14 +127,13 @@ int profile_diff(const profile_t *const *profiles, uint32_t n, profile_diff_t *o
         profile_diff_free(out);
         return err_set(e, status, "no memory to compare the profiles");
     }
-    double unseen = fmax(profiles[0]->unseen_variance, profiles[n - 1]->unseen_variance);
     for (uint32_t i = 0; i < out->count; i++) {
         profile_change_t *c = &out->changes[i];
-        change_measure(c, c->sums[0], c->sums[n - 1], unseen);
+        change_measure(c, profiles, n);
         if (c->line_before == c->frame->line) c->line_before = 0;
     }
     for (uint32_t k = 0; k < n; k++) out->all.sums[k] = &profiles[k]->sums;
-    change_measure(&out->all, out->all.sums[0], out->all.sums[n - 1], unseen);
+    change_measure(&out->all, profiles, n);
     return 0;
 }
 

@@ -34,11 +34,12 @@ static int name_frame(profile_t *p, uint32_t i, const namer_t *namer, native_fra
     namer_place_t places[NAMER_PLACES_MAX];
     const profile_frame_t asked = p->frames[i];
     uint32_t count = namer->name(namer->self, asked.module, asked.build_id, asked.offset, places);
-    profile_frame_t *frame = &p->frames[i];
     for (uint32_t k = 0; k < count; k++) {
+        profile_frame_t *frame = &p->frames[i];
         if (k) {
             if (native_frames_push(more, asked)) return -ENOMEM;
-            frame->inlined_in = p->frame_count + (uint32_t)more->count - 1;
+            profile_frame_t *inner = k == 1 ? frame : &more->at[more->count - 2];
+            inner->inlined_in = p->frame_count + (uint32_t)more->count - 1;
             frame = &more->at[more->count - 1];
         }
         if (take_place(p, &places[k], frame)) return -ENOMEM;

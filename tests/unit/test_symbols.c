@@ -3,12 +3,14 @@
 #include "collect/symbols.h"
 
 #include <dlfcn.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/inotify.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -106,12 +108,50 @@ static void a_file_of_another_build_is_not_believed(void **state) {
     symbols_free(s);
 }
 
+static void only_files_are_opened(void **state) {
+    (void)state;
+    char folder[] = "/tmp/lowtide-symbols-XXXXXX", pipe[64], events[4096];
+    symbols_place_t out[SYMBOLS_PLACES_MAX];
+    assert_non_null(mkdtemp(folder));
+    snprintf(pipe, sizeof pipe, "%s/pipe", folder);
+    assert_int_equal(mkfifo(pipe, 0600), 0);
+    int watch = inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
+    assert_true(watch >= 0 && inotify_add_watch(watch, pipe, IN_OPEN) >= 0);
+    symbols_t *s = symbols_new("");
+    assert_int_equal(symbols_find(s, 0, pipe, "", 1, out), 0);
+    symbols_free(s);
+    assert_int_equal(read(watch, events, sizeof events), -1);
+    assert_int_equal(errno, EAGAIN);
+    close(watch);
+    unlink(pipe);
+    rmdir(folder);
+}
+
+static void each_library_is_told_from_thousands_of_others(void **state) {
+    enum { OTHERS = 3000 };
+    (void)state;
+    symbols_place_t out[SYMBOLS_PLACES_MAX];
+    symbols_t *s = symbols_new("");
+    for (int again = 0; again < 2; again++) {
+        for (int i = 0; i < OTHERS; i++) {
+            char id[32];
+            snprintf(id, sizeof id, "%08x", i);
+            assert_int_equal(symbols_find(s, 0, "/proc/self/exe", id, place_of(outermost), out), 0);
+        }
+        assert_int_equal(symbols_find(s, 0, "/proc/self/exe", "", place_of(outermost), out), 1);
+        assert_string_equal(out[0].function, "outermost");
+    }
+    symbols_free(s);
+}
+
 int main(void) {
     outermost();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_function_is_found_with_its_line),
         cmocka_unit_test(what_is_cut_or_damaged_tells_less_and_breaks_nothing),
         cmocka_unit_test(a_file_of_another_build_is_not_believed),
+        cmocka_unit_test(only_files_are_opened),
+        cmocka_unit_test(each_library_is_told_from_thousands_of_others),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
