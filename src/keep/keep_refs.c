@@ -1,4 +1,5 @@
 #include "keep/keep_refs.h"
+#include <stdlib.h>
 
 typedef struct tether {
     PyObject_HEAD keep_store_t *store; /* NULL once it is cut */
@@ -99,14 +100,27 @@ bool keep_entry_is_of(const keep_store_t *store, uint32_t number, PyObject *ref)
                           PyTuple_GET_ITEM(key, 0) == ref);
 }
 
+static int compare_numbers(const void *a, const void *b) {
+    const uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+    return (x > y) - (x < y);
+}
+
+/* Drops numbers that are others' by now, and all but one of an entry that was taken again and again. */
+static void compact(keep_instance_ref_t *ref, const keep_store_t *store) {
+    uint32_t live = 0;
+    if (ref->count) qsort(ref->numbers, ref->count, sizeof *ref->numbers, compare_numbers);
+    for (uint32_t i = 0; i < ref->count; i++) {
+        if (live && ref->numbers[live - 1] == ref->numbers[i]) continue;
+        if (keep_entry_is_of(store, ref->numbers[i], (PyObject *)ref))
+            ref->numbers[live++] = ref->numbers[i];
+    }
+    ref->count = live;
+}
+
 int keep_instance_ref_add(keep_instance_ref_t *ref, keep_store_t *store, uint32_t number) {
     if (ref->count == ref->max) {
-        uint32_t live = 0;
-        for (uint32_t i = 0; i < ref->count; i++)
-            if (keep_entry_is_of(store, ref->numbers[i], (PyObject *)ref))
-                ref->numbers[live++] = ref->numbers[i];
-        ref->count = live;
-        if (live > ref->max / 2 || !ref->max) {
+        compact(ref, store);
+        if (ref->count > ref->max / 2 || !ref->max) {
             uint32_t max = ref->max ? ref->max * 2 : 4;
             uint32_t *numbers = PyMem_Realloc(ref->numbers, max * sizeof *numbers);
             if (!numbers) {
