@@ -103,7 +103,7 @@ def test_arrow_counts_whole_buffers_also_for_a_slice() -> None:
     assert 400_000 <= _keep.deep_size(table.column(0).chunk(0).buffers()[1]) < 401_000
 
 
-def test_an_entry_costs_90_bytes_at_most_beyond_key_and_value() -> None:
+def test_an_entry_costs_90_bytes_at_most_beyond_key_and_value_and_as_much_is_counted() -> None:
     for size in (1030, 5500, 8200, 22_000):
         keys = list(range(10**6, 10**6 + 2 * size))
         tracemalloc.start()
@@ -111,7 +111,8 @@ def test_an_entry_costs_90_bytes_at_most_beyond_key_and_value() -> None:
             cache = lowtide.Cache[int, None](max_items=size)
             for key in keys:
                 cache[key] = None
-            assert tracemalloc.get_traced_memory()[0] / size <= 90
+            given = tracemalloc.get_traced_memory()[0]
+            assert given / size <= 90 and given <= cache.bytes - 28 * size
             assert abs(sys.getsizeof(cache) - tracemalloc.get_traced_memory()[0]) < 1000
         finally:
             tracemalloc.stop()

@@ -116,3 +116,10 @@ def test_a_cache_that_was_steady_for_long_follows_when_its_keys_change() -> None
     hits_of(cache, before)
     old = cache.stats().hits
     assert hits_of(cache, after) - old >= 0.97 * hits_of_lru(after)
+
+
+def test_a_cache_that_was_cleared_hits_like_a_new_one() -> None:
+    loop, cache = [i % (SIZE * 2) for i in range(60 * SIZE)], lowtide.Cache[int, bool](max_items=SIZE)
+    fresh = hits_of(cache, loop)
+    cache.clear()
+    assert fresh > 0.4 * len(loop) and hits_of(cache, loop) == 2 * fresh

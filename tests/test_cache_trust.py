@@ -11,6 +11,7 @@ import random
 import signal
 import sys
 import threading
+import tracemalloc
 import weakref
 from typing import Any
 
@@ -259,6 +260,38 @@ def test_a_cached_method_does_not_keep_its_instance_and_gives_its_entries_back()
     del shop
     assert gone() is None
     assert Shop.price.cache_info().currsize == 1 and Shop.fetch.cache_info().currsize == 0
+
+
+def test_a_method_that_misses_again_and_again_takes_no_more_memory() -> None:
+    class Shop:
+        @lowtide.cache(maxsize=4)
+        def price(self, item: int) -> None:
+            return None
+
+    shop = Shop()
+    for item in range(100):
+        shop.price(item)
+    tracemalloc.start()
+    try:
+        for item in range(20_000):
+            shop.price(item)
+        assert tracemalloc.get_traced_memory()[0] < 10_000
+    finally:
+        tracemalloc.stop()
+    gone = weakref.ref(shop)
+    del shop
+    assert gone() is None and Shop.price.cache_info().currsize == 0
+
+
+def test_a_cache_with_a_time_to_live_knows_when_its_oldest_entry_came() -> None:
+    for bounds in ({"max_items": 5}, {"max_bytes": 3000}, {}):
+        cache = lowtide.Cache[int, int](ttl=1000, **bounds)  # type: ignore[arg-type]
+        for i in range(100):
+            cache[i] = i
+            assert cache._is_valid()  # type: ignore[attr-defined]
+        cache.clear()
+        cache[1] = 1
+        assert cache._is_valid()  # type: ignore[attr-defined]
 
 
 def test_concurrent_awaits_of_a_cached_function_compute_once() -> None:

@@ -8,7 +8,7 @@ static const double SHARE_MIN = 0.01, SHARE_MAX = 0.9;
 void keep_share(keep_store_t *store, double share) {
     share = share < SHARE_MIN ? SHARE_MIN : share > SHARE_MAX ? SHARE_MAX : share;
     store->small_share = share;
-    store->small_items = (size_t)((double)store->bound_items * share);
+    store->small_items = (size_t)((double)store->max_items * share);
     if (!store->small_items) store->small_items = 1;
     store->small_bytes = (size_t)((double)store->bound_bytes * share) + 1;
 }

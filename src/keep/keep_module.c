@@ -15,6 +15,7 @@ static PyObject *module_shrink(PyObject *Py_UNUSED(module), PyObject *given) {
 static PyObject *module_ceiling(PyObject *Py_UNUSED(module), PyObject *given) {
     size_t bytes;
     if (keep_parse_bytes(given, "bytes", &bytes) < 0) return NULL;
+    if (bytes >= (size_t)PY_SSIZE_T_MAX) bytes = SIZE_MAX; /* the agent lifts it by UINT64_MAX */
     keep_ceiling_set(bytes);
     Py_RETURN_NONE;
 }

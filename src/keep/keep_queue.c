@@ -44,7 +44,7 @@ static bool small_is_full(const keep_store_t *store, bool is_shrinking) {
 
 static bool main_has_room(keep_store_t *store) {
     const keep_queue_t *queue = &store->queues[KEEP_MAIN];
-    if (queue->count + store->small_items >= store->bound_items ||
+    if (queue->count + store->small_items >= store->max_items ||
         queue->bytes + store->small_bytes >= store->bound_bytes)
         store->was_full = true;
     return !store->was_full;

@@ -8,6 +8,9 @@ static keep_store_t ring = {.registry_prev = &ring, .registry_next = &ring};
 enum { ROUND_SHARE = 8 };
 /* What the stores were worth is halved when a share of all went or came; at a ceiling they trade a smaller one. */
 enum { DECAY_SHARE = 32, TRADE_SHARE = 256 };
+/* Up to here a store that is held need not wait, nor be worth more than others: what is computed from itself, call by call,
+ * would never end with nothing kept. It grows twofold, and this more. */
+enum { START_BYTES = 64 << 10, START_STEP = 4 << 10 };
 
 static size_t turned_since_decay, put_since_trade, ceiling = SIZE_MAX;
 
@@ -26,7 +29,8 @@ void keep_registry_remove(keep_store_t *store) {
 }
 
 void keep_store_measure(keep_store_t *store) {
-    if (store->measures) return;
+    if (store->measures || store->is_measured) return;
+    store->is_measured = true;
     for (uint32_t i = 1; i < store->entries_used; i++) {
         keep_entry_t *entry = &store->entries[i];
         size_t bytes;
@@ -51,14 +55,19 @@ size_t keep_total_bytes(void) {
     return bytes;
 }
 
-/* The store whose bytes brought the fewest hits lately. */
-static keep_store_t *least_valuable(void) {
+static double worth_of(const keep_store_t *store) {
+    return (double)(store->stats.hits - store->old_hits) / ((double)store->bytes + 1);
+}
+
+/* The store whose bytes brought the fewest hits lately, of those but one that hold that many. */
+static keep_store_t *least_valuable(const keep_store_t *except, size_t bytes) {
     keep_store_t *least = NULL;
     double least_worth = 0;
     for (keep_store_t *store = ring.registry_next; store != &ring; store = store->registry_next) {
         if (!store->count || Py_REFCNT(store->owner) == 0) continue;
         keep_store_measure(store);
-        double worth = (double)(store->stats.hits - store->old_hits) / ((double)store->bytes + 1);
+        if (store == except || store->bytes < bytes) continue;
+        double worth = worth_of(store);
         if (least && worth >= least_worth) continue;
         least = store;
         least_worth = worth;
@@ -71,13 +80,13 @@ static void decay(size_t turned) {
     if (turned_since_decay < keep_total_bytes() / DECAY_SHARE) return;
     turned_since_decay = 0;
     for (keep_store_t *store = ring.registry_next; store != &ring; store = store->registry_next)
-        store->old_hits += (store->stats.hits - store->old_hits) / 2;
+        store->old_hits += (store->stats.hits - store->old_hits + 1) / 2;
 }
 
 size_t keep_shrink(size_t bytes) {
     size_t gone = 0;
     keep_store_t *store;
-    while (gone < bytes && (store = least_valuable())) {
+    while (gone < bytes && (store = least_valuable(NULL, 0))) {
         size_t share = store->bytes / ROUND_SHARE + 1, before = store->bytes;
         if (share > bytes - gone) share = bytes - gone;
         do keep_evict_one(store, true);
@@ -94,34 +103,55 @@ void keep_ceiling_set(size_t bytes) {
     size_t total = bytes == SIZE_MAX ? 0 : keep_total_bytes();
     double share = (double)bytes / ((double)total + 1);
     ceiling = bytes;
-    for (keep_store_t *store = ring.registry_next; store != &ring; store = store->registry_next) {
-        if (bytes == SIZE_MAX)
-            keep_store_hold(store, SIZE_MAX, SIZE_MAX);
-        else if (store->measures && store->count)
-            keep_store_hold(store, SIZE_MAX, (size_t)(share * (double)store->bytes));
-        else if (store->count)
-            keep_store_hold(store, (size_t)(share * (double)store->count) + 1, SIZE_MAX);
+    for (keep_store_t *store = ring.registry_next; store != &ring; store = store->registry_next)
+        keep_store_hold(store,
+                        bytes == SIZE_MAX ? SIZE_MAX : (size_t)(share * (double)store->bytes));
+}
+
+size_t keep_ceiling_first(void) {
+    return ceiling == SIZE_MAX ? SIZE_MAX : 0;
+}
+
+/* Room that is nobody's, or another's that does not use it. -> whether the store has it now */
+static bool give_room(keep_store_t *store, size_t slice) {
+    size_t allotted = 0;
+    keep_store_t *idle = NULL;
+    for (keep_store_t *other = ring.registry_next; other != &ring; other = other->registry_next) {
+        allotted += other->bound_bytes;
+        if (other != store && other->bound_bytes >= other->bytes + slice) idle = other;
     }
+    if (allotted + slice > ceiling) {
+        if (!idle) return false;
+        keep_store_hold(idle, idle->bound_bytes - slice);
+    }
+    keep_store_hold(store, store->bound_bytes + slice);
+    return true;
 }
 
 void keep_ceiling_trade(keep_store_t *store, size_t bytes) {
     static bool is_busy; /* what goes may put something in */
+    const size_t usual = ceiling / TRADE_SHARE;
+    const bool is_small = store->bound_bytes < (usual < START_BYTES ? usual : START_BYTES);
     put_since_trade += bytes + KEEP_ENTRY_BYTES;
-    if (put_since_trade < ceiling / TRADE_SHARE || is_busy) return;
-    size_t slice = put_since_trade;
-    put_since_trade = 0;
+    const bool is_due = put_since_trade >= usual;
+    if (is_busy || (!is_due && !is_small)) return;
+    size_t slice = is_due ? put_since_trade : store->bound_bytes + bytes + START_STEP;
+    if (is_due) put_since_trade = 0;
     decay(slice);
-    keep_store_t *other = least_valuable();
-    if (!other || other == store || other->bytes < slice) return;
+    if (slice > store->max_bytes - store->bound_bytes)
+        slice = store->max_bytes - store->bound_bytes;
+    if (give_room(store, slice)) return;
+    keep_store_t *other = least_valuable(store, slice);
+    if (!other || (!is_small && worth_of(store) < worth_of(other))) return;
     size_t held = other->bytes, before;
     do {
         before = other->bytes;
         keep_evict_one(other, true);
     } while (other->count && held - other->bytes < slice && other->bytes < before);
     size_t given = held - other->bytes;
-    keep_store_hold(store, SIZE_MAX, store->bound_bytes + given);
-    if (other->bound_bytes < other->max_bytes)
-        keep_store_hold(other, SIZE_MAX, other->bound_bytes - given);
+    if (given > other->bound_bytes) given = other->bound_bytes; /* it held more than its share */
+    keep_store_hold(other, other->bound_bytes - given);
+    keep_store_hold(store, store->bound_bytes + given);
     is_busy = true;
     keep_drain(other);
     is_busy = false;

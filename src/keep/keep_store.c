@@ -30,11 +30,11 @@ void keep_store_bound(keep_store_t *store, size_t max_items, size_t max_bytes) {
     store->max_bytes = max_bytes;
     store->small_share = SHARE_FIRST;
     store->was_full = false;
-    keep_store_hold(store, SIZE_MAX, SIZE_MAX);
+    keep_store_hold(store, keep_ceiling_first());
 }
 
-void keep_store_hold(keep_store_t *store, size_t items, size_t bytes) {
-    store->bound_items = items < store->max_items ? items : store->max_items;
+void keep_store_hold(keep_store_t *store, size_t bytes) {
+    store->is_held = bytes != SIZE_MAX;
     store->bound_bytes = bytes < store->max_bytes ? bytes : store->max_bytes;
     keep_share(store, store->small_share);
 }
@@ -110,7 +110,7 @@ void keep_drain(keep_store_t *store) {
 }
 
 static bool lacks_room(const keep_store_t *store, size_t items, size_t bytes) {
-    return store->count + items > store->bound_items ||
+    return store->count + items > store->max_items ||
            (store->bound_bytes != SIZE_MAX && store->bytes + bytes > store->bound_bytes);
 }
 
@@ -125,6 +125,7 @@ static int replace(keep_store_t *store, uint32_t number, PyObject *value, size_t
     store->queues[entry->queue].bytes += bytes - entry->bytes;
     store->bytes += bytes - entry->bytes;
     entry->bytes = bytes;
+    if (!bytes) store->is_measured = false;
     if (store->ttl_ns) entry->stamp = next_stamp(store);
     Py_INCREF(store->owner);
     keep_make_room(store, 0, 0);
@@ -166,7 +167,7 @@ static uint32_t pass_on(keep_store_t *store, uint32_t tag, size_t bytes) {
     keep_entry_t *entry = &store->entries[number];
     if (!store->was_full || !store->ghosts.slots || entry->hits || !entry->next ||
         (small->count < store->small_items && small->bytes < store->small_bytes) ||
-        store->count > store->bound_items ||
+        store->count > store->max_items ||
         (store->bound_bytes != SIZE_MAX &&
          store->bytes - entry->bytes + bytes > store->bound_bytes) ||
         keep_ghosts_find(&store->ghosts, tag))
@@ -213,12 +214,13 @@ static uint32_t settle(keep_store_t *store, uint32_t tag, size_t bytes) {
 int keep_put(keep_store_t *store, PyObject *key, Py_hash_t hash, PyObject *value, size_t bytes,
              uint32_t *number) {
     const uint32_t tag = keep_tag(hash);
-    if (store->bound_bytes < store->max_bytes && lacks_room(store, 1, bytes))
+    if (store->bound_bytes < store->max_bytes && store->bytes + bytes > store->bound_bytes &&
+        bytes <= store->max_bytes)
         keep_ceiling_trade(store, bytes);
     if (store->ghosts.slots) __builtin_prefetch(keep_ghosts_pair(&store->ghosts, tag), 1);
     int64_t found = keep_find(store, key, hash);
     if (found < 0) return -1;
-    if (bytes > store->max_bytes || !store->max_items) {
+    if (bytes > store->bound_bytes || !store->max_items) {
         store->stats.rejections++;
         if (found) keep_detach(store, (uint32_t)found, false);
         keep_drain(store);
@@ -228,6 +230,7 @@ int keep_put(keep_store_t *store, PyObject *key, Py_hash_t hash, PyObject *value
     if (found) return replace(store, (uint32_t)found, value, bytes);
 
     if (store->ttl_ns) keep_expire(store, false);
+    const uint64_t stamp = next_stamp(store); /* before the entry counts */
     uint32_t fresh = lacks_room(store, 1, bytes) ? pass_on(store, tag, bytes) : 0;
     if (!fresh && !(fresh = settle(store, tag, bytes))) {
         keep_drain(store);
@@ -240,7 +243,8 @@ int keep_put(keep_store_t *store, PyObject *key, Py_hash_t hash, PyObject *value
     entry->value = Py_NewRef(value);
     entry->tag = tag;
     entry->bytes = bytes;
-    entry->stamp = next_stamp(store);
+    entry->stamp = stamp;
+    if (!bytes) store->is_measured = false;
     if (number) *number = fresh;
     let_go(store, old_key, old_value);
     return 0;
@@ -272,7 +276,7 @@ size_t keep_expire(keep_store_t *store, bool all) {
 
 int keep_measure(keep_store_t *store, PyObject *key, PyObject *value, size_t *bytes) {
     *bytes = 0;
-    if (!store->measures) return 0;
+    if (!store->measures && !store->is_held) return 0;
     if (!store->getsizeof) {
         size_t of_key = keep_simple_bytes(key), of_value = keep_simple_bytes(value);
         if (of_key && (of_value || value == Py_None))
@@ -310,6 +314,9 @@ void keep_store_clear(keep_store_t *store) {
     store->count = 0;
     store->bytes = 0;
     store->version++;
+    store->was_full = false; /* what it learnt was of what it held */
+    store->run = 0;
+    keep_share(store, SHARE_FIRST);
     keep_drain(store);
     if (store->count || store->queues[KEEP_TRASH].count)
         return; /* somebody came back in meanwhile */
@@ -359,6 +366,11 @@ bool keep_store_is_valid(const keep_store_t *store) {
         !queue_is_valid(store, KEEP_TRASH) || small->count + rest->count != store->count ||
         small->bytes + rest->bytes != store->bytes)
         return false;
+    for (uint32_t i = 1; store->ttl_ns && i < store->entries_used; i++) {
+        const keep_entry_t *entry = &store->entries[i];
+        bool is_there = entry->queue == KEEP_SMALL || entry->queue == KEEP_MAIN;
+        if (is_there && (!store->oldest_stamp || entry->stamp < store->oldest_stamp)) return false;
+    }
     uint32_t indexed = 0;
     for (uint32_t at = 0; store->index && at <= store->index_mask; at++) {
         keep_slot_t slot = store->index[at];

@@ -30,7 +30,7 @@ enum keep_queue_name { KEEP_FREE, KEEP_SMALL, KEEP_MAIN, KEEP_TRASH, KEEP_QUEUES
 
 /* Counted with each entry beside key and value: the entry itself, its share of index, ghosts and
  * growth. tests/test_cache_bytes.py holds it against what the allocator gave. */
-enum { KEEP_ENTRY_BYTES = 80, KEEP_HITS_MAX = 3 };
+enum { KEEP_ENTRY_BYTES = 88, KEEP_HITS_MAX = 3 };
 
 typedef struct keep_entry {
     PyObject *key;
@@ -81,13 +81,15 @@ typedef struct keep_store {
     keep_queue_t queues[KEEP_QUEUES];
     keep_ghosts_t ghosts;
     size_t max_items, max_bytes;     /* as its user wants it; SIZE_MAX: no bound */
-    size_t bound_items, bound_bytes; /* the same, or less while a ceiling holds it */
+    size_t bound_bytes;              /* the same, or less while a ceiling holds it */
     double small_share;              /* of the bounds; what follows from it: */
     size_t small_items, small_bytes; /* the small queue is full with either */
     uint32_t run;                    /* ghosts in a row that told the same of the share: */
     int8_t run_direction;            /* more or less of it */
     bool was_full; /* the main queue, once: now entries must earn their place there */
     bool measures;
+    bool is_held;     /* by a ceiling: measures at insert in any case */
+    bool is_measured; /* no entry came unmeasured since keep_store_measure */
     uint64_t
         old_hits; /* what the store was worth lately: stats.hits beyond these; each shrink halves that */
     PyObject
@@ -99,8 +101,8 @@ typedef struct keep_store {
 
 void keep_store_init(keep_store_t *store, PyObject *owner);
 void keep_store_bound(keep_store_t *store, size_t max_items, size_t max_bytes);
-/* Lower bounds for a while, or SIZE_MAX: the user's own. What is above them goes with the next entry that comes. */
-void keep_store_hold(keep_store_t *store, size_t items, size_t bytes);
+/* A lower bound for a while, or SIZE_MAX: the user's own. What is above it goes with the next entry that comes. */
+void keep_store_hold(keep_store_t *store, size_t bytes);
 /* Drops all entries and tells nobody; the store stays usable. */
 void keep_store_clear(keep_store_t *store);
 /* For the owner's tp_dealloc: clears, and leaves the registry. */
@@ -114,7 +116,7 @@ bool keep_store_is_valid(const keep_store_t *store);
  * ask keep_is_expired. */
 int64_t keep_find_slowly(keep_store_t *store, PyObject *key, uint32_t tag);
 /* Puts key and value in, or a new value under a key that is there; makes room as the bounds ask. What is
- * larger than max_bytes is not kept, and an older value under its key goes. -> 0, or -1 with an exception.
+ * larger than its bound is not kept, and an older value under its key goes. -> 0, or -1 with an exception.
  * bytes: as keep_measure gave it. */
 int keep_put(keep_store_t *store, PyObject *key, Py_hash_t hash, PyObject *value, size_t bytes,
              uint32_t *number);
@@ -155,9 +157,11 @@ void keep_registry_remove(keep_store_t *store);
 /* Evicts from all stores until `bytes` bytes are let go, least valuable first. -> bytes let go, as measured */
 size_t keep_shrink(size_t bytes);
 size_t keep_total_bytes(void);
-/* All stores of now together hold no more than that from now on, each its share: as much more or less than now as all. SIZE_MAX: each
- * what its own bounds allow. */
+/* All stores together hold no more than that from now on, each its share: as much more or less than now as all, and what is made
+ * later begins with nothing. SIZE_MAX: each what its own bounds allow. */
 void keep_ceiling_set(size_t bytes);
+/* What a store that is made now may hold: nothing under a ceiling, where it trades for it. */
+size_t keep_ceiling_first(void);
 /* Before an entry comes into a store that is held and full: now and then the least valuable store gives it a part of its share.
  * May run any code. */
 void keep_ceiling_trade(keep_store_t *store, size_t bytes);
