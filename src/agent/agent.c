@@ -40,8 +40,9 @@ typedef struct talk {
 } talk_t;
 
 static rt_t runtime;
-static bool follow;   /* what the program forks */
-static bool orphaned; /* forked: nobody's thread serves here */
+static bool follow; /* what the program forks */
+/* Nobody's thread serves here: we were forked, or had to leave while hooks of ours stayed. A younger agent takes them out. */
+static _Atomic bool orphaned;
 static _Atomic bool watching;
 
 static int64_t now_ms(void) {
@@ -212,8 +213,8 @@ static void serve_profile(talk_t *t) {
     err_t e = {{0}};
     int region = -1, status = t->profiled ? -EALREADY : 0;
     if (status) err_set(&e, status, "the process is being profiled already");
+    if (!status) watching = true; /* before we look: of two that come together both must not pass */
     if (!status) status = be_alone(t, &e);
-    if (!status) watching = true;
     if (!status) status = profile_start(t, &t->request.profile, &region, &e);
     if (status) {
         watching = t->profiled;
@@ -240,9 +241,9 @@ static int take_out(gil_t *gil, uint32_t timeout_ms, err_t *e) {
     if (status) return status;
     status = alloc_stop(e);
     gil_release(gil);
-    if (!status) status = alloc_quiet(QUIET_MS, e);
-    if (!status) peak_close();
-    return status;
+    if (status) return status;
+    peak_close(); /* its thread allocates, too */
+    return alloc_quiet(QUIET_MS, e);
 }
 
 static int profile_stop(talk_t *t, err_t *e) {
@@ -333,7 +334,10 @@ int agent_start(int fd) {
     serve(&t);
     err_t e;
     if (profile_stop(&t, &e)) {
+        region_t *region = alloc_region();
+        if (region) region->dismissed = 1;
         stay_loaded();
+        orphaned = true;
     } else {
         rt_close(&runtime);
         memset(&runtime, 0, sizeof runtime);

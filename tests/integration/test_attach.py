@@ -25,6 +25,35 @@ print("still", len(kept) == 20)
 """
 
 
+# A thread that waits in open(), until somebody writes there.
+WAITS = """
+import os, select, sys, threading
+kept = []
+def grow():
+    kept.append([{"i": i} for i in range(5000)])
+    del kept[:-20]
+def in_open(thread):
+    with open(f"/proc/self/task/{thread.native_id}/syscall") as said:
+        return said.read().split()[0] in ("2", "56", "257")
+print("ready", flush=True)
+while not select.select([sys.stdin], [], [], 0.005)[0]:
+    grow()
+waiting = threading.Thread(target=os.open, args=(sys.stdin.readline().strip(), os.O_RDONLY))
+waiting.start()
+while not in_open(waiting):
+    grow()
+print("waits", flush=True)
+while not select.select([sys.stdin], [], [], 0.005)[0]:
+    grow()
+sys.stdin.readline()
+waiting.join()
+print("goes on", flush=True)
+while not select.select([sys.stdin], [], [], 0.005)[0]:
+    grow()
+print("still", len(kept) == 20)
+"""
+
+
 def functions(recording: Recording) -> set[str]:
     return {str(row["function"]) for row in recording.table_rows("frames")}
 
@@ -157,6 +186,34 @@ while not select.select([sys.stdin], [], [], 0.005)[0]:
     grow()
 """
 )
+
+
+def test_hooks_that_had_to_stay_keep_no_later_visitor_out(
+    this_python: Python, lowtide: Lowtide, lowtide_exe: Path, spawn: Spawn, tmp_path: Path
+) -> None:
+    """A thread that waits in a hook lets nobody take them out; the next one does."""
+    target = spawn(this_python, WAITS)
+    fifo, out = tmp_path / "fifo", tmp_path / "a.tide"
+    os.mkfifo(fifo)
+    with subprocess.Popen(
+        [lowtide_exe, "attach", str(target.pid), "--for", "1h", "-o", out, "--no-heap"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        wait_for_profile(process, out.with_name("a.tide.partial"))
+        target.say(str(fifo))
+        target.wait_for("waits")
+        process.send_signal(signal.SIGINT)
+    assert any("grow" in name for name in functions(read_recording(out.read_bytes())))
+    os.close(os.open(fifo, os.O_WRONLY))
+    target.say("go on")
+    target.wait_for("goes on")
+    for _ in range(2):
+        done = lowtide("attach", target.pid, "--for", "300ms", "--no-heap", "-o", out)
+        assert (done.status, done.stderr) == (0, "")
+        assert any("grow" in name for name in functions(read_recording(out.read_bytes())))
+    assert target.finish() == (0, "still True\n")
+    assert target.stderr() == ""
 
 
 def test_a_target_that_closes_everything_and_moves_is_watched_on(

@@ -18,7 +18,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { INTERVAL_BYTES_MIN = 1024, LOOK_EVERY_US = 2000 };
+enum { INTERVAL_BYTES_MIN = 1024, LOOK_EVERY_US = 2000, LEFT_MS = 50 };
 
 enum state { STATE_OFF, STATE_ON, STATE_LEAVING, STATE_SILENT };
 
@@ -47,6 +47,8 @@ static void tell_of_collector(void) {
 }
 
 int alloc_start(const rt_t *rt, const alloc_options_t *o, int *region_fd, err_t *e) {
+    /* Somebody was inside when the last profile ended. */
+    if (alloc.state == STATE_LEAVING && alloc_quiet(LEFT_MS, e)) return -EBUSY;
     if (alloc.state != STATE_OFF)
         return err_set(e, -EALREADY, "allocations are being watched already");
     alloc.rt = rt;
@@ -80,7 +82,8 @@ int alloc_stop(err_t *e) {
                        "(tracemalloc?); they stay until it takes them out");
     python_unhook(alloc.rt);
     libc_unhook();
-    if (store_region()) store_region()->ended = 1;
+    /* Of a silent child the region is its parent's. */
+    if (alloc.state == STATE_ON && store_region()) store_region()->ended = 1;
     alloc.state = STATE_LEAVING;
     return 0;
 }
