@@ -5,8 +5,6 @@
 #include <elf.h>
 #include <link.h>
 #include <stdlib.h>
-#include <sys/uio.h>
-#include <unistd.h>
 
 /* How far from another small block of malloc's Python's may lie. */
 enum { NEAR_BYTES = 4 << 20 };
@@ -24,8 +22,7 @@ static char data;      /* whose address tells our hook from others of this funct
 /* Whatever lies there: reading never faults. */
 static bool is_ours(const entry_t *at) {
     entry_t e;
-    struct iovec to = {&e, sizeof e}, from = {(void *)at, sizeof e};
-    return process_vm_readv(getpid(), &to, 1, &from, 1, 0) == (ssize_t)sizeof e && e.data == &data;
+    return !rt_peek((rt_addr_t)at, &e, sizeof e) && e.data == &data;
 }
 
 static void find_head(rt_addr_t runtime) {

@@ -1,6 +1,8 @@
 #define _GNU_SOURCE
 #include "agent/alloc/alloc_got.h"
 
+#include "agent/runtime/runtime.h"
+
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -13,7 +15,6 @@
 #include <string.h>
 #include <sys/auxv.h>
 #include <sys/mman.h>
-#include <sys/uio.h>
 #include <unistd.h>
 
 enum { PAGE = 4096, TRAMPOLINE_BYTES = 16, MARK_AT = 2048 };
@@ -90,8 +91,7 @@ static mark_t *mark_of(unsigned char *code) {
 /* What lies there may be unmapped at any moment, unless it is ours. */
 static bool is_marked(unsigned char *code, uint64_t name) {
     uint64_t seen = 0;
-    struct iovec to = {&seen, sizeof seen}, from = {&mark_of(code)->name, sizeof seen};
-    return process_vm_readv(getpid(), &to, 1, &from, 1, 0) == (ssize_t)sizeof seen && seen == name;
+    return !rt_peek((rt_addr_t)&mark_of(code)->name, &seen, sizeof seen) && seen == name;
 }
 
 /* A page of code that is no file's, and behind it one that can be written. */

@@ -1,7 +1,9 @@
 #define _GNU_SOURCE
 #include "agent/ledger/stacks.h"
 
+#include <errno.h>
 #include <fcntl.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,16 +26,19 @@ uintptr_t stacks_parse(const char *text) {
     return at ? strtoull(at, NULL, 16) : 0; /* "running": no space */
 }
 
-static void read_one(stack_points_t *out, uint32_t of, const char *tid) {
+/* false: this process may not be asked, and its other threads need not be tried. */
+static bool read_one(stack_points_t *out, uint32_t of, const char *tid) {
     char path[64], text[TEXT_BYTES];
     snprintf(path, sizeof path, "/proc/%u/task/%.20s/syscall", of, tid);
     int fd = open(path, O_RDONLY | O_CLOEXEC);
-    ssize_t n = fd < 0 ? 0 : read(fd, text, sizeof text - 1);
+    ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
+    bool refused = n < 0 && (errno == EPERM || errno == EACCES);
     if (fd >= 0) close(fd);
-    if (n <= 0) return;
+    if (n <= 0) return !refused;
     text[n] = '\0';
     uintptr_t point = stacks_parse(text);
     if (point) (void)stack_points_push(out, point); /* one less to know, where memory is out */
+    return true;
 }
 
 void stacks_read(stack_points_t *out, uint32_t of) {
@@ -41,11 +46,12 @@ void stacks_read(stack_points_t *out, uint32_t of) {
     if (!of) of = (uint32_t)getpid();
     snprintf(path, sizeof path, "/proc/%u/task", of);
     int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    bool may = fd >= 0;
     long n;
-    while (fd >= 0 && (n = syscall(SYS_getdents64, fd, entries, sizeof entries)) > 0) {
-        for (long at = 0; at < n;) {
+    while (may && (n = syscall(SYS_getdents64, fd, entries, sizeof entries)) > 0) {
+        for (long at = 0; may && at < n;) {
             const struct entry *one = (const void *)(entries + at);
-            if (one->name[0] != '.') read_one(out, of, one->name);
+            if (one->name[0] != '.') may = read_one(out, of, one->name);
             at += one->bytes;
         }
     }
