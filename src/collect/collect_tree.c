@@ -43,6 +43,7 @@ static void read_shared(collect_t *c, bool all) {
 }
 
 static void tell(const collect_t *c, uint64_t sum) {
+    const uint64_t now_ns = c->begin_ns + collect_now_us(c) * 1000;
     const collect_process_t *largest = NULL;
     for (size_t i = 0; i < c->processes.count; i++) {
         const collect_process_t *p = c->processes.at[i];
@@ -53,7 +54,7 @@ static void tell(const collect_t *c, uint64_t sum) {
         if (!counts(p)) continue;
         double share = sum ? (double)own_bytes(p) / (double)sum : 1;
         observed_tree(&p->observed, (int64_t)sum - (int64_t)p->rss_bytes,
-                      (uint32_t)(share * REGION_SHARE_ALL), p == largest);
+                      (uint32_t)(share * REGION_SHARE_ALL), p == largest, now_ns);
     }
 }
 

@@ -180,9 +180,10 @@ uint64_t observed_limit(const observed_t *o) {
     return o->region ? o->region->limit_bytes : 0;
 }
 
-void observed_tree(observed_t *o, int64_t beside, uint32_t share, bool largest) {
+void observed_tree(observed_t *o, int64_t beside, uint32_t share, bool largest, uint64_t now_ns) {
     if (!o->region) return;
     o->region->tree_beside = beside;
     o->region->tree_share = share;
     o->region->tree_largest = largest;
+    o->region->tree_ns = now_ns;
 }

@@ -75,7 +75,7 @@ void observed_dismiss(observed_t *o);
 /* The soft limit that the process has; 0: none. */
 uint64_t observed_limit(const observed_t *o);
 /* What it shares that with (region.h). */
-void observed_tree(observed_t *o, int64_t beside, uint32_t share, bool largest);
+void observed_tree(observed_t *o, int64_t beside, uint32_t share, bool largest, uint64_t now_ns);
 /* The RSS stands at its highest: what is live from here on is the new peak. */
 void observed_rss_peak(observed_t *o);
 

@@ -38,7 +38,7 @@
 #include <stdint.h>
 
 enum { REGION_SHARE_ALL = 65536 };
-enum { REGION_VERSION = 4, REGION_LARGE_BYTES = 1 << 20, REGION_SHOWN_BYTES = 1 << 16 };
+enum { REGION_VERSION = 5, REGION_LARGE_BYTES = 1 << 20, REGION_SHOWN_BYTES = 1 << 16 };
 #define REGION_MAGIC 0x6c61746564697431ull
 
 enum region_mode { REGION_SAMPLED = 1, REGION_EXACT = 2 };
@@ -125,10 +125,11 @@ typedef struct region {
     uint64_t gc_collecting, gc_stats;
     /* A soft limit for the whole tree (collect/collect_tree.h). limit_bytes is the process's, 0: it has none; the rest the
      * recorder's: what is in use beside this process's RSS (below 0 where the RSS counts shared pages in full), its share of all in
-     * 65536ths, and whether that is the largest. */
+     * 65536ths, whether that is the largest, and when it said so (CLOCK_MONOTONIC). */
     _Atomic uint64_t limit_bytes;
     _Atomic int64_t tree_beside;
     _Atomic uint32_t tree_share, tree_largest;
+    _Atomic uint64_t tree_ns;
     region_part_t texts, frames, stacks, cells, blocks, events;
 } region_t;
 

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -165,6 +166,31 @@ static void pressure_comes_at_the_mark_and_aims_at_the_goal(void **state) {
     assert_int_equal(limit_watch_wait(&w, LIMIT_PRESSURE, &s), LIMIT_STOPPED);
 }
 
+static void others_of_a_tree_count_until_their_recorder_falls_silent(void **state) {
+    fake_t *f = *state;
+    gauge_places_t places;
+    limit_watch_t w;
+    limit_state_t s;
+    struct timespec t;
+    static region_t tree;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    const uint64_t now_ns = (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+    gauge_find(&places, f->proc, f->cgroups);
+    limit_watch_open(&w, &places, 100 * MIB, 0.5);
+    w.tree = &tree;
+    tree.tree_beside = 60 * MIB;
+    tree.tree_share = REGION_SHARE_ALL / 4;
+    tree.tree_ns = now_ns + 3600000000000u; /* however long this test is kept from running */
+    say_rss(f, 30 * MIB);
+    limit_watch_read(&w, &s);
+    assert_int_equal(s.used_bytes, 90 * MIB);
+    assert_true(s.shared);
+    tree.tree_ns = now_ns - 6000000000u;
+    limit_watch_read(&w, &s);
+    assert_int_equal(s.used_bytes, 30 * MIB);
+    assert_false(s.shared);
+}
+
 static void what_brings_nothing_is_tried_more_and_more_seldom(void **state) {
     fake_t *f = *state;
     gauge_places_t places;
@@ -244,6 +270,8 @@ int main(void) {
                                         tear_down),
         cmocka_unit_test_setup_teardown(pressure_comes_at_the_mark_and_aims_at_the_goal, set_up,
                                         tear_down),
+        cmocka_unit_test_setup_teardown(others_of_a_tree_count_until_their_recorder_falls_silent,
+                                        set_up, tear_down),
         cmocka_unit_test_setup_teardown(
             a_light_action_is_followed_by_another_only_when_usage_has_grown, set_up, tear_down),
         cmocka_unit_test_setup_teardown(reading_again_takes_usage_anew_and_limits_as_they_were,

@@ -11,7 +11,8 @@ enum {
     FREED_LITTLE = 100,
     GROWN_LITTLE = 200,
     CALM = 2000,
-    CREDIT_MS_MAX = 1000
+    CREDIT_MS_MAX = 1000,
+    STALE_MS = 5000
 };
 enum {
     READ_ALL_MS = 500,
@@ -70,24 +71,31 @@ bool limit_watch_sleep(limit_watch_t *w, int64_t ns) {
     return !stopped;
 }
 
-static uint64_t of_tree(const limit_watch_t *w, uint64_t rss) {
-    int64_t beside = w->tree ? w->tree->tree_beside : 0;
+/* What the recorder said last; NULL: there is none, or it has said nothing for so long that it is gone. */
+static const region_t *tree_of(const limit_watch_t *w) {
+    if (!w->tree || now_ns() - (int64_t)w->tree->tree_ns > STALE_MS * MS) return NULL;
+    return w->tree;
+}
+
+static uint64_t of_tree(const region_t *tree, uint64_t rss) {
+    int64_t beside = tree ? tree->tree_beside : 0;
     return beside < 0 && (uint64_t)-beside > rss ? 0 : rss + (uint64_t)beside;
 }
 
-static uint64_t our_share(const limit_watch_t *w, uint64_t bytes) {
-    uint32_t share = w->tree ? w->tree->tree_share : REGION_SHARE_ALL;
+static uint64_t our_share(const region_t *tree, uint64_t bytes) {
+    uint32_t share = tree ? tree->tree_share : REGION_SHARE_ALL;
     return share < REGION_SHARE_ALL ? bytes / REGION_SHARE_ALL * share : bytes;
 }
 
-static bool is_largest(const limit_watch_t *w) {
-    return !w->tree || w->tree->tree_largest;
+static bool is_largest(const region_t *tree) {
+    return !tree || tree->tree_largest;
 }
 
 static void judge(const limit_watch_t *w, gauges_t *g, limit_state_t *s) {
+    const region_t *tree = tree_of(w);
     double fullest = -1;
     g->of[GAUGE_RSS].hard_bytes = w->limit_bytes;
-    g->of[GAUGE_RSS].used_bytes = of_tree(w, g->of[GAUGE_RSS].used_bytes);
+    g->of[GAUGE_RSS].used_bytes = of_tree(tree, g->of[GAUGE_RSS].used_bytes);
     memset(s, 0, sizeof *s);
     for (int i = 0; i < GAUGES; i++) {
         uint64_t used = g->of[i].used_bytes, hard = g->of[i].hard_bytes,
@@ -100,13 +108,13 @@ static void judge(const limit_watch_t *w, gauges_t *g, limit_state_t *s) {
         s->used_bytes = used;
         s->hard_bytes = hard;
     }
-    s->shared = s->source == GAUGE_RSS && our_share(w, REGION_SHARE_ALL) < REGION_SHARE_ALL;
-    s->wanted_bytes = our_share(w, s->wanted_bytes);
+    s->shared = s->source == GAUGE_RSS && our_share(tree, REGION_SHARE_ALL) < REGION_SHARE_ALL;
+    s->wanted_bytes = our_share(tree, s->wanted_bytes);
     uint64_t mark = percent(s->hard_bytes, LIMIT_MARK);
     if (s->used_bytes >= percent(s->hard_bytes, LIMIT_FULL_MARK)) return;
     if (s->used_bytes < mark) return;
-    s->light_bytes = our_share(w, s->used_bytes - percent(s->hard_bytes, LIMIT_LIGHT_GOAL));
-    s->over_bytes = our_share(w, s->used_bytes - mark);
+    s->light_bytes = our_share(tree, s->used_bytes - percent(s->hard_bytes, LIMIT_LIGHT_GOAL));
+    s->over_bytes = our_share(tree, s->used_bytes - mark);
 }
 
 static void read_state(const limit_watch_t *w, gauges_t *g, limit_state_t *s) {
@@ -186,7 +194,7 @@ enum limit_level limit_watch_wait(limit_watch_t *w, enum limit_level level, limi
         read_often(w, &g, &all_ns, out);
         bool full = out->used_bytes >= percent(out->hard_bytes, mark);
         if (level == LIMIT_NEAR) {
-            if (full && is_largest(w)) return LIMIT_NEAR;
+            if (full && is_largest(tree_of(w))) return LIMIT_NEAR;
         } else {
             out->stalled = !full && is_stalled(w, &g);
             if (w->light && out->used_bytes < percent(out->hard_bytes, LIMIT_SPARE_MARK)) {

@@ -23,7 +23,8 @@
  * again until usage has grown by 1 % of the limit, or after 0.25 s, 0.5 s, … at most a minute.
  *
  * A tree of processes with one limit: each watches its own RSS and what the recorder last said of the others, and gives of what is
- * wanted the share that it has of all; the one with the largest writes the recording.
+ * wanted the share that it has of all; the one with the largest writes the recording. Once the recorder has been silent for 5 s
+ * each is alone.
  *
  * PSI and memory.events: when tasks stood still for memory for more than 15 % of the last second, or the group went over
  * its high mark, and the process has half of its limit in use, that is pressure too. The counters are read along with the
