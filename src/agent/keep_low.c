@@ -20,6 +20,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -30,6 +31,7 @@ enum {
     DUMP_EVERY_S = 600,
     STACK_BYTES = 256 << 10
 };
+enum { GONE_TRIES = 100, GONE_EVERY_US = 100 };
 enum { RESERVE_SHARE = 20, RESERVE_MAX = 64 << 20, PATH_BYTES = 4096 };
 #define TIME_SHARE 0.1
 
@@ -50,8 +52,10 @@ static struct {
     uint64_t bytes;
     char given[PATH_BYTES], dump[PATH_BYTES + 16];
     pthread_t threads[2];
+    pid_t tasks[2]; /* theirs; 0: gone */
     int count;
     bool registered;
+    _Atomic bool queued;        /* start_again */
     _Atomic bool stop, patient; /* patient: a recording that has begun is finished */
     int64_t next_dump_us;       /* not before */
     _Atomic int call;
@@ -115,7 +119,8 @@ static int on_call(void *unused) {
 }
 
 /* A table of descriptors of its own, and empty: no number of it is one that the program counts on. */
-static void settle(void) {
+static void settle(int which) {
+    low.tasks[which] = (pid_t)syscall(SYS_gettid);
     prctl(PR_SET_NAME, "lowtide");
     if (syscall(SYS_close_range, 0, ~0u, CLOSE_RANGE_UNSHARE)) unshare(CLONE_FILES);
 }
@@ -157,7 +162,7 @@ static void trim(void) {
 static void *act_forever(void *unused) {
     limit_state_t s;
     (void)unused;
-    settle();
+    settle(0);
     for (;;) {
         enum limit_level level = limit_watch_wait(&low.watch, LIMIT_PRESSURE, &s);
         char text[160];
@@ -268,7 +273,7 @@ static void dump(const limit_state_t *s) {
 static void *dump_forever(void *unused) {
     limit_state_t s;
     (void)unused;
-    settle();
+    settle(1);
     int64_t wait_us = low.next_dump_us - free_now_us();
     if (wait_us > 0 && !limit_watch_sleep(&low.watch, wait_us * 1000)) return NULL;
     set_aside();
@@ -319,22 +324,46 @@ static void end(void) {
     atomic_store(&low.stop, true);
     limit_watch_stop(&low.watch);
     while (low.count) pthread_join(low.threads[--low.count], NULL);
+    /* One that was joined is counted among the process's threads for a moment more. */
+    for (int i = 0; i < 2; i++) {
+        for (int n = 0;
+             n < GONE_TRIES && low.tasks[i] && syscall(SYS_tgkill, getpid(), low.tasks[i], 0) == 0;
+             n++)
+            usleep(GONE_EVERY_US);
+        low.tasks[i] = 0;
+    }
 }
 
 /* Before a fork: of two threads it warns (Python 3.12 and later), and one of them would be ours. It counts them when the fork is done, so
- * ours are back only when the program runs on; nor may they be there in a child before Python has put its own house in order. */
+ * where the program has one thread ours are back only when it runs on; nor may they be there in a child before Python has put its own
+ * house in order. */
 static void before_fork(void) {
     if (low.bytes) end();
 }
 
 static int start_again(void *unused) {
     (void)unused;
+    atomic_store(&low.queued, false);
     if (low.bytes && !low.count) start();
     return 0;
 }
 
+/* The main thread's next step; there are 32 places for such calls, the program's own among them. */
+static bool start_soon(void) {
+    if (atomic_exchange(&low.queued, true)) return true;
+    if (low.rt->Py_AddPendingCall(start_again, NULL) == 0) return true;
+    atomic_store(&low.queued, false);
+    return false;
+}
+
+static bool has_threads(void) {
+    struct stat tasks; /* a link for each, and two */
+    return stat("/proc/self/task", &tasks) == 0 && tasks.st_nlink > 3;
+}
+
+/* Of several threads of the program's own it warns anyway, and the main one may wait for long, for the very thread that forks. */
 static void after_fork(void) {
-    if (low.bytes) low.rt->Py_AddPendingCall(start_again, NULL);
+    if (low.bytes && (has_threads() || !start_soon())) start();
 }
 
 static void watch_begin(const gauge_places_t *places) {
@@ -364,9 +393,11 @@ static void in_child(void) {
     atomic_store(&low.call, CALL_NONE);
     atomic_store(&low.patient, false);
     memset(low.gil, 0, sizeof low.gil);
+    memset(low.tasks, 0, sizeof low.tasks);
     if (low.given[0]) name_dump(low.given);
     watch_begin(&places);
-    after_fork();
+    atomic_store(&low.queued, false);
+    start_soon();
 }
 
 int keep_low_begin(rt_t *rt, const char *size, const char *path, bool child, err_t *e) {

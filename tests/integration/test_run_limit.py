@@ -41,6 +41,26 @@ code = 'import os; print([k for k in os.environ if k.startswith("LOWTIDE_RUN_L")
 told = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True).stdout.strip()
 print(told, threading.active_count(), 'LOWTIDE_RUN_LIMIT' in os.environ)
 """
+FORKS_IN_A_THREAD = """
+import glob, os, threading, time, warnings
+warnings.simplefilter('ignore')
+def ours():
+    names = []
+    for path in glob.glob('/proc/self/task/*/comm'):
+        with open(path) as f: names.append(f.read().strip())
+    return names.count('lowtide')
+def works():
+    for _ in range(40):
+        child = os.fork()
+        if not child: os._exit(0)
+        os.waitpid(child, 0)
+    deadline = time.monotonic() + 60
+    while not ours() and time.monotonic() < deadline: time.sleep(0.01)
+    print(ours())
+waits = threading.Thread(target=works)
+waits.start()
+waits.join()
+"""
 TREE = """
 import gc, multiprocessing, os, sys, time
 class Node:
@@ -131,6 +151,14 @@ def test_forks_warn_of_nothing_and_children_know_of_nothing(
     python = local_python.executable
     done = lowtide("run", "--limit", "90%", "--dump-near-limit", "--no-report", "--python", python, write)
     assert (done.status, done.stdout, done.stderr) == (0, "[] 1 False\n", "")
+
+
+def test_a_limit_holds_while_a_thread_forks_and_the_main_one_waits_for_it(
+    local_python: Python, lowtide: Lowtide, write: Path
+) -> None:
+    write.write_text(FORKS_IN_A_THREAD)
+    done = lowtide("run", "--limit", "90%", "--no-report", "--python", local_python.executable, write)
+    assert (done.status, done.stdout, done.stderr) == (0, "1\n", "")
 
 
 @pytest.mark.parametrize(
