@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,38 @@ def test_python_may_be_asked_for_any_of_its_allocators(
     )  # fmt: skip
     assert said == "done\n"
     assert live == KEPT
+
+
+# Refuses process_vm_readv, as older containers do, and becomes what its arguments say.
+REFUSES = """
+import ctypes, os, platform, struct, sys
+call = {"x86_64": 310, "aarch64": 270}[platform.machine()]
+rules = b"".join(
+    struct.pack("<HBBI", *rule)
+    for rule in [(0x20, 0, 0, 0), (0x15, 0, 1, call), (6, 0, 0, 0x00050001), (6, 0, 0, 0x7FFF0000)]
+)
+kept = ctypes.create_string_buffer(rules)
+program = ctypes.create_string_buffer(struct.pack("@HP", len(rules) // 8, ctypes.addressof(kept)))
+libc = ctypes.CDLL(None)
+assert libc.prctl(38, 1, 0, 0, 0) == 0 and libc.prctl(22, 2, program, 0, 0) == 0
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+def test_debug_allocators_find_our_audit_hook_gone_where_a_container_filters_calls(
+    lowtide_exe: Path, this_python: Python, tmp_path: Path
+) -> None:
+    app = tmp_path / "app.py"
+    app.write_text("print('done')")
+    words = [lowtide_exe, "run", "-o", tmp_path / "a.tide", "--no-report", "--python", this_python.executable, app]
+    done = subprocess.run(
+        [sys.executable, "-c", REFUSES, *words],
+        env=os.environ | {"PYTHONMALLOC": "debug"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
 
 
 def test_a_process_with_debug_allocators_is_watched_and_its_heap_captured(
