@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copyreg
+import dataclasses
+import email.message
 import gc
+import json
 import os
 import pickle
 import random
@@ -14,6 +17,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
 from concurrent.futures import BrokenExecutor, as_completed
 from pathlib import Path
 from typing import Any
@@ -65,6 +69,58 @@ class Unsold(Exception):
     def __init__(self, item: str, price: float) -> None:
         super().__init__(f"{item} for {price}")
         self.item, self.price = item, price
+
+
+class Answered(Exception):
+    """Its one argument fits its message, too: called with that it would say "HTTP HTTP 404"."""
+
+    __slots__ = ("code",)
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"HTTP {code}")
+        self.code = code
+
+
+class Unread(OSError):
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.tries = 3
+
+
+class Made(Exception):
+    """Which says itself how it is pickled."""
+
+    def __init__(self, one: int, two: int) -> None:
+        super().__init__("made")
+        self.parts = one, two
+
+    def __reduce__(self) -> Any:
+        return Made, self.parts
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen(Exception):
+    code: int
+
+
+def raise_at(number: int) -> None:
+    if number == 0:
+        raise Answered(404)
+    if number == 1:
+        raise Unread(2, "No such file", "a.txt", None, "b.txt")
+    if number == 2:
+        raise Made(1, 2)
+    if number == 3:
+        raise Frozen(7)
+    if number == 4:
+        json.loads("{")
+    if number == 5:
+        raise subprocess.CalledProcessError(3, "make", output=b"half")
+    if number == 6:
+        b"\xff".decode()
+    if number == 7:
+        raise urllib.error.HTTPError("file:a", 404, "Not Found", email.message.Message(), None)
+    raise ExceptionGroup("some", [Answered(500), Unread(2, "No such file", "a.txt")])
 
 
 def raise_own(of: str) -> None:
@@ -289,6 +345,29 @@ def test_an_exception_with_an_init_of_its_own_comes_as_itself_with_its_attribute
         with pytest.raises(Refused, match="no pepper") as system:
             pool.submit(raise_own, "system").result()
         assert (system.value.errno, system.value.item) == (2, "pepper")
+
+
+def test_an_exception_comes_with_its_message_and_all_its_fields_whoever_made_it() -> None:
+    got: list[Any] = []
+    with lowtide.Pool(1) as pool:
+        for number in range(9):
+            here = there = None
+            try:
+                raise_at(number)
+            except Exception as error:
+                here = error
+            try:
+                pool.submit(raise_at, number).result()
+            except Exception as error:
+                there = error
+            assert (type(there), str(there)) == (type(here), str(here))
+            got.append(there)
+    answered, unread, made, frozen, no_json, called, undecoded, http, group = got
+    assert (str(answered), answered.args, answered.code) == ("HTTP 404", ("HTTP 404",), 404)
+    assert (unread.errno, unread.filename, unread.filename2, unread.tries) == (2, "a.txt", "b.txt", 3)
+    assert (made.parts, frozen.code, no_json.pos, called.output) == ((1, 2), 7, 1, b"half")
+    assert (undecoded.object, undecoded.start, http.code, http.filename) == (b"\xff", 0, 404, "file:a")
+    assert (str(group.exceptions[0]), group.exceptions[1].filename) == ("HTTP 500", "a.txt")
 
 
 def test_a_call_over_its_memory_fails_alone_whether_it_fills_or_reserves_it() -> None:

@@ -202,6 +202,16 @@ def test_a_schema_that_widens_late_takes_along_what_was_written(tmp_path: Path) 
     assert len(os.listdir(tmp_path)) == 2
 
 
+def test_what_arrow_refuses_at_the_end_is_said_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise pa.ArrowInvalid("no such\n  table")
+
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", refuse)
+    with pytest.raises(lowtide.StreamError, match=r"^cannot write .*out.parquet: no such table$"):
+        lowtide.stream([{"a": 1}]).write(tmp_path / "out.parquet")
+    assert os.listdir(tmp_path) == []
+
+
 def test_patterns_and_lists_of_files_are_one_source(tmp_path: Path) -> None:
     for name in "cab":
         (tmp_path / f"{name}.log").write_text(f"{name}1\n{name}2")

@@ -383,9 +383,8 @@ def _callbacks(given: Callback | Iterable[Callback] | None) -> list[Callback]:
 
 def _dump_path(given: str | os.PathLike[str]) -> str:
     path = os.path.abspath(os.fspath(given))
-    # Said now: near the limit nobody could mend it.
-    place = path if os.path.exists(path) else os.path.dirname(path)
-    if os.path.isdir(path) or not os.access(place, os.W_OK):
+    # Said now: near the limit nobody could mend it. It is written beside the file and renamed.
+    if os.path.isdir(path) or not os.access(os.path.dirname(path), os.W_OK | os.X_OK):
         raise ValueError(f"dump_near_limit cannot be written to {path}: name a file in a directory that is there")
     return path
 

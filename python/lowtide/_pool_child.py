@@ -257,7 +257,7 @@ class Child:
             limit = self.setup.memory
             words = f": {error}" if str(error) else ""
             error = IsolatedMemoryError(f"{what} asked for more than its {size(limit)}{words}", limit, self.rss_bytes())
-        error.__cause__ = RemoteTraceback(trace)
+        object.__setattr__(error, "__cause__", RemoteTraceback(trace))  # a frozen dataclass refuses its own
         return error  # type: ignore[no-any-return]
 
     def _wait(self, timeout: float | None, memory: int | None, what: str) -> tuple[int, Any]:

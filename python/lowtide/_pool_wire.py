@@ -130,38 +130,61 @@ class _ByReference(pickle.Pickler):
 
 class _InParts(pickle.Pickler):
     """Takes exceptions apart whose class has an ``__init__`` of its own: pickle would call it with what the exception
-    has as ``args``, mostly the one message that ``super().__init__`` was given."""
+    has as ``args``, mostly the one message that ``super().__init__`` was given. What says itself how it is pickled is not
+    touched."""
 
     def reducer_override(self, value: object) -> Any:
         kind = type(value)
         if (
-            isinstance(value, BaseException)
-            and isinstance(kind.__init__, types.FunctionType)
-            and kind.__reduce__ in (BaseException.__reduce__, OSError.__reduce__)
+            not isinstance(value, BaseException)
+            or not isinstance(kind.__init__, types.FunctionType)
+            or not isinstance(kind.__reduce__, types.MethodDescriptorType)
+            or kind.__reduce_ex__ is not object.__reduce_ex__
+            or kind in copyreg.dispatch_table
         ):
-            return rebuilt_error, (kind, value.args), value.__dict__ or None
-        return NotImplemented
+            return NotImplemented
+        reduced: Any = value.__reduce__()  # with what an OSError has beside its args
+        _, args, *more = reduced
+        state = dict(more[0] or {}) if more else {}
+        if isinstance(getattr(kind, "__setstate__", None), types.FunctionType):
+            return rebuilt_error, (kind, args), state
+        if isinstance(value, OSError):
+            for name in ("errno", "strerror", "filename", "filename2"):
+                if (found := getattr(value, name, None)) is not None:  # None would be said in its message
+                    state[name] = found
+        for name in copyreg._slotnames(kind):  # type: ignore[attr-defined]
+            if hasattr(value, name):
+                state[name] = getattr(value, name)
+        return rebuilt_error, (kind, args), state or None, None, None, _fill
+
+
+def _first(kind: type, name: str, of: type) -> Any:
+    return next(found for base in kind.__mro__ if isinstance(found := vars(base).get(name), of))
 
 
 def rebuilt_error(kind: type[BaseException], args: tuple[Any, ...]) -> BaseException:
-    """An exception of this type without its own ``__init__`` being called; that of its first base in C is."""
-    error = kind.__new__(kind, *args)
-    inits = (vars(base).get("__init__") for base in kind.__mro__)
-    next(init for init in inits if isinstance(init, types.WrapperDescriptorType))(error, *args)
+    """An exception of this type without its own ``__new__`` and ``__init__`` being called; those of its first base in C are."""
+    error: BaseException = _first(kind, "__new__", types.BuiltinFunctionType)(kind, *args)
+    _first(kind, "__init__", types.WrapperDescriptorType)(error, *args)
     return error
+
+
+def _fill(error: BaseException, state: dict[str, Any]) -> None:
+    for name, value in state.items():
+        object.__setattr__(error, name, value)  # as frozen dataclasses set theirs
 
 
 def dump_error(error: BaseException, text: str) -> bytes:
     """The pickle of an exception and its traceback's text; raises when what was pickled would not come out again."""
     try:
-        body = pickle.dumps((error, text), 5)
-        pickle.loads(body)
-        return body
-    except Exception:
         file = io.BytesIO()
         _InParts(file, 5).dump((error, text))
         pickle.loads(file.getbuffer())
         return file.getvalue()
+    except Exception:
+        body = pickle.dumps((error, text), 5)
+        pickle.loads(body)
+        return body
 
 
 def load(kind: int, body: Any, buffers: Sequence[Any]) -> Any:

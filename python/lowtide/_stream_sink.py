@@ -253,6 +253,8 @@ class DirectTableSink(TableSink):
             return super()._finish(pa)
         try:
             self._close_writer(pa)
+        except pa.ArrowException as error:
+            raise StreamError(f"cannot write {self.path}: {' '.join(str(error).split())}") from None
         except OSError as error:
             raise _cannot(self.path, error) from None
         self._publish_whole()

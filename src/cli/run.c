@@ -219,14 +219,14 @@ static const char *python_default(char *room, size_t n) {
     return access(room, X_OK) == 0 ? room : "python3";
 }
 
-/* Said now: near the limit nobody could mend it. */
+/* Said now: near the limit nobody could mend it. It is written beside the file and renamed. */
 static bool dump_is_wrong(const char *path, err_t *e) {
     char place[PATH_MAX] = ".";
     struct stat s;
     const char *slash = strrchr(path, '/');
     if (slash) snprintf(place, sizeof place, "%.*s", slash == path ? 1 : (int)(slash - path), path);
-    bool there = stat(path, &s) == 0;
-    if (!(there && S_ISDIR(s.st_mode)) && access(there ? path : place, W_OK) == 0) return false;
+    bool is_directory = stat(path, &s) == 0 && S_ISDIR(s.st_mode);
+    if (!is_directory && access(place, W_OK | X_OK) == 0) return false;
     err_set(e, -EINVAL,
             "--dump-near-limit cannot write %.300s: name a file in a directory that is there",
             path);

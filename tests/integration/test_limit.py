@@ -217,6 +217,18 @@ print((seen[0], os.path.exists('data.tide')))
     assert run(code) == ("data", True)
 
 
+def test_a_recording_that_could_not_be_written_beside_its_file_is_refused(run: Any) -> None:
+    code = """
+open('near.tide', 'w').close()
+os.access = lambda path, mode: path != os.getcwd()
+try:
+    limit(80, dump_near_limit='near.tide')
+except ValueError as error:
+    print(str(error).startswith('dump_near_limit cannot be written to '))
+"""
+    assert run(code) is True
+
+
 def test_a_forked_child_has_the_limit_for_itself(run: Any) -> None:
     code = """
 warnings.simplefilter('ignore')

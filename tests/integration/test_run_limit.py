@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -229,3 +231,16 @@ def test_near_the_limit_the_largest_of_the_processes_leaves_word(
     assert f"(all processes) are in use; what holds them is in {near}" in done.stderr
     assert json.loads(lowtide("report", near, "--json").stdout)["heap"]["dominators"][0]["path"] == "kept"
     assert not Path("near.tide").exists()
+
+
+def test_a_file_in_a_folder_that_takes_no_other_is_refused(lowtide_exe: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "near.tide").touch()
+    folder.chmod(0o555)
+    # Root may write everywhere, but for this.
+    bound = ["setpriv", "--bounding-set=-dac_override"] if os.getuid() == 0 else []
+    command = [*bound, lowtide_exe, "run", "--limit=1GiB", f"--dump-near-limit={folder}/near.tide", "true.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"lowtide: --dump-near-limit cannot write {folder}/near.tide: ")
