@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import TESTS, Lowtide, Python, Spawn
-from tide_decoder import read_recording
+from tide_decoder import Recording, read_recording
 
 ALLOCATORS = {"jemalloc": "libjemalloc.so.2", "mimalloc": "libmimalloc.so.2"}
 
@@ -20,6 +20,16 @@ def keep():
     return [bytes(1000) for i in range(20_000)]
 """
 KEPT = pytest.approx(20_000 * 1041, rel=0.02)
+
+
+def rows_below(function: str, recording: Recording) -> list[dict[str, int | str]]:
+    """What was allocated in the function and what it called."""
+    frames, stacks = list(recording.table_rows("frames")), list(recording.table_rows("stacks"))
+    mine: set[int] = set()  # parents stand first
+    for i, stack in enumerate(stacks):
+        if function in str(frames[int(stack["frame"])]["function"]) or int(stack["parent"]) - 1 in mine:
+            mine.add(i)
+    return [row for row in recording.table_rows("allocations") if int(row["stack"]) in mine]
 
 
 def kept_by(
@@ -33,12 +43,7 @@ def kept_by(
     )
     assert done.status == 0, done.stderr
     recording = read_recording(out.read_bytes())
-    frames, stacks = list(recording.table_rows("frames")), list(recording.table_rows("stacks"))
-    mine: set[int] = set()  # parents stand first
-    for i, stack in enumerate(stacks):
-        if "keep" in str(frames[int(stack["frame"])]["function"]) or int(stack["parent"]) - 1 in mine:
-            mine.add(i)
-    live = sum(int(row["live_bytes"]) for row in recording.table_rows("allocations") if int(row["stack"]) in mine)
+    live = sum(int(row["live_bytes"]) for row in rows_below("keep", recording))
     return live, done.stdout
 
 
@@ -370,6 +375,51 @@ kept = keep()
 def test_subinterpreters_come_and_go(mode: str, lowtide: Lowtide, local_python: Python, tmp_path: Path) -> None:
     live, _ = kept_by(lowtide, tmp_path, INTERPRETERS, "--interval=16K", mode, python=local_python.executable)
     assert live == (KEPT if mode == "--exact" else pytest.approx(20_000 * 1041, rel=0.2))
+
+
+OWN_GILS = """
+try:
+    import _interpreters as interpreters
+except ImportError:
+    try:
+        import _xxsubinterpreters as interpreters
+    except ImportError:
+        interpreters = None
+import threading
+code = '''
+def bottom():
+    return [bytes(5000) for i in range(20)]
+def deep(n):
+    return deep(n - 1) if n else bottom()
+for i in range(100):
+    deep(i * 37 % 700)
+'''
+def one():
+    i = interpreters.create()
+    interpreters.run_string(i, code)
+    interpreters.destroy(i)
+threads = [threading.Thread(target=one) for i in range(4)] if interpreters else []
+for t in threads: t.start()
+exec(code)
+kept = keep()
+exec(code)
+for t in threads: t.join()
+"""
+
+
+@pytest.mark.parametrize("mode", [["--exact"], ["--exact", "--native"]], ids=" ".join)
+def test_interpreters_with_gils_of_their_own_lose_no_count_to_each_other(
+    mode: list[str], lowtide: Lowtide, local_python: Python, tmp_path: Path
+) -> None:
+    kept_by(lowtide, tmp_path, OWN_GILS, *mode, python=local_python.executable)
+    recording = read_recording((tmp_path / "t.tide").read_bytes())
+    kept = sum(int(row["total_bytes"]) for row in rows_below("keep", recording))
+    assert 20_000 * 1041 < kept < 20_000 * 1200
+    made = rows_below("bottom", recording)
+    assert sum(int(row["live_blocks"]) for row in made) == 0
+    blocks = sum(int(row["total_blocks"]) for row in made)
+    assert blocks >= 2 * 100 * 20
+    assert blocks % 100 == 0, "each round makes as many as any other"
 
 
 def test_the_json_report_of_such_a_run_is_whole(lowtide: Lowtide, this_python: Python, tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ static void begin(struct slot *s, uint64_t random) {
 static void end(struct slot *s) {
     void *block = address_of((size_t)(s - slots));
     if (mode == REGION_EXACT)
-        assert_int_equal(count_died(block).bytes, s->bytes);
+        assert_int_equal(count_died(block, false).bytes, s->bytes);
     else if (count_may_have(block))
         count_take(block);
 }

@@ -41,7 +41,7 @@ static struct {
     /* Reads 0 in a child that was cloned without our knowing: it must not write into its parent's region. */
     uint8_t *mine;
     _Atomic(uint32_t *) *shadow;        /* of each 2^28 bytes of address space, or NULL */
-    cell_key_t last, cells[CELL_CACHE]; /* for who holds the GIL */
+    cell_key_t last, cells[CELL_CACHE]; /* for who is alone */
     range_t *ranges;
     uint32_t range_count;
     atomic_flag ranges_busy;
@@ -210,6 +210,10 @@ count_taken_t count_take(void *block) {
 
 /* ── Exact ── */
 
+static inline bool is_python(uint32_t domain) {
+    return domain == REGION_MEM || domain == REGION_OBJECT;
+}
+
 static store_change_t one_of(uint64_t bytes, bool alone) {
     return (store_change_t){.bytes = (int64_t)bytes, .blocks = 1, .alone = alone};
 }
@@ -257,15 +261,16 @@ void count_born(void *block, size_t bytes, uint32_t domain, bool alone) {
         atomic_fetch_add_explicit(&store_region()->lost_blocks, 1, memory_order_relaxed);
         return;
     }
+    if (!alone && is_python(domain)) stack_forget();
     uint32_t cell = cell_of(alone ? stack_here_alone() : stack_here(), domain, alone);
-    if (*word) count_died(block); /* its end was missed */
+    if (*word) count_died(block, alone); /* its end was missed */
     shadow_write(word, bytes, cell);
     block_show(block, bytes, cell);
     store_change_t c = one_of(bytes, alone && cell); /* cell 0 is everybody's */
     store_born(cell, &c);
 }
 
-count_taken_t count_died(void *block) {
+count_taken_t count_died(void *block, bool alone) {
     if (has_no_word(block) || !counting()) return (count_taken_t){0};
     uint32_t *word = shadow_word(block, false), seen = word ? word[0] : 0;
     if (!seen) return (count_taken_t){0};
@@ -284,8 +289,8 @@ count_taken_t count_died(void *block) {
     }
     region_block_t shown;
     if (is_shown(block, t.bytes)) store_block_take((uintptr_t)block, &shown);
-    uint32_t domain = store_domain(t.cell);
-    store_change_t c = one_of(t.bytes, domain == REGION_MEM || domain == REGION_OBJECT);
+    /* A block whose end was missed may be of another domain. */
+    store_change_t c = one_of(t.bytes, alone && is_python(store_domain(t.cell)));
     store_died(t.cell, &c);
     return t;
 }
@@ -296,14 +301,13 @@ uint32_t count_cell_at(const void *block) {
     return word && word[0] & ((1u << CELL_SHIFT) - 1) ? word[0] >> CELL_SHIFT : 0;
 }
 
-void count_put_back(void *block, const count_taken_t *taken) {
+void count_put_back(void *block, const count_taken_t *taken, bool alone) {
     if (!taken->known) return;
     if (count.mode == REGION_SAMPLED) {
         sampled_add(block, taken->bytes, taken->cell);
         return;
     }
-    uint32_t domain = store_domain(taken->cell);
-    store_change_t c = one_of(taken->bytes, domain == REGION_MEM || domain == REGION_OBJECT);
+    store_change_t c = one_of(taken->bytes, alone && is_python(store_domain(taken->cell)));
     shadow_write(shadow_word(block, true), taken->bytes, taken->cell); /* it was there before */
     block_show(block, taken->bytes, taken->cell);
     store_born(taken->cell, &c);

@@ -85,13 +85,13 @@ typedef struct count_taken {
 } count_taken_t;
 
 count_taken_t count_take(void *block);
-void count_put_back(void *block, const count_taken_t *taken);
+void count_put_back(void *block, const count_taken_t *taken, bool alone);
 
 /* ── Exact ── */
 
-/* alone: the caller holds the GIL (domains mem and object). */
+/* alone: the caller holds the only GIL there is (domains mem and object): whoever else says so waits for it. */
 void count_born(void *block, size_t bytes, uint32_t domain, bool alone);
-count_taken_t count_died(void *block);
+count_taken_t count_died(void *block, bool alone);
 
 /* The cell of the block that begins here, plus 1; 0: none that is known. Also in a forked child that counts nothing. */
 uint32_t count_cell_at(const void *block);

@@ -110,7 +110,7 @@ static __attribute__((noinline)) void *sampled_realloc_slow(void *old, size_t by
     libc_enter();
     count_taken_t taken = count_take(old);
     void *p = REAL(realloc_t, REALLOC)(old, bytes);
-    if (!p && bytes) count_put_back(old, &taken);
+    if (!p && bytes) count_put_back(old, &taken, false);
     if (count_me.left < 0) count_sample(p, bytes, REGION_LIBC);
     libc_leave();
     return p;
@@ -167,19 +167,19 @@ static void *exact_realloc(void *old, size_t bytes) {
     const size_t ask = bytes || !old ? asked(bytes) : 0; /* 0: a free */
     if (count_muted()) return REAL(realloc_t, REALLOC)(old, ask);
     libc_enter();
-    count_taken_t taken = count_died(old);
+    count_taken_t taken = count_died(old, false);
     void *p = REAL(realloc_t, REALLOC)(old, ask);
     if (p)
         count_born(p, bytes, REGION_LIBC, false);
     else if (bytes)
-        count_put_back(old, &taken);
+        count_put_back(old, &taken, false);
     libc_leave();
     return p;
 }
 
 static __attribute__((noinline)) void exact_free_slow(void *p) {
     libc_enter();
-    count_died(p);
+    count_died(p, false);
     libc_leave();
 }
 

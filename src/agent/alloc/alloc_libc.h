@@ -16,7 +16,7 @@ uint32_t libc_inside(void);
 /* The others are not in this process. */
 void libc_fork_child(void);
 
-/* For hooks elsewhere that run without the GIL. */
+/* For hooks elsewhere that run without the GIL, or with one of several. */
 void libc_enter(void);
 void libc_leave(void);
 

@@ -5,6 +5,7 @@
 #include "agent/alloc/alloc_libc.h"
 #include "agent/alloc/alloc_stack.h"
 #include "agent/alloc/alloc_store.h"
+#include "agent/runtime/runtime.h"
 #include "base/mem.h"
 
 #include <errno.h>
@@ -78,13 +79,17 @@ static started_t *thread_slot(uint64_t ident) {
     return at; /* the last is replaced: its thread has probably ended */
 }
 
-static void started(uint64_t ident) {
+/* A thread that nobody joins may have ended already, and have freed what its number lies in. */
+static void started(const pthread_t *thread) {
     if (!is_ours()) return;
     int error = errno;
-    uint32_t stack = stack_here() + 1;
-    started_t *at = thread_slot(ident);
-    atomic_store_explicit(&at->ident, ident, memory_order_relaxed);
-    atomic_store_explicit(&at->stack, stack, memory_order_relaxed);
+    uint64_t ident;
+    if (!rt_peek((rt_addr_t)thread, &ident, sizeof ident)) {
+        uint32_t stack = stack_here() + 1;
+        started_t *at = thread_slot(ident);
+        atomic_store_explicit(&at->ident, ident, memory_order_relaxed);
+        atomic_store_explicit(&at->stack, stack, memory_order_relaxed);
+    }
     errno = error;
 }
 
@@ -229,7 +234,7 @@ static int hook_pthread_create(pthread_t *thread, const pthread_attr_t *how, voi
                                void *argument) {
     libc_enter();
     int status = REAL(pthread_create_t, PTHREAD_CREATE)(thread, how, run, argument);
-    if (!status) started((uint64_t)*thread);
+    if (!status) started(thread);
     return noted(status);
 }
 

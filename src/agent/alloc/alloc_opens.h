@@ -5,6 +5,9 @@
  * of the last OPENS_THREADS. accept and fcntl wait as long as they like, so they are hooked only where nobody means to take the
  * hooks out again.
  *
+ * open, openat and close are where pthread_cancel ends a thread: one that it ends in a hook counts as inside for ever, and alloc_quiet says
+ * so; the library then stays. (Not to count it there would be to unload code that a thread returns to.)
+ *
  * Any thread, no lock, no malloc. What is asked may be asked in a forked child, of what its parent knew.
  */
 #ifndef LOWTIDE_ALLOC_OPENS_H

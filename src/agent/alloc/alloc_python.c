@@ -18,24 +18,49 @@ static size_t small_bytes;
 
 static const uint32_t domain_of[DOMAINS] = {REGION_RAW, REGION_MEM, REGION_OBJECT};
 
+static rt_addr_t interpreters,
+    main_interpreter; /* where the list of all begins; what it holds while there is one */
+
+/* Does the caller hold the only GIL, and so stand still all that do as it does? Interpreters may have one each (3.12 and later). A new
+ * one comes to the list's head while its maker still holds the GIL there was, so no holders of two see "one" at once; and
+ * none is let go in a hook. */
+static inline bool alone(int d) {
+    return d != RAW && __builtin_expect(rt_ptr(interpreters, 0) == main_interpreter, 1);
+}
+
+/* Who takes the hooks out holds a GIL: of those who are alone nobody is in a hook then, and they need not be counted. */
+static inline void enter(bool is_alone) {
+    if (!is_alone) libc_enter();
+}
+static inline void leave(bool is_alone) {
+    if (!is_alone) libc_leave();
+}
+
 /* The context goes on to the real allocator unchanged, for a thread may read an allocator while it is being exchanged. */
 
 /* ── Sampled ──
  *
  * What is seldom stands in functions of its own, with the arguments where they are: so the others need no frame, and are ten
- * instructions before the jump to the real allocator. */
+ * instructions before the jump to the real allocator: these few nobody counts, as in the hooks of libc's functions (alloc.c says
+ * why that will do). */
 
 static __attribute__((noinline)) void *sampled_big(void *ctx, size_t bytes, int d) {
+    const bool is_alone = alone(d);
+    enter(is_alone);
     int64_t left = count_mute();
     void *p = real[d].malloc(ctx, bytes);
     count_unmute(left);
     if (!count_absurd(bytes) && count_reaches(bytes)) count_sample(p, bytes, domain_of[d]);
+    leave(is_alone);
     return p;
 }
 
 static __attribute__((noinline)) void *sampled_small(void *ctx, size_t bytes, int d) {
+    const bool is_alone = alone(d);
+    enter(is_alone);
     void *p = real[d].malloc(ctx, bytes);
     if (count_me.left < 0) count_sample(p, bytes, domain_of[d]);
+    leave(is_alone);
     return p;
 }
 
@@ -48,26 +73,35 @@ static inline void *sampled_malloc(int d, void *ctx, size_t bytes) {
 static inline void *sampled_calloc(int d, void *ctx, size_t n, size_t each) {
     size_t bytes;
     if (__builtin_mul_overflow(n, each, &bytes)) return real[d].calloc(ctx, n, each);
+    const bool is_alone = alone(d);
+    enter(is_alone);
     int64_t left = count_mute();
     void *p = real[d].calloc(ctx, n, each);
     count_unmute(left);
     if (!count_absurd(bytes) && count_reaches(bytes)) count_sample(p, bytes, domain_of[d]);
+    leave(is_alone);
     return p;
 }
 
 static inline void *sampled_realloc(int d, void *ctx, void *old, size_t bytes) {
+    const bool is_alone = alone(d);
     count_taken_t taken = {0};
+    enter(is_alone);
     if (count_may_have(old)) taken = count_take(old);
     int64_t left = count_mute();
     void *p = real[d].realloc(ctx, old, bytes);
     count_unmute(left);
-    if (!p) count_put_back(old, &taken);
+    if (!p) count_put_back(old, &taken, is_alone);
     if (!count_absurd(bytes) && count_reaches(bytes)) count_sample(p, bytes, domain_of[d]);
+    leave(is_alone);
     return p;
 }
 
 static __attribute__((noinline)) void sampled_free_known(void *ctx, void *p, int d) {
+    const bool is_alone = alone(d);
+    enter(is_alone);
     count_take(p);
+    leave(is_alone);
     real[d].free(ctx, p);
 }
 
@@ -80,54 +114,51 @@ static inline void sampled_free(int d, void *ctx, void *p) {
 
 /* ── Exact ── */
 
-static inline void raw_enter(int d) {
-    if (d == RAW) libc_enter();
-}
-static inline void raw_leave(int d) {
-    if (d == RAW) libc_leave();
-}
-
 static inline void *exact_malloc(int d, void *ctx, size_t bytes) {
     if (count_muted()) return real[d].malloc(ctx, bytes);
-    raw_enter(d);
+    const bool is_alone = alone(d);
+    enter(is_alone);
     int64_t left = count_mute();
     void *p = real[d].malloc(ctx, bytes);
     count_unmute(left);
-    count_born(p, bytes, domain_of[d], d != RAW);
-    raw_leave(d);
+    count_born(p, bytes, domain_of[d], is_alone);
+    leave(is_alone);
     return p;
 }
 
 static inline void *exact_calloc(int d, void *ctx, size_t n, size_t each) {
     if (count_muted()) return real[d].calloc(ctx, n, each);
-    raw_enter(d);
+    const bool is_alone = alone(d);
+    enter(is_alone);
     int64_t left = count_mute();
     void *p = real[d].calloc(ctx, n, each);
     count_unmute(left);
-    count_born(p, n * each, domain_of[d], d != RAW);
-    raw_leave(d);
+    count_born(p, n * each, domain_of[d], is_alone);
+    leave(is_alone);
     return p;
 }
 
 static inline void *exact_realloc(int d, void *ctx, void *old, size_t bytes) {
     if (count_muted()) return real[d].realloc(ctx, old, bytes);
-    raw_enter(d);
-    count_taken_t taken = count_died(old);
+    const bool is_alone = alone(d);
+    enter(is_alone);
+    count_taken_t taken = count_died(old, is_alone);
     int64_t left = count_mute();
     void *p = real[d].realloc(ctx, old, bytes);
     count_unmute(left);
     if (p)
-        count_born(p, bytes, domain_of[d], d != RAW);
+        count_born(p, bytes, domain_of[d], is_alone);
     else
-        count_put_back(old, &taken);
-    raw_leave(d);
+        count_put_back(old, &taken, is_alone);
+    leave(is_alone);
     return p;
 }
 
 static inline void exact_free(int d, void *ctx, void *p) {
-    raw_enter(d);
-    count_died(p);
-    raw_leave(d);
+    const bool is_alone = alone(d);
+    enter(is_alone);
+    count_died(p, is_alone);
+    leave(is_alone);
     real[d].free(ctx, p);
 }
 
@@ -162,19 +193,24 @@ static const allocator_t exact_hooks[DOMAINS] = {
 
 /* ── Arenas ──
  *
- * Where small blocks lie. They count one by one, so their arenas do not. */
+ * Where small blocks lie. They count one by one, so their arenas do not. Seldom asked for, and by holders of any GIL or, where an
+ * interpreter ends, of none: so whoever is here is counted. */
 
 static void *arena_alloc(void *ctx, size_t bytes) {
+    libc_enter();
     int64_t left = count_mute();
     void *p = real_arena.alloc(ctx, bytes);
     count_unmute(left);
+    libc_leave();
     return p;
 }
 
 static void arena_free(void *ctx, void *p, size_t bytes) {
+    libc_enter();
     int64_t left = count_mute();
     real_arena.free(ctx, p, bytes);
     count_unmute(left);
+    libc_leave();
 }
 
 /* ── In and out ── */
@@ -183,6 +219,8 @@ int python_hook(const rt_t *rt, enum region_mode mode, err_t *e) {
     if (!rt->PyMem_SetAllocator || !rt->PyMem_GetAllocator || !rt->PyObject_SetArenaAllocator ||
         !rt->PyObject_GetArenaAllocator || !rt->_PyMem_GetCurrentAllocatorName)
         return err_set(e, -ENOSYS, "this Python hides its allocators (no PyMem_SetAllocator)");
+    interpreters = rt->runtime + (rt_addr_t)rt->layout->runtime_interpreters_head;
+    main_interpreter = rt_ptr(rt->runtime, rt->layout->runtime_interpreters_main);
     const char *name = rt->_PyMem_GetCurrentAllocatorName();
     bool is_malloc = name && strcmp(name, "malloc") == 0;
     small_bytes = name && strcmp(name, "pymalloc") == 0 ? PYMALLOC_BYTES_MAX : 0;

@@ -40,7 +40,7 @@ typedef struct known_place {
     uint32_t frame;
 } known_place_t;
 
-/* A frame as it was at the last walk of who held the GIL. */
+/* A frame as it was at the last walk of who held the only GIL. */
 typedef struct last_frame {
     rt_addr_t frame, instruction;
     uint32_t stack; /* number + 1; of a shim its caller's, or 0 */
@@ -52,7 +52,7 @@ typedef struct last_place {
     uint32_t stack; /* number + 1 */
 } last_place_t;
 
-/* Which stack a place makes of another. For who holds the GIL. */
+/* Which stack a place makes of another. For who holds the only GIL. */
 typedef struct step {
     place_t place;
     uint32_t parent, stack;
@@ -375,6 +375,11 @@ static uint32_t walk_whole(void) {
     }
     stack.last_place_depth = depth;
     return depth ? last[depth - 1].stack : 0;
+}
+
+/* Only read where somebody is alone: then nobody is here. */
+void stack_forget(void) {
+    __atomic_store_n(&stack.last_depth, 0, __ATOMIC_RELAXED);
 }
 
 uint32_t stack_here_alone(void) {

@@ -18,7 +18,9 @@ void stack_close(void);
 
 /* The stack of the calling thread, of any domain: a number of the store's. */
 uint32_t stack_here(void);
-/* The same, quicker, for callers that hold the GIL: remembers the last one. */
+/* The same, quicker, for callers that hold the only GIL: remembers the last one. */
 uint32_t stack_here_alone(void);
+/* An allocation of Python's has passed the last one by, and may be of code where other code was. For callers that are not alone. */
+void stack_forget(void);
 
 #endif

@@ -39,7 +39,7 @@ static struct {
     region_event_t *events;
     char *texts;
     alloc_index_t by_text, by_frame, by_stack, by_cell;
-    /* The live total, in two sums: of those who hold the GIL, and of everybody else. */
+    /* The live total, in two sums: of those who hold the only GIL, and of everybody else. */
     _Atomic int64_t heap_alone, heap_shared;
 } store;
 static void (*on_peak)(void); /* outlives the store */

@@ -30,7 +30,7 @@ uint32_t store_stack_of(uint32_t cell);
 typedef struct store_change {
     int64_t bytes, blocks; /* as they count; below 0 at a free */
     uint64_t variance;     /* in units of 2^20 bytes² */
-    bool alone;            /* the caller holds the GIL, and so do all who change this cell */
+    bool alone; /* the caller holds the only GIL, and all who change this cell hold one */
 } store_change_t;
 
 void store_born(uint32_t cell, const store_change_t *c);
