@@ -441,7 +441,7 @@ def test_a_dask_cluster_does_the_work(tmp_path: Path) -> None:
         summary = stream.map(lambda line: fail_at_seven(line)).write(tmp_path / "out.txt")
         whose = lowtide.stream(source, "1GiB", executor=client).map_chunks(lambda records: [os.getpid()])
         assert len(set(whose)) == 2 and os.getpid() not in set(whose)
-        lowtide.stream([{"a": i} for i in range(3000)]).write(tmp_path / "in.parquet")
+        lowtide.stream([{"a": i} for i in range(3000)], "1GiB").write(tmp_path / "in.parquet")
         tables = lowtide.stream(tmp_path / "in.parquet", "1GiB", executor=client).map(lambda row: {"a": -row["a"]})
         tables.write(tmp_path / "out.parquet")
     assert summary.aside == 1
