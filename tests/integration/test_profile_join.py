@@ -98,7 +98,8 @@ FIXES = {
         "open('data.txt', 'w').writelines('line %d %s\\n' % (i, 'x' * 40) for i in range(800_000))",
     ),
     "copies of a frame": (
-        "n = float(frame.copy().add(1).copy().iloc[0, 0])",
+        # Several times: what of a mapping is touched is known by looks, which a busy machine's recorder takes late.
+        "for _ in range(4): n = float(frame.copy().add(1).copy().iloc[0, 0])",
         "n = float(frame.iloc[0, 0] + 1)",
         "import numpy, pandas; frame = pandas.DataFrame(numpy.ones((3_000_000, 3)), copy=False)",
     ),
