@@ -328,8 +328,8 @@ int agent_start(int fd) {
     talk_t t = {.sock = fd};
     ctl_msg_t hello = {.type = CTL_HELLO,
                        .hello = {.pid = (uint32_t)getpid(), .what = CTL_ATTACHED}};
-    /* Unloading the library takes the handler away. */
-    if (!registered) registered = pthread_atfork(peak_end, NULL, on_fork) == 0;
+    /* Unloading the library takes the handler away, but does not wait for a thread that is in one: so none in the parent. */
+    if (!registered) registered = pthread_atfork(NULL, NULL, on_fork) == 0;
     tell(&t, &hello);
     serve(&t);
     err_t e;
