@@ -100,7 +100,7 @@ static void spell_path(const inject_target_t *t, char *out) {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     unsigned nonce = (unsigned)now.tv_nsec ^ (unsigned)getpid() << 12;
-    char *p = stpcpy(out, t->has_proc ? "/proc/thread-self/fd" : "thread-self/fd");
+    char *p = stpcpy(out, t->has_proc ? "/proc/thread-self/fd" : "/thread-self/fd");
     for (int i = 0; i < 24; i++) p = stpcpy(p, nonce >> i & 1 ? "/." : "/");
     strcpy(p, "/");
 }
@@ -443,6 +443,11 @@ static int greet(inject_t *in, const inject_target_t *t, int memfd, int64_t dead
     }
     if (status == 0) status = hear(in->sock, INJECT_LOADED_MAGIC, &heard, deadline_ms);
     if (status == 0 && heard.word.code == INJECT_LOADED) return 0;
+    if (status == 0 && heard.word.code == INJECT_NO_PROC)
+        return err_set(e, -ENOTSUP,
+                       "process %d (%s) has no /proc in its root, and may not look into another "
+                       "(CAP_SYS_CHROOT): mount /proc there, or use lowtide run",
+                       (int)in->pid, in->name);
     if (status == 0)
         return err_set(e, -ELIBBAD, "process %d (%s) could not load the agent: %s", (int)in->pid,
                        in->name, heard.text[0] ? heard.text : "it has no " INJECT_AGENT_START);

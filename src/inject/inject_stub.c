@@ -223,12 +223,30 @@ PART void guest_receive(const inject_context_t *c, gift_t *gift) {
         gift->proc_dir = sys_move_up(c, fds[1]);
 }
 
+PART long guest_root(int dir) {
+    volatile char here[2]; /* a string would lie outside of what was copied */
+    here[0] = '.';
+    here[1] = 0;
+    long r = call3(SYS_fchdir, dir, 0, 0);
+    return r ? r : call3(SYS_chroot, (long)here, 0, 0);
+}
+
+/* Somebody's /proc becomes the root of this thread alone; *root is for the way back. To be in it is not enough: of a library by a
+ * relative path glibc wants the directory that it is relative to, and where that lies outside of the root it reads directories for
+ * it (getcwd), which does not always come to an end. */
+PART long guest_enter_proc(int proc_dir, int *root) {
+    volatile char top[2];
+    top[0] = '/';
+    top[1] = 0;
+    long r = call3(SYS_unshare, CLONE_FS, 0, 0);
+    if (r == 0) r = call3(SYS_open, (long)top, O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
+    if (r < 0) return r;
+    *root = (int)r;
+    return guest_root(proc_dir);
+}
+
 /* Writes the number behind the path and opens it. */
 PART void *guest_dlopen(inject_context_t *c, const gift_t *gift) {
-    if (gift->proc_dir >= 0) {
-        call3(SYS_unshare, CLONE_FS, 0, 0); /* so that only this thread changes its directory */
-        call3(SYS_fchdir, gift->proc_dir, 0, 0);
-    }
     volatile char *p = c->path;
     while (*p) p++;
     int scale = 1;
@@ -245,7 +263,16 @@ PART void guest_host_library(inject_context_t *c, const gift_t *gift) {
     p.revents = 0;
     call3(SYS_poll, (long)&p, 1, 0);
     if (p.revents) return; /* lowtide is gone */
+    int root = -1;
+    if (gift->proc_dir >= 0 && guest_enter_proc(gift->proc_dir, &root) != 0) {
+        guest_say(c, INJECT_LOADED_MAGIC, INJECT_NO_PROC, 0);
+        return;
+    }
     void *library = guest_dlopen(c, gift);
+    if (root >= 0) {
+        guest_root(root);
+        sys_close(root);
+    }
     int (*start)(int) = library ? (int (*)(int))(uintptr_t)c->dlsym(library, c->entry_name) : 0;
     int outcome = !library ? INJECT_NO_LIBRARY : !start ? INJECT_NO_ENTRY : INJECT_LOADED;
     if (guest_say(c, INJECT_LOADED_MAGIC, outcome, outcome == INJECT_LOADED ? 0 : c->dlerror()) &&

@@ -86,7 +86,8 @@ typedef struct inject_word {
 enum inject_outcome {
     INJECT_LOADED,
     INJECT_NO_LIBRARY, /* dlopen failed: its words follow */
-    INJECT_NO_ENTRY    /* the library has no agent_start */
+    INJECT_NO_ENTRY,   /* the library has no agent_start */
+    INJECT_NO_PROC     /* the target's root has no /proc, and it may not look into another */
 };
 
 /* The code as it lies in this program. */

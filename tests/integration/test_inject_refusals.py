@@ -306,17 +306,35 @@ def test_a_target_in_namespaces_of_its_own(local_python: Python, tmp_path: Path)
     assert process.returncode == 0
 
 
-@as_root
-def test_a_target_in_a_root_without_proc(target_python: Python) -> None:
-    if target_python.root is None:
+def in_a_root_without_proc(python: Python, first: str) -> subprocess.Popen[str]:
+    if python.root is None:
         pytest.skip("only the chroot's Pythons have a root of their own")
-    code = "import sys; print('ready', flush=True); sys.stdin.read(); print('fine')"
-    command = ["chroot", str(target_python.root), target_python.executable, "-c", code]
+    code = f"import os, sys; {first}; print('ready', flush=True); sys.stdin.read(); print(os.getcwd())"
+    command = ["chroot", str(python.root), python.executable, "-c", code]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None and process.stdout.readline() == "ready\n"
-    done = inject(process.pid, 3)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert process.communicate()[0] == "fine\n"
+    return process
+
+
+@as_root
+def test_a_target_in_a_root_without_proc(target_python: Python) -> None:
+    process = in_a_root_without_proc(target_python, "os.chdir('/usr')")
+    for _ in range(4):
+        done = inject(process.pid, 3)
+        assert (done.returncode, done.stderr) == (0, "")
+    assert process.communicate(timeout=60)[0] == "/usr\n"
+    assert process.returncode == 0
+
+
+@as_root
+def test_a_target_without_proc_that_may_not_look_into_another_is_refused(target_python: Python) -> None:
+    process = in_a_root_without_proc(target_python, "os.setuid(65534)")
+    for _ in range(2):
+        done = inject(process.pid, 1)
+        assert done.returncode != 0
+        assert "has no /proc in its root, and may not look into another" in done.stderr
+    assert process.communicate(timeout=60)[0] == "/\n"
+    assert process.returncode == 0
 
 
 def test_the_process_that_started_lowtide(local_python: Python, spawn: Spawn) -> None:
