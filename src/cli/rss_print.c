@@ -1,6 +1,7 @@
 #include "cli/rss_print.h"
 
 #include "view/json.h"
+#include "view/report_view.h"
 #include "view/screen.h"
 #include "view/units.h"
 
@@ -65,20 +66,6 @@ static void pins_json(json_t *j, const rss_found_t *f) {
     json_close(j);
 }
 
-static void owners_json(json_t *j, const rss_found_t *f) {
-    json_open(j, "owners", '[');
-    for (uint32_t i = 0; i < f->owners.count; i++) {
-        const model_owner_t *o = &f->owners.owners[i];
-        json_open(j, NULL, '{');
-        json_text(j, "layer", o->line);
-        json_text(j, "type", o->type);
-        json_text(j, "path", o->path);
-        json_uint(j, "bytes", o->bytes);
-        json_close(j);
-    }
-    json_close(j);
-}
-
 void rss_print_json(const rss_found_t *f) {
     const answer_t *a = &f->answer;
     json_t j;
@@ -108,7 +95,7 @@ void rss_print_json(const rss_found_t *f) {
     }
     json_close(&j);
     pins_json(&j, f);
-    if (f->load.model) owners_json(&j, f);
+    if (f->load.model) view_owners_json(&f->owners, &j);
     if (f->live) gpu_json(&j, f);
     json_close(&j);
 }

@@ -147,10 +147,10 @@ static void peak_json(const report_t *r, json_t *j) {
     json_close(j);
 }
 
-static void owners_json(const report_t *r, json_t *j) {
+void view_owners_json(const model_owners_t *owners, json_t *j) {
     json_open(j, "owners", '[');
-    for (uint32_t i = 0; i < r->owners.count; i++) {
-        const model_owner_t *o = &r->owners.owners[i];
+    for (uint32_t i = 0; i < owners->count; i++) {
+        const model_owner_t *o = &owners->owners[i];
         json_open(j, NULL, '{');
         json_text(j, "layer", o->line);
         json_text(j, "type", o->type);
@@ -238,7 +238,7 @@ void report_json_object(const report_t *r, json_t *j, const char *key) {
     memory_json(r, j);
     capture_json(r, j);
     ledger_json(r, j);
-    owners_json(r, j);
+    view_owners_json(&r->owners, j);
     pins_json(r, j);
     heap_json(r, j);
     peak_json(r, j);
