@@ -1,8 +1,8 @@
 #define _GNU_SOURCE
 #include "agent/facts.h"
 
-#include <errno.h>
-#include <fcntl.h>
+#include "base/proc.h"
+
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,33 +12,10 @@
 
 enum { NS_PER_S = 1000000000 };
 
-/* Reads a small file to its end or to `room`, and puts a zero behind it. Returns the bytes read. */
-static size_t slurp(const char *path, char *out, size_t room) {
-    size_t n = 0;
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    out[0] = '\0';
-    if (fd < 0) return 0;
-    while (n < room - 1) {
-        ssize_t got = read(fd, out + n, room - 1 - n);
-        if (got < 0 && errno == EINTR) continue;
-        if (got <= 0) break;
-        n += (size_t)got;
-    }
-    out[n] = '\0';
-    close(fd);
-    return n;
-}
-
 static uint64_t clock_ns(clockid_t clock) {
     struct timespec t;
     clock_gettime(clock, &t);
     return (uint64_t)t.tv_sec * NS_PER_S + (uint64_t)t.tv_nsec;
-}
-
-/* "VmRSS:	   12345 kB" in /proc/self/status. */
-static uint64_t status_bytes(const char *status, const char *key) {
-    const char *at = strstr(status, key);
-    return at ? strtoull(at + strlen(key), NULL, 10) * 1024 : 0;
 }
 
 /* Field 22 of /proc/self/stat is the start in clock ticks since boot; field 2, a name in parentheses, may hold anything. */
@@ -56,13 +33,12 @@ void facts_gather(facts_t *f, uint32_t pid) {
     memset(f, 0, sizeof *f);
     f->pid = pid ? pid : (uint32_t)getpid();
     f->captured_ns = clock_ns(CLOCK_REALTIME);
-    slurp("/proc/self/stat", text, sizeof text);
+    proc_read(text, sizeof text, 0, "stat");
     f->age_ms = age_ms(text);
-    slurp("/proc/self/status", text, sizeof text);
-    f->rss_bytes = status_bytes(text, "\nVmRSS:");
-    f->peak_rss_bytes = status_bytes(text, "\nVmHWM:");
+    f->rss_bytes = proc_status_bytes(0, "VmRSS");
+    f->peak_rss_bytes = proc_status_bytes(0, "VmHWM");
     if (gethostname(f->hostname, sizeof f->hostname - 1)) f->hostname[0] = '\0';
-    size_t n = slurp("/proc/self/cmdline", f->command, sizeof f->command);
+    size_t n = proc_read(f->command, sizeof f->command, 0, "cmdline");
     for (size_t i = 0; i + 1 < n; i++)
         if (!f->command[i]) f->command[i] = '\x1f';
 }

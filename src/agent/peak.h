@@ -7,8 +7,9 @@
  *                                                     ends
  *                                                     its child walks ── RESULT ─────────▶
  *
- * The thread runs with all signals blocked and is no thread of Python's (gil.h). One at a time. It is gone before the program
- * forks or captures otherwise: peak_end.
+ * The thread runs with all signals blocked and is no thread of Python's (gil.h). One at a time. It is gone before the
+ * agent captures otherwise, and under `run` before the program forks: peak_end. A forked child of an attached program has none of
+ * it: peak_fork_child.
  */
 #ifndef LOWTIDE_AGENT_PEAK_H
 #define LOWTIDE_AGENT_PEAK_H

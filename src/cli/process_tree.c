@@ -1,6 +1,8 @@
 #define _GNU_SOURCE
 #include "cli/process_tree.h"
 
+#include "base/proc.h"
+
 #include <dirent.h>
 #include <fcntl.h>
 #include <linux/kcmp.h>
@@ -22,16 +24,6 @@ enum {
 enum { CHILDREN_BYTES = 4096 };
 VEC_DEFINE(tree_pids, pid_t);
 
-size_t tree_slurp(char *out, size_t room, pid_t pid, const char *name) {
-    char path[300];
-    snprintf(path, sizeof path, "/proc/%d/%s", (int)pid, name);
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    ssize_t n = fd < 0 ? 0 : read(fd, out, room - 1);
-    if (fd >= 0) close(fd);
-    out[n > 0 ? n : 0] = '\0';
-    return n > 0 ? (size_t)n : 0;
-}
-
 int tree_maps(pid_t pid, const char *name) {
     char path[64], line[4352];
     snprintf(path, sizeof path, "/proc/%d/maps", (int)pid);
@@ -45,7 +37,7 @@ int tree_maps(pid_t pid, const char *name) {
 bool tree_read(tree_process_t *out, pid_t pid) {
     char stat[2048];
     uint64_t fields[FIELDS] = {0};
-    if (!tree_slurp(stat, sizeof stat, pid, "stat")) return false;
+    if (!proc_read(stat, sizeof stat, pid, "stat")) return false;
     /* The name in parentheses may hold anything. */
     char *name = strchr(stat, '('), *at = strrchr(stat, ')');
     if (!name || !at || at[1] != ' ' || !at[2]) return false;

@@ -33,8 +33,6 @@ bool tree_read(tree_process_t *out, pid_t pid);
 /* 1: it does (vfork), 0: it does not, -1: the kernel does not say. */
 int tree_shares_memory(const tree_process_t *p);
 
-/* The file of /proc/PID into `out`, terminated; the bytes read. */
-size_t tree_slurp(char *out, size_t room, pid_t pid, const char *name);
 /* Is a file of that name mapped there? 1 or 0; -1: not known. */
 int tree_maps(pid_t pid, const char *name);
 

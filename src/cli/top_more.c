@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "cli/top_more.h"
 
+#include "base/proc.h"
 #include "cli/process_tree.h"
 
 #include <errno.h>
@@ -60,10 +61,10 @@ static void add(top_more_t *m, const tree_process_t *p) {
     char text[256];
     top_child_t *c = &m->children[m->count];
     *c = (top_child_t){.pid = p->pid, .depth = p->depth};
-    tree_slurp(text, sizeof text, p->pid, "statm");
+    proc_read(text, sizeof text, p->pid, "statm");
     const char *at = strchr(text, ' ');
     c->rss_bytes = at ? strtoull(at + 1, NULL, 10) * (uint64_t)sysconf(_SC_PAGESIZE) : 0;
-    size_t n = tree_slurp(c->command, sizeof c->command, p->pid, "cmdline");
+    size_t n = proc_read(c->command, sizeof c->command, p->pid, "cmdline");
     for (size_t i = 0; i + 1 < n; i++)
         if (!c->command[i]) c->command[i] = ' ';
     if (n) m->count++; /* else a zombie, or the kernel's */

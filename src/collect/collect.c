@@ -2,6 +2,7 @@
 #include "collect/collect.h"
 
 #include "base/mem.h"
+#include "base/proc.h"
 #include "collect/collect_gc.h"
 #include "collect/collect_peak.h"
 #include "collect/collect_tree.h"
@@ -24,7 +25,7 @@ enum {
     GENERATIONS_MOST = 8,
     GRAIN_US_MIN = 10000, /* between two points of the timeline, and between two looks */
     GRAIN_US_PEAK = 3000, /* while a snapshot is being written */
-    LOOK_US_MAX = 100000, /* a peak of the RSS that is shorter may be missed */
+    LOOK_US_MAX = 100000,
     GRAIN_US_MAX = 1000000,
     POINTS_A_STRETCH = 200, /* the grain is so small a part of the age, up to a second … */
     POINTS_IN_ALL = 4000,   /* … and from then on this part */
@@ -94,19 +95,9 @@ collect_process_t *collect_find(const collect_t *c, pid_t pid) {
     return p && !p->ended ? p : NULL;
 }
 
-static size_t slurp(pid_t pid, const char *name, char *out, size_t room) {
-    char path[64];
-    snprintf(path, sizeof path, "/proc/%d/%s", (int)pid, name);
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    ssize_t n = fd < 0 ? 0 : read(fd, out, room - 1);
-    if (fd >= 0) close(fd);
-    out[n > 0 ? n : 0] = '\0';
-    return n > 0 ? (size_t)n : 0;
-}
-
 static pid_t parent_of(pid_t pid) {
     char stat[512];
-    slurp(pid, "stat", stat, sizeof stat);
+    proc_read(stat, sizeof stat, pid, "stat");
     /* The name in parentheses may hold anything. */
     const char *at = strrchr(stat, ')');
     int parent = 0;
@@ -124,7 +115,7 @@ static uint32_t ancestor_of(const collect_t *c, pid_t pid) {
 }
 
 static void read_command(collect_process_t *p) {
-    size_t n = slurp(p->pid, "cmdline", p->command, sizeof p->command);
+    size_t n = proc_read(p->command, sizeof p->command, p->pid, "cmdline");
     for (size_t i = 0; i + 1 < n; i++)
         if (!p->command[i]) p->command[i] = '\x1f';
 }
@@ -134,6 +125,7 @@ static void process_open(collect_process_t *p) {
     snprintf(path, sizeof path, "/proc/%d/statm", (int)p->pid);
     p->statm = open(path, O_RDONLY | O_CLOEXEC);
     p->pidfd = (int)syscall(SYS_pidfd_open, p->pid, 0);
+    p->past_peak_bytes = proc_status_bytes(p->pid, "VmHWM");
     read_command(p);
 }
 
@@ -264,25 +256,69 @@ static void read_untouched(collect_t *c, uint32_t number, bool peak) {
         cell->untouched = 0;
     }
     p->untouched_bytes = touched_not(&p->observed, p->pid, untouched_add, p);
-    if (peak) p->peak_stale = false;
     for (size_t i = 0; peak && i < p->seen.cells.count; i++)
         p->seen.cells.at[i].peak_untouched = p->seen.cells.at[i].untouched;
+    if (peak) {
+        p->peak_stale = false;
+        p->high_rss = p->rss_bytes;
+        p->high_heap = observed_heap_bytes(&p->observed);
+    }
     uint64_t end = collect_now_us(c), wait = 50 * (end - begin);
     p->untouched_due_us = end + (wait > GRAIN_US_MIN ? wait : GRAIN_US_MIN);
+}
+
+/* Since the look at its highest RSS it was higher by what lived in addition, and by what of the rest was touched meanwhile: of
+ * what is gone by now. */
+static void correct_untouched(collect_process_t *p, uint64_t highest) {
+    uint64_t heap = observed_heap_peak_bytes(&p->observed), may = 0;
+    uint64_t added = heap > p->high_heap ? heap - p->high_heap : 0;
+    uint64_t more = highest > p->high_rss + added ? highest - p->high_rss - added : 0;
+    for (size_t i = 0; i < p->seen.cells.count; i++) {
+        const collect_cell_t *cell = &p->seen.cells.at[i];
+        if (!cell_lives_as(cell, &cell->figures.peak)) may += cell->peak_untouched;
+    }
+    if (more > may) more = may;
+    for (size_t i = 0; more && i < p->seen.cells.count; i++) {
+        collect_cell_t *cell = &p->seen.cells.at[i];
+        if (!cell->peak_untouched || cell_lives_as(cell, &cell->figures.peak)) continue;
+        cell->peak_untouched -=
+            (uint64_t)((double)cell->peak_untouched * ((double)more / (double)may));
+        cell->changed = true;
+    }
+    p->high_rss = highest;
+    p->high_heap += added;
+}
+
+/* It fell: the kernel knows how high it was between two looks. */
+static void look_back(collect_t *c, collect_process_t *p) {
+    uint64_t highest = proc_status_bytes(p->pid, "VmHWM");
+    if (highest <= p->past_peak_bytes) return;
+    if (highest > p->rss_peak_bytes) {
+        p->rss_peak_bytes = p->point_rss = highest;
+        p->rss_peak_us = p->point_rss_us = p->looked_us;
+    }
+    if (highest <= p->high_rss) return;
+    sites_read(&c->sites, p->pid, &p->observed, &p->seen);
+    correct_untouched(p, highest);
 }
 
 /* The point of a stretch is its highest: so no peak falls between two points. */
 static void look(collect_t *c, uint32_t number, bool now) {
     collect_process_t *p = c->processes.at[number];
+    uint64_t before = p->rss_bytes;
     if (p->ended || p->frozen || !read_rss(p)) return;
     uint64_t t = collect_now_us(c);
+    if (p->rss_bytes < before || now) look_back(c, p);
     if (p->rss_bytes > p->rss_peak_bytes) {
         p->rss_peak_bytes = p->rss_bytes;
         p->rss_peak_us = t;
+    }
+    if (p->rss_bytes > p->seen_peak_bytes) {
+        p->seen_peak_bytes = p->rss_bytes;
         observed_rss_peak(&p->observed);
         p->peak_stale = true;
     }
-    bool high = p->rss_bytes + p->rss_peak_bytes / 64 >= p->rss_peak_bytes;
+    bool high = p->rss_bytes + p->seen_peak_bytes / 64 >= p->seen_peak_bytes;
     bool above = observed_heap_bytes(&p->observed) > p->rss_bytes + p->untouched_bytes;
     if (now || (t >= p->untouched_due_us && ((high && p->peak_stale) || above)))
         read_untouched(c, number, high);
@@ -314,7 +350,7 @@ static int status_from_pidfd(const collect_process_t *p) {
 /* While its parent has not waited for it. */
 static int status_of_zombie(const collect_process_t *p) {
     char stat[1024];
-    slurp(p->pid, "stat", stat, sizeof stat);
+    proc_read(stat, sizeof stat, p->pid, "stat");
     const char *at = strrchr(stat, ')');
     if (!at || at[1] != ' ' || at[2] != 'Z') return -1;
     for (int field = 2; at && field < STAT_EXIT_CODE; field++) at = strchr(at + 1, ' ');

@@ -73,9 +73,13 @@ typedef struct collect_process {
     uint32_t status; /* wait status + 1; 0: not known */
     uint32_t mode;
     uint64_t interval_bytes;
-    uint64_t rss_bytes, rss_peak_bytes, rss_peak_us;
+    uint64_t rss_bytes;
+    uint64_t rss_peak_bytes, rss_peak_us;       /* the highest, be it between two looks */
+    uint64_t seen_peak_bytes;                   /* the highest that a look saw */
     uint64_t untouched_bytes, untouched_due_us; /* of its live bytes; when to look again */
     bool peak_stale; /* the RSS has been higher since they were last read at its highest */
+    uint64_t high_rss, high_heap;               /* the RSS and what lived, when they were */
+    uint64_t past_peak_bytes;                   /* the highest RSS before it was recorded */
     uint64_t point_us, point_rss, point_rss_us; /* last point of the timeline; highest since */
     uint64_t lost_stacks, lost_blocks;          /* observed_lost */
     uint64_t end_heap_bytes;                    /* live when it ended, or had run its last line */

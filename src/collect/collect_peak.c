@@ -2,10 +2,10 @@
 #include "collect/collect_peak.h"
 
 #include "base/mem.h"
+#include "base/proc.h"
 #include "collect/collect_write.h"
 #include "format/rec_table.h"
 
-#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -62,13 +62,9 @@ static uint64_t measure_fault_ns(void) {
 }
 
 static uint64_t faults_of(pid_t pid) {
-    char path[64], stat[512];
+    char stat[512];
     unsigned long faults = 0;
-    snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    ssize_t n = fd < 0 ? 0 : read(fd, stat, sizeof stat - 1);
-    if (fd >= 0) close(fd);
-    stat[n > 0 ? n : 0] = '\0';
+    proc_read(stat, sizeof stat, pid, "stat");
     const char *at = strrchr(stat, ')'); /* the name in parentheses may hold anything */
     if (!at || sscanf(at + 1, " %*c %*d %*d %*d %*d %*d %*u %lu", &faults) != 1) return 0;
     return faults;

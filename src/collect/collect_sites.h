@@ -34,6 +34,11 @@ typedef struct collect_cell {
     bool changed; /* since it was last written to the live file */
 } collect_cell_t;
 
+/* Has it what it had at a peak? Then that was not touched more at that time than now. */
+static inline bool cell_lives_as(const collect_cell_t *c, const observed_counts_t *peak) {
+    return peak->bytes == c->figures.live.bytes && peak->blocks == c->figures.live.blocks;
+}
+
 VEC_DEFINE(collect_texts, char);
 VEC_DEFINE(collect_numbers, uint32_t);
 VEC_DEFINE(collect_frames, collect_frame_t);

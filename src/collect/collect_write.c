@@ -95,11 +95,9 @@ static void write_counts(rec_writer_t *w, const observed_counts_t *counts, uint6
     rec_table_number(w, (uint64_t)counts->blocks);
 }
 
-/* A peak may have passed before anybody looked; what lives unchanged since then was not touched more at that time than now. */
+/* A peak may have passed before anybody looked. */
 static uint64_t untouched_at(const collect_cell_t *c, const observed_counts_t *peak) {
-    const observed_counts_t *live = &c->figures.live;
-    bool same = peak->bytes == live->bytes && peak->blocks == live->blocks;
-    return same && c->untouched > c->peak_untouched ? c->untouched : c->peak_untouched;
+    return cell_lives_as(c, peak) && c->untouched > c->peak_untouched ? c->untouched : c->peak_untouched;
 }
 
 static void write_cell(rec_writer_t *w, uint64_t process, const collect_cell_t *c) {

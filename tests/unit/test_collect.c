@@ -296,6 +296,47 @@ static void a_snapshot_that_costs_too_much_is_given_up(void **state) {
     munmap(r, sizeof *r);
 }
 
+/* Seen half touched, touched whole, and gone before the next look. */
+static void a_peak_between_two_looks_is_told(void **state) {
+    enum { BYTES = 256 << 20, PAGE = 4096, SMALL = 8 << 20 };
+    (void)state;
+    region_sample_t sample, *r;
+    collect_t c;
+    err_t e;
+    region_sample(&sample);
+    assert_int_equal(collect_begin(&c, &e), 0);
+    collect_process_t *p = add(&c, share(&sample, &r));
+    volatile char *at =
+        mmap(NULL, BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    assert_true(at != MAP_FAILED);
+    madvise((void *)at, BYTES, MADV_NOHUGEPAGE);
+    r->cells[1].domain = REGION_MMAP;
+    r->cells[1].live.bytes = BYTES;
+    r->head.heap_bytes = r->head.heap_peak_bytes = BYTES;
+    r->blocks[5].bytes = BYTES;
+    r->blocks[5].address = (uint64_t)(uintptr_t)at;
+    for (size_t i = 0; i < BYTES / 2; i += PAGE) at[i] = 1;
+    collect_drain(&c);
+    uint64_t seen = p->rss_peak_bytes;
+    assert_int_equal(p->seen.cells.at[1].peak_untouched, BYTES / 2);
+    for (size_t i = BYTES / 2; i < BYTES; i += PAGE) at[i] = 1;
+    r->blocks[5].address = 0;
+    r->cells[1].peak.bytes = BYTES;
+    r->cells[1].heap_epoch = r->head.heap_epoch;
+    r->cells[1].live.bytes = 0;
+    r->head.heap_bytes = 3000;
+    munmap((void *)at, BYTES);
+    collect_drain(&c);
+    assert_in_range(p->rss_peak_bytes, seen + BYTES / 2 - SMALL, seen + BYTES / 2 + SMALL);
+    assert_in_range(p->seen.cells.at[1].peak_untouched, 0, SMALL);
+    uint64_t highest = 0;
+    for (size_t i = 0; i < c.timeline.count; i++)
+        if (c.timeline.at[i].rss_bytes > highest) highest = c.timeline.at[i].rss_bytes;
+    assert_int_equal(highest, p->rss_peak_bytes);
+    collect_end(&c);
+    munmap(r, sizeof *r);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_region_is_read_whole),
@@ -306,6 +347,7 @@ int main(void) {
         cmocka_unit_test(how_a_process_ended_is_known_of_a_child_and_of_a_zombie),
         cmocka_unit_test(a_snapshot_is_wanted_once_it_is_worth_its_cost),
         cmocka_unit_test(a_snapshot_that_costs_too_much_is_given_up),
+        cmocka_unit_test(a_peak_between_two_looks_is_told),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
