@@ -287,33 +287,35 @@ def times(rounds: int) -> None:
     compare("insert that evicts", "it[key] = None", full, fresh[size:], rounds)
 
 
-def threads() -> None:
-    """Millions of lookups a second, 9 of 10 hits, of all threads together."""
-    size, lookups = 10_000, 400_000
+def threads(rounds: int) -> None:
+    """Millions of lookups a second, of all threads together; medians of rounds in which all take turns, by the clock."""
+    size, lookups, counts = 10_000, 400_000, (1, 2, 8)
     keys = [f"user:{i}" for i in range(size)]
-    print("\n| M lookups/s, threads | 1 | 2 | 8 |\n|---|---|---|---|")
-    for name, cache in (
-        ("lowtide", lowtide.Cache(max_items=size)),
-        ("dict", {}),
-        ("cachebox LRU", cachebox.LRUCache(size)),
-    ):
+    caches: dict[str, Any] = {
+        "lowtide": lowtide.Cache(max_items=size),
+        "dict": {},
+        "cachebox LRU": cachebox.LRUCache(size),
+    }
+    rates: dict[tuple[str, int], list[float]] = {(name, count): [] for name in caches for count in counts}
+    for cache in caches.values():
         filled(cache, keys)
-        row = []
-        for count in (1, 2, 8):
+    for _, (name, count) in itertools.product(range(rounds), rates):
 
-            def work(cache: Any = cache, count: int = count) -> None:
-                get = cache.get
-                for i in range(lookups // count):
-                    get(keys[i % size])
+        def work(get: Any = caches[name].get, count: int = count) -> None:
+            for i in range(lookups // count):
+                get(keys[i % size])
 
-            workers = [threading.Thread(target=work) for _ in range(count)]
-            start = time.perf_counter()
-            for worker in workers:
-                worker.start()
-            for worker in workers:
-                worker.join()
-            row.append(lookups / (time.perf_counter() - start) / 1e6)
-        print(f"| {name} | {' | '.join(f'{rate:.1f}' for rate in row)} |", flush=True)
+        workers = [threading.Thread(target=work) for _ in range(count)]
+        start = time.perf_counter()
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        rates[name, count].append(lookups / (time.perf_counter() - start) / 1e6)
+    print("\n| M lookups/s, threads | 1 | 2 | 8 |\n|---|---|---|---|")
+    for name in caches:
+        row = (f"{statistics.median(rates[name, count]):.1f}" for count in counts)
+        print(f"| {name} | {' | '.join(row)} |", flush=True)
 
 
 def overhead() -> None:
@@ -336,7 +338,7 @@ def main() -> None:
     parser.add_argument("--requests", default="20000,60000,200000", help="of each trace; several by commas")
     options = parser.parse_args()
     times(options.rounds)
-    threads()
+    threads(options.rounds)
     overhead()
     for count in options.requests.split(","):
         hit_ratios(int(count))

@@ -104,6 +104,58 @@ def test_a_profile_can_be_taken_again_and_again(
     assert target.finish() == (0, "still True\n")
 
 
+GILS = """
+import os, select, sys, threading
+try:
+    import _interpreters as interpreters
+except ImportError:
+    import _xxsubinterpreters as interpreters
+begun, say = os.pipe()
+over, end = os.pipe()
+code = f'''
+import os, select
+def churn():
+    return sum(map(len, [bytes(700) for i in range(2000)]))
+os.write({say}, b".")
+while not select.select([{over}], [], [], 0)[0]:
+    assert churn() == 1400000
+'''
+results = []
+def one():
+    i = interpreters.create()
+    results.append(interpreters.run_string(i, code))
+    interpreters.destroy(i)
+threads = [threading.Thread(target=one) for i in range(3)]
+for t in threads: t.start()
+for t in threads: os.read(begun, 1)
+print("ready", flush=True)
+while not select.select([sys.stdin], [], [], 0.005)[0]:
+    sum(map(len, [bytes(700) for i in range(2000)]))
+os.close(end)
+for t in threads: t.join()
+print("still", results)
+"""
+
+
+def test_interpreters_with_gils_of_their_own_are_watched_and_left_alone(
+    target_python: Python, lowtide: Lowtide, spawn: Spawn, tmp_path: Path
+) -> None:
+    target = spawn(target_python, GILS)
+    threads = len(os.listdir(f"/proc/{target.pid}/task"))
+    modes = [[], ["--exact"], ["--native"], ["--exact", "--native"]]
+    seen = set()
+    for turn in range(8):
+        done = lowtide("attach", target.pid, "--for", "50ms", "--no-heap", *modes[turn % 4], "-o", tmp_path / "a.tide")
+        assert (done.status, done.stderr) == (0, "")
+        seen |= functions(read_recording((tmp_path / "a.tide").read_bytes()))
+    # Up to 3.11 a thread in such an interpreter shows the frames that it came from: there is one GIL, and one state for it.
+    assert target_python.minor == 11 or any("churn" in name for name in seen)
+    assert "memfd:lowtide" not in maps(target.pid)
+    assert len(os.listdir(f"/proc/{target.pid}/task")) == threads
+    assert target.finish() == (0, "still [None, None, None]\n")
+    assert target.stderr() == ""
+
+
 def test_an_interrupt_ends_it_early_and_keeps_what_was_recorded(
     this_python: Python, lowtide_exe: Path, spawn: Spawn, tmp_path: Path
 ) -> None:
