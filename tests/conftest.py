@@ -22,6 +22,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# No test is to fail because a machine is busy: neither an example that took 200 ms, nor data that took long to make.
+settings.register_profile("lowtide", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("lowtide")
 
 TESTS = Path(__file__).resolve().parent
 REPOSITORY = TESTS.parent
