@@ -53,7 +53,10 @@ def test_the_heap_near_its_peak_is_in_the_recording_with_who_held_it(
     assert peak.meta["pid"] == recording.meta["pid"]
     assert peak.meta["mode"] == "fork"
     assert int(peak.meta["heap_bytes"]) > highest(recording, 0) / 4
-    assert int(peak.meta["rss_bytes"]) > int(recording.meta["rss_bytes"])
+    # Not above the RSS at the end: a busy machine may see the list half made, and malloc keeps what was freed.
+    at_the_end = sum(int(row["live_bytes"]) for row in recording.table_rows("allocations"))
+    assert int(peak.meta["heap_bytes"]) > 2 * at_the_end
+    assert int(peak.meta["rss_bytes"]) > int(peak.meta["heap_bytes"]) / 2
     assert 0 < int(peak.meta["t_us"]) < float(recording.meta["duration_s"]) * 1e6
     assert "held_at_the_peak" in peak.strings
     stacks = len(list(recording.table_rows("stacks")))
