@@ -129,7 +129,7 @@ def exits(p): sys.exit(3)
 def hangs(p): for_ever.wait()
 def allocates(p): kept.append(b'x' * (1000 * SIZE)); called.append(p)
 def frees(p): kept.clear()
-l = limit(60, on_pressure=[raises, exits, hangs, allocates], callback_timeout_s=0.05)
+l = limit(60, on_pressure=[raises, exits, hangs, allocates], callback_timeout_s=2)
 hold(58)
 wait_for(lambda: called and warned)
 before = l.stats.pressures
