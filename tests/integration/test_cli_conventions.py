@@ -288,4 +288,8 @@ def test_doctor_says_what_whether_and_what_to_do(lowtide):
 
 
 def test_doctor_finds_the_pythons_that_run(lowtide, this_python):
-    assert f"{os.getpid()} (3.{this_python.minor})" in lowtide("doctor", "--json").stdout
+    """As many as have room in the line: where very many run, ours may be among those that are only counted."""
+    said = lowtide("doctor", "--json").stdout
+    assert f"{os.getpid()} (3.{this_python.minor})" in said or re.search(
+        r"(, \d+ \(3\.\d+[^)]*\)){10}.*, \d+ more\b", said
+    )
