@@ -147,7 +147,9 @@ def test_children_that_are_there_or_are_born_are_followed_and_left_as_they_were(
     words = "print(child(), child('os._exit(3)'), child('os.kill(os.getpid(), 9)'), subprocess.Popen(script).pid)"
     late, left, killed, started = map(int, ask(target, words)[0].split())
     attached.wait_for(late, started)
-    attached.wait_until(lambda recording: all(processes(recording)[pid]["end_us"] for pid in (left, killed)))
+    attached.wait_until(
+        lambda recording: all(processes(recording).get(pid, {"end_us": 0})["end_us"] for pid in (left, killed))
+    )
     recording = attached.end()
     rows = processes(recording)
     assert {pid: rows[pid]["how"] for pid in (target.pid, early, late, left, killed, started)} == {

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Python, Spawn
+from conftest import PATIENCE_S, Python, Spawn
 from inject_tools import AGENT, DRIVER, REAPER, inject
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -24,6 +24,14 @@ def refusal(pid: int, **how: object) -> str:
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     return done.stderr.split(": ", 1)[1].rstrip("\n")
+
+
+def wait_until_it_sleeps(pid: int) -> None:
+    """Until its libraries are loaded, and it is in the call that it was started for: nanosleep or clock_nanosleep."""
+    end = time.monotonic() + PATIENCE_S
+    while Path(f"/proc/{pid}/syscall").read_text().split()[0] not in ("35", "230"):
+        assert time.monotonic() < end
+        time.sleep(0.005)
 
 
 Build = Callable[..., subprocess.Popen[bytes]]
@@ -137,7 +145,7 @@ def test_a_process_under_seccomp(local_python: Python, spawn: Spawn) -> None:
 
 def test_a_process_that_is_no_python() -> None:
     with subprocess.Popen(["sleep", "60"]) as process:
-        time.sleep(0.1)
+        wait_until_it_sleeps(process.pid)
         assert refusal(process.pid) == f"process {process.pid} (sleep) is not a Python"
         process.kill()
 
@@ -164,7 +172,7 @@ def test_a_program_on_musl(tmp_path: Path, cc: str) -> None:
     library = tmp_path / "ld-musl-x86_64.so.1"
     subprocess.run([cc, "-shared", "-fPIC", tmp_path / "empty.c", "-o", library], check=True)
     with subprocess.Popen(["sleep", "60"], env={"LD_PRELOAD": str(library)}) as process:
-        time.sleep(0.1)
+        wait_until_it_sleeps(process.pid)
         assert "runs on musl" in refusal(process.pid)
         process.kill()
 

@@ -173,8 +173,8 @@ def test_ctrl_c_gives_a_snapshot_up(this_python: Python, package: Path, lowtide_
     code = (
         "import os, signal, threading, lowtide\n"
         "ballast = [[str(i)] for i in range(1_500_000)]\n"
-        "threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
-        "try: lowtide.snapshot('t.tide')\n"
+        "interrupt = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))\n"
+        "try: interrupt.start(); lowtide.snapshot('t.tide')\n"
         "except KeyboardInterrupt: print(['interrupted', os.listdir('.')])\n"
     )
     assert inside(this_python, package, lowtide_exe, code, tmp_path) == ["interrupted", []]

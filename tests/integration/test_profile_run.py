@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import Lowtide, Python
+from conftest import PATIENCE_S, Lowtide, Python
 from tide_decoder import Recording, read_recording
 
 APP = """
@@ -183,8 +183,13 @@ def test_a_killed_lowtide_leaves_what_was_known(lowtide_exe: Path, tmp_path: Pat
         [lowtide_exe, "run", "-o", tmp_path / "t.tide", tmp_path / "app.py"], stdin=subprocess.PIPE
     )
     partial = tmp_path / "t.tide.partial"
-    end = time.monotonic() + 60
-    while not partial.exists() or b"build" not in partial.read_bytes():
+    end = time.monotonic() + PATIENCE_S
+
+    def is_told() -> bool:  # it may be written while the list is still being made
+        data = partial.read_bytes() if partial.exists() else b""
+        return b"build" in data and live_bytes(read_recording(data), "build") > 2e6
+
+    while not is_told():
         assert time.monotonic() < end
         time.sleep(0.05)
     pid = next(read_recording(partial.read_bytes()).table_rows("processes"))["pid"]
