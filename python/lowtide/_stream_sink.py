@@ -8,16 +8,31 @@ import struct
 from collections.abc import Iterator
 from typing import IO, Any
 
+from lowtide._keep import stream_write_back
 from lowtide._stream_memory import StreamError, trim_libc
 from lowtide._stream_source import write_beside
 from lowtide._stream_tables import arrow, ipc_buffer, lean, read_tables, table_of
 
 _FRAME = struct.Struct("<Q")
 _GROUP_BYTES = 4 << 20
+_WRITE_BACK_BYTES = 8 << 20
 
 
 def _cannot(path: str, error: OSError) -> StreamError:
     return StreamError(f"cannot write {path}: {error.strerror or error}")
+
+
+class _WriteBack:
+    """Has the kernel write what a file has so far while it gets the rest: so the sync at its end waits for little."""
+
+    def __init__(self, start: int) -> None:
+        self.done = start
+
+    def until(self, descriptor: int, end: int) -> None:
+        if end - self.done >= 2 * _WRITE_BACK_BYTES:  # not the pages that are written to next
+            bytes = end - self.done - _WRITE_BACK_BYTES
+            stream_write_back(descriptor, self.done, bytes)
+            self.done += bytes
 
 
 class Sink:
@@ -66,6 +81,7 @@ class FileSink(Sink):
             raise _cannot(path, error) from None
         super().__init__(path, file)
         self.written = start
+        self.back = _WriteBack(start)
 
     def write(self, data: bytes) -> None:
         left = memoryview(data)
@@ -75,6 +91,7 @@ class FileSink(Sink):
         except OSError as error:
             raise _cannot(self.path, error) from None
         self.written += len(data)
+        self.back.until(self.file.fileno(), self.written)
 
     def sync(self) -> None:
         try:
@@ -174,8 +191,10 @@ class TableSink(FileSink):
 
     def _write_all(self, pa: Any, schema: Any, file: Any) -> None:
         with self._open_writer(pa, schema, file) as writer:
+            back = _WriteBack(0)
             for table in self._grouped(pa, schema):
                 writer.write_table(table)
+                back.until(file.fileno(), file.tell())
 
     def _grouped(self, pa: Any, schema: Any) -> Iterator[Any]:
         """Tables of some megabytes: a row group each."""
@@ -228,6 +247,7 @@ class DirectTableSink(TableSink):
                     self._write_held(pa)
                 return
             self._close_writer(pa)
+            self.back = _WriteBack(0)
             for part, _ in read_tables(self.whole_path, self.format, 0, None, lambda: (_GROUP_BYTES, _GROUP_BYTES)):
                 super().write(memoryview(ipc_buffer(part)))  # type: ignore[arg-type]
         except pa.ArrowException as error:
@@ -238,6 +258,7 @@ class DirectTableSink(TableSink):
 
     def _write_held(self, pa: Any) -> None:
         self._writer.write_table(pa.concat_tables(self._held))
+        self.back.until(self._file.fileno(), self._file.tell())
         self._held, self._held_bytes = [], 0
         trim_libc()
 

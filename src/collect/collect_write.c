@@ -97,7 +97,8 @@ static void write_counts(rec_writer_t *w, const observed_counts_t *counts, uint6
 
 /* A peak may have passed before anybody looked. */
 static uint64_t untouched_at(const collect_cell_t *c, const observed_counts_t *peak) {
-    return cell_lives_as(c, peak) && c->untouched > c->peak_untouched ? c->untouched : c->peak_untouched;
+    return cell_lives_as(c, peak) && c->untouched > c->peak_untouched ? c->untouched
+                                                                      : c->peak_untouched;
 }
 
 static void write_cell(rec_writer_t *w, uint64_t process, const collect_cell_t *c) {

@@ -69,6 +69,9 @@ static PyMethodDef module_methods[] = {
     {"stream_cut", stream_module_cut, METH_VARARGS,
      PyDoc_STR("stream_cut(text, want, delimiter)\n--\n\nThe end of the last record within want "
                "bytes, and how many there are.")},
+    {"stream_write_back", stream_module_write_back, METH_VARARGS,
+     PyDoc_STR("stream_write_back(descriptor, start, bytes)\n--\n\nHas the kernel begin to write "
+               "that part of a file to the disk, and does not wait.")},
     {"stream_lines", stream_module_lines, METH_VARARGS,
      PyDoc_STR("stream_lines(text, at, want, as_bytes)\n--\n\n(records, next, strange, blank).")},
     {"stream_rows", stream_module_rows, METH_VARARGS,

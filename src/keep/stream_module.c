@@ -1,5 +1,8 @@
+#define _GNU_SOURCE
 #include "keep/stream_module.h"
 #include "keep/stream_records.h"
+
+#include <fcntl.h>
 
 PyObject *stream_module_cut(PyObject *Py_UNUSED(module), PyObject *args) {
     Py_buffer text;
@@ -21,4 +24,15 @@ PyObject *stream_module_cut(PyObject *Py_UNUSED(module), PyObject *args) {
     Py_END_ALLOW_THREADS;
     PyBuffer_Release(&text);
     return Py_BuildValue("nn", (Py_ssize_t)cut.end, (Py_ssize_t)cut.records);
+}
+
+PyObject *stream_module_write_back(PyObject *Py_UNUSED(module), PyObject *args) {
+    int descriptor;
+    long long start, bytes;
+    if (!PyArg_ParseTuple(args, "iLL", &descriptor, &start, &bytes)) return NULL;
+    Py_BEGIN_ALLOW_THREADS;
+    /* A wish: an error of the disk is told by the fsync at the end. */
+    sync_file_range(descriptor, start, bytes, SYNC_FILE_RANGE_WRITE);
+    Py_END_ALLOW_THREADS;
+    Py_RETURN_NONE;
 }

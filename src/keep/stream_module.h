@@ -8,6 +8,9 @@
 /* stream_cut(text, want, delimiter): (end, records); delimiter None for lines, a byte for CSV. */
 PyObject *stream_module_cut(PyObject *module, PyObject *args);
 
+/* (descriptor, start, bytes): has the kernel begin to write that part of a file to the disk (sync_file_range). */
+PyObject *stream_module_write_back(PyObject *module, PyObject *args);
+
 /* stream_lines(text, at, want, as_bytes): (records, next, strange, blank): the whole lines of the
  * `want` bytes from `at` on, at least one, as str or bytes; the last need not have a newline. Lines
  * that are not UTF-8 are left as bytes: `strange` of them. `blank` are empty or begin with a blank. */
