@@ -24,6 +24,7 @@
 #include "agent/follow.h"
 #include "agent/keep_low.h"
 #include "agent/peak.h"
+#include "base/proc.h"
 
 #include <dlfcn.h>
 #include <errno.h>
@@ -32,11 +33,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 /* A recorder that has ended closes the line; one on a busy machine may be naming C functions for seconds. */
-enum { ANSWER_MS = 30000, METH_NOARGS = 4 };
+enum { ANSWER_MS = 30000, LOOK_MS = 500, METH_NOARGS = 4 };
 
 /* PyMethodDef, as the stable ABI has it. */
 typedef struct method_def {
@@ -62,6 +64,27 @@ static bool wants_stop(void *arg, int wait_ms) {
     return poll(&p, 1, wait_ms) > 0;
 }
 
+static bool is_stopped(pid_t pid) {
+    char stat[512];
+    const char *at =
+        pid > 0 && proc_read(stat, sizeof stat, pid, "stat") ? strrchr(stat, ')') : NULL;
+    return at && strncmp(at, ") T", 3) == 0;
+}
+
+/* Waits while the recorder is at work: one that was stopped does not hold the program's end up. */
+static bool is_asked(int sock, ctl_msg_t *m, int *out) {
+    struct ucred recorder = {0};
+    socklen_t n = sizeof recorder;
+    err_t e;
+    int status = -ETIMEDOUT;
+    getsockopt(sock, SOL_SOCKET, SO_PEERCRED, &recorder, &n);
+    for (int ms = 0; status == -ETIMEDOUT && ms < ANSWER_MS; ms += LOOK_MS) {
+        status = ctl_recv(sock, m, out, LOOK_MS, &e);
+        if (status == -ETIMEDOUT && is_stopped(recorder.pid)) break;
+    }
+    return !status && m->type == CTL_CAPTURE;
+}
+
 static void *at_exit(void *self, void *args) {
     (void)self;
     (void)args;
@@ -73,8 +96,7 @@ static void *at_exit(void *self, void *args) {
     int sock = follow || getpid() == program ? call_dial(CTL_PROGRAM_ENDS) : -1;
     ctl_msg_t m;
     int out = -1;
-    err_t e;
-    if (sock >= 0 && ctl_recv(sock, &m, &out, ANSWER_MS, &e) == 0 && m.type == CTL_CAPTURE) {
+    if (sock >= 0 && is_asked(sock, &m, &out)) {
         capture_t c = {.rt = &runtime,
                        .fd = out,
                        .peer = sock,

@@ -217,6 +217,26 @@ def test_a_signal_that_ends_the_program_ends_lowtide_alike(lowtide_exe: Path, tm
     assert "SIGTERM" in err
 
 
+def test_a_recorder_that_is_stopped_does_not_hold_the_programs_end_up(lowtide_exe: Path, tmp_path: Path) -> None:
+    """The program waits for half a minute at most for one that is at work."""
+    go = tmp_path / "go"
+    code = f"import os, time\nprint('ready', flush=True)\nprint(os.getpid(), flush=True)\nwhile not os.path.exists({str(go)!r}): time.sleep(0.01)\n"
+    process = start(lowtide_exe, code, tmp_path)
+    assert process.stdout is not None
+    program = Path(f"/proc/{process.stdout.readline().strip()}/stat")
+    process.send_signal(signal.SIGSTOP)
+    go.touch()
+    end = time.monotonic() + 20
+    while program.read_text().rpartition(")")[2].split()[0] != "Z":
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    process.send_signal(signal.SIGCONT)
+    _, err = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0
+    assert err.count("\n") == 1
+    assert (tmp_path / "t.tide").exists()
+
+
 def test_ctrl_c_on_a_terminal_reaches_the_program_once(lowtide_exe: Path, tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(
         "import time\ncount = 0\n"
