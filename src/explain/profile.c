@@ -357,7 +357,10 @@ static int profile_timeline(profile_t *p) {
         if (point.heap_bytes >> 60) point.heap_bytes = 0;
         p->points[p->point_count++] = point;
         profile_process_t *of = &p->processes[process];
-        if (point.heap_bytes > of->heap_peak_bytes) of->heap_peak_bytes = point.heap_bytes;
+        if (point.heap_bytes > of->heap_peak_bytes) {
+            of->heap_peak_bytes = point.heap_bytes;
+            of->heap_peak_us = point.t_us;
+        }
         if (point.rss_bytes > of->rss_peak_bytes) {
             of->rss_peak_bytes = point.rss_bytes;
             of->peak_us = point.t_us;

@@ -35,7 +35,8 @@ typedef struct profile_process {
     bool ended, has_exit;
     int exit_status; /* as a shell tells it: 128 + the signal that killed it */
     const char *command, *python;
-    uint64_t rss_peak_bytes, heap_peak_bytes, peak_us; /* of its timeline */
+    uint64_t rss_peak_bytes, peak_us;       /* of its timeline; and when that was */
+    uint64_t heap_peak_bytes, heap_peak_us; /* which is what PROFILE_PEAK tells of */
 } profile_process_t;
 
 typedef struct profile_frame {

@@ -329,7 +329,9 @@ static int join_temporary(findings_t *f, const profile_t *p, const model_t *peak
     if (!x) return findings_no_memory(f);
     uint64_t off = profile_error(p, sums, PROFILE_PEAK), live = sums->blocks[PROFILE_LIVE];
     uint64_t peak = sums->blocks[PROFILE_PEAK];
-    if (p->rss_peak_bytes) snprintf(at, sizeof at, ", %.1f s in", (double)p->peak_us / 1e6);
+    /* Its bytes are those of the heap's peak; the RSS may be at its highest at another time. */
+    const profile_process_t *of = &p->processes[p->peak_process];
+    if (of->heap_peak_bytes) snprintf(at, sizeof at, ", %.1f s in", (double)of->heap_peak_us / 1e6);
     x->bytes = bytes;
     x->objects = peak > live ? peak - live : 0;
     if (other.heap_bytes)

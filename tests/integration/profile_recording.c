@@ -136,7 +136,8 @@ static void times(rec_writer_t *w) {
     BEGIN(w, "timeline", columns);
     for (uint64_t t = 0; t <= 100; t++) {
         uint64_t heap = t >= 60 && t < 70 ? 273 : t >= 20 ? 72 : 10;
-        NUMBERS(w, 0, t * 100000, (heap + 20) * MIB, heap * MIB);
+        /* The heap is at its highest half a second after the RSS. */
+        NUMBERS(w, 0, t * 100000, (heap + 20) * MIB, (heap + (t == 65)) * MIB);
         if (t >= 20 && t <= 90) NUMBERS(w, 1, t * 100000, 30 * MIB, 16 * MIB);
     }
     rec_table_end(w);
