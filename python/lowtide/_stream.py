@@ -18,6 +18,7 @@ from lowtide._pool_child import refuse_while_importing
 from lowtide._stream_codec import compress, write_rows
 from lowtide._stream_engine import Engine, Progress, Result, aside_line
 from lowtide._stream_memory import StreamError, parse_bytes
+from lowtide._stream_names import check_apart, checkpoint_beside
 from lowtide._stream_plan import Plan
 from lowtide._stream_sink import DirectTableSink, FileSink, Sink, TableSink, publish
 from lowtide._stream_source import (
@@ -162,6 +163,9 @@ class _Batches(Source):
     def marks(self) -> list[Any]:
         return self.base.marks()
 
+    def reads(self) -> list[Any]:
+        return self.base.reads()
+
     def _batches(self) -> Generator[list[Any], None, None]:
         batch: list[Any] = []
         size = 0
@@ -213,6 +217,15 @@ class _Job:
         if kind in ("parquet", "arrow"):
             arrow(name)
         self._check_out()
+        aside = None if self.errors in ("raise", "skip") else self.errors
+        check_apart(self.source.reads(), self.out, aside, self._checkpoint_path(), self.plan.writes_tables)
+
+    def _checkpoint_path(self) -> str | None:
+        settings = self.settings
+        path: str | None = settings["checkpoint"] or (settings["keep_at"] if settings["keep"] else None)
+        if path is None and self.regular and (settings["resume"] or settings["keep"]):
+            path = checkpoint_beside(self.out)
+        return path
 
     def _check_out(self) -> None:
         if not self.regular:
@@ -221,9 +234,6 @@ class _Job:
             return
         if self.out.endswith("/"):
             raise StreamError(f"{self.out} names a folder; name a file in it")
-        real = os.path.realpath(self.out)
-        if any(os.path.realpath(mark.path) == real for mark in self.source.marks()):
-            raise StreamError(f"{self.out} is read and written; write to another name")
 
     def _engine(self) -> Engine:
         settings = self.settings
@@ -236,13 +246,8 @@ class _Job:
         return Engine(self.source, self.plan, settings["memory"], make, self.errors == "raise", settings["progress"])
 
     def _open_checkpoint(self, functions: tuple[Any, ...] = ()) -> Checkpoint:
-        path = self.settings["checkpoint"]
         resume = self.settings["resume"]
-        if path is None and self.settings["keep"] and self.settings["keep_at"]:
-            path = self.settings["keep_at"]
-        if path is None and self.regular and (resume or self.settings["keep"]):
-            path = write_beside(self.out)[: -len(".part")] + ".checkpoint"
-        checkpoint = Checkpoint(path)
+        checkpoint = Checkpoint(self._checkpoint_path())
         ops = (*self.ops, *(("fold", f) for f in functions))
         wanted: dict[str, Any] = {
             "the output": os.path.abspath(self.out) if self.regular else None,
@@ -407,14 +412,16 @@ class _Job:
         """The whole list anew each time, so that no line is in it twice."""
         if self.errors in ("raise", "skip"):
             return
-        part = write_beside(self.errors)
+        regular = not os.path.exists(self.errors) or os.path.isfile(self.errors)
+        part = write_beside(self.errors) if regular else self.errors
         try:
             with open(part, "w", encoding="utf-8") as file:
                 for line in checkpoint.aside_lines():
                     file.write(line + "\n")
         except OSError as error:
             raise StreamError(f"cannot write {self.errors}: {error.strerror}") from None
-        publish(part, self.errors)
+        if regular:
+            publish(part, self.errors)
 
     def fold(self, f: Callable[[Any, Any], Any], initial: Any, functions: tuple[Any, ...]) -> Any:
         checkpoint = self._open_checkpoint(functions)

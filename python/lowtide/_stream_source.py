@@ -132,6 +132,10 @@ class Source:
     def marks(self) -> list[Mark]:
         return []
 
+    def reads(self) -> list[Any]:
+        """Files by their names, or open ones."""
+        return []
+
     def chunks(self, token: dict[str, int], want: Want) -> Iterator[Chunk]:
         raise NotImplementedError
 
@@ -157,6 +161,9 @@ class Files(Source):
 
     def marks(self) -> list[Mark]:
         return self._marks
+
+    def reads(self) -> list[Any]:
+        return list(self.names)
 
     def chunks(self, token: dict[str, int], want: Want) -> Iterator[Chunk]:
         first = token.get("file", 0)
@@ -303,6 +310,9 @@ class OpenFile(Files):
         self.options, self.delimiter = options, options.delimiter or ","
         self.file = file
         self._marks = []
+
+    def reads(self) -> list[Any]:
+        return [self.file]
 
     def chunks(self, token: dict[str, int], want: Want) -> Iterator[Chunk]:
         if token.get("at"):

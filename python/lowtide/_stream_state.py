@@ -75,12 +75,18 @@ class Checkpoint:
             self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
             self._db.execute(f"PRAGMA synchronous={'FULL' if path else 'OFF'}")
             self._db.execute("BEGIN EXCLUSIVE")
+            others = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT IN ('kept', 'aside')"
+            if self._db.execute(others).fetchone():
+                self._db.close()
+                raise StreamError(f"{path} is a database of something else; name another checkpoint")
             self._db.execute("CREATE TABLE IF NOT EXISTS kept (name TEXT PRIMARY KEY, value TEXT)")
             self._db.execute("CREATE TABLE IF NOT EXISTS aside (id INTEGER PRIMARY KEY, line TEXT)")
             self._db.execute("COMMIT")
         except sqlite3.Error as error:
             if "locked" in str(error):
                 raise StreamError(f"another run is using {path}; let it end") from None
+            if "not a database" in str(error):
+                raise StreamError(f"{path} is no checkpoint; name another") from None
             folder = os.path.dirname(os.path.abspath(path or ""))
             if not os.path.exists(path or "") and not os.access(folder, os.W_OK | os.X_OK):
                 lack = "may not be written to" if os.path.isdir(folder) else "is not there"

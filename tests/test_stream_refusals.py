@@ -1,0 +1,105 @@
+"""What a stream refuses before it begins: names that would be written over, columns that are not there, wrong words."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import lowtide
+import pytest
+from conftest import EXECUTABLE
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "job.py").write_text("def same(line): return line\ndef fail(line): raise ValueError(line)\n")
+    (tmp_path / "in.txt").write_text("a\nb\n")
+    (tmp_path / "in.txt.part").write_text("a part\n")
+    (tmp_path / "out.txt").write_text("before\n")
+    (tmp_path / "link").symlink_to("in.txt")
+    (tmp_path / "e.txt.part").symlink_to("in.txt")
+    (tmp_path / "c-journal").symlink_to("in.txt")
+    return tmp_path
+
+
+def pipe(*words: str, **more: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(EXECUTABLE), "pipe", f"--python={sys.executable}", *words], capture_output=True, text=True, **more
+    )
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("in.txt -o in.txt", "in.txt is read and written; write to another name"),
+        ("in.txt -o link", "link is read and written; "),
+        ("in.txt -o out.txt --errors in.txt", "in.txt is read and takes what is set aside; "),
+        ("in.txt -o out.txt --errors link", "link is read and takes what is set aside; "),
+        ("in.txt -o out.txt --errors ./e.txt", "./e.txt.part is read and takes what is set aside, on the way to "),
+        ("in.txt -o out.txt --errors out.txt", "out.txt is written and takes what is set aside; "),
+        ("in.txt -o out.txt --errors out.txt.part", "out.txt.part is written and takes what is set aside; "),
+        ("in.txt -o out.txt --errors out.txt.checkpoint", "out.txt.checkpoint takes the checkpoint and takes what "),
+        ("in.txt -o out.txt --checkpoint out.txt", "out.txt is written and takes the checkpoint; "),
+        ("in.txt -o out.txt --checkpoint in.txt --resume", "in.txt is read and takes the checkpoint; "),
+        ("in.txt -o out.txt --checkpoint c", "c-journal is read and takes the checkpoint, on the way to c; "),
+        ("in.txt -o out.txt --checkpoint x --errors x", "x takes the checkpoint and takes what is set aside; "),
+        ("in.txt.part -o in.txt", "in.txt.part is read and written, on the way to in.txt; write to another name"),
+        ("in.txt -o out.txt --checkpoint job.py", "job.py is no checkpoint; name another"),
+        ("in.txt -o out.txt --checkpoint /dev/null", "/dev/null is no regular file; name one for a checkpoint"),
+        ("in.txt -o out.txt --errors .", ". names a folder; name a file in it for what is set aside"),
+        ("in.txt -o out.txt --errors no/e.txt", "cannot keep no/e.txt: the folder "),
+    ],
+)
+def test_what_would_write_over_something_of_the_run_is_refused_and_nothing_is_touched(
+    folder: Path, words: str, line: str
+) -> None:
+    before = contents(folder)
+    done = pipe("job:same", *words.split())
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"lowtide: {line}") and done.stderr.count("\n") == 1
+    assert contents(folder) == before
+
+
+def test_what_is_read_and_written_through_the_shell_is_refused_too(folder: Path) -> None:
+    with open("in.txt") as source:
+        done = pipe("job:same", "-", "-o", "-", "--errors=in.txt", stdin=source)
+    assert done.returncode == 1 and "in.txt is read and takes what is set aside" in done.stderr
+    assert (folder / "in.txt").read_text() == "a\nb\n"
+
+
+def test_a_program_s_own_names_are_kept_apart_too(folder: Path) -> None:
+    with pytest.raises(lowtide.StreamError, match=r"in.txt is read and takes what is set aside"):
+        lowtide.stream("in.txt", errors="in.txt").write("out.txt")
+    with pytest.raises(lowtide.StreamError, match=r"in.txt is read and takes the checkpoint"):
+        lowtide.stream("in.txt", checkpoint="in.txt").reduce(lambda so_far, line: line, "")
+    with pytest.raises(lowtide.StreamError, match=r"in.txt is read and written"):
+        lowtide.stream("in.*").batch(2).map(str).write("in.txt")
+    assert (folder / "in.txt").read_text() == "a\nb\n"
+
+
+def test_a_database_of_somebody_else_is_no_checkpoint(folder: Path) -> None:
+    with sqlite3.connect("theirs.db") as theirs:
+        theirs.execute("CREATE TABLE people (name TEXT)")
+    theirs.close()
+    before = contents(folder)
+    with pytest.raises(lowtide.StreamError, match=r"theirs.db is a database of something else; name another"):
+        lowtide.stream("in.txt", checkpoint="theirs.db").write("out.txt")
+    assert contents(folder) == before
+
+
+def test_what_is_set_aside_may_go_to_what_is_no_file(folder: Path) -> None:
+    os.mkfifo("fifo")
+    reader = os.open("fifo", os.O_RDONLY | os.O_NONBLOCK)
+    done = pipe("job:fail", "in.txt", "-o", "out.txt", "--errors=fifo")
+    assert done.returncode == 0, done.stderr
+    assert os.read(reader, 1 << 16).count(b"ValueError") == 2
+    os.close(reader)
