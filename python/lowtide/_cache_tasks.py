@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
+import threading
 from collections.abc import Awaitable, Callable, Hashable
 from concurrent.futures import Future
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 from lowtide import _keep
@@ -13,6 +17,46 @@ _K = TypeVar("_K", bound=Hashable)
 _V = TypeVar("_V")
 
 MISSING = object()
+
+
+class _Flight:
+    """A computation under way: what others wait on, and which computations it needs itself."""
+
+    __slots__ = ("depth", "future", "needs", "parent", "pid")
+
+    def __init__(self, parent: _Flight | None) -> None:
+        while parent is not None and parent.future is None:  # a task that outlived the computation that began it
+            parent = parent.parent
+        self.parent: _Flight | None = parent
+        self.depth: int = 0 if parent is None else parent.depth + 1
+        self.future: Future[Any] | None = Future()  #: None when it is over, so that no context keeps the value alive
+        self.needs: list[_Flight] = []
+        self.pid = os.getpid()  #: in a forked child nobody computes it
+
+    def reaches(self, other: _Flight) -> bool:
+        """Whether this one, over however many others, needs that one."""
+        seen, left = {self}, [self]
+        while left:
+            flight = left.pop()
+            if flight is other:
+                return True
+            fresh = set(flight.needs) - seen
+            seen |= fresh
+            left += fresh
+        return False
+
+
+#: In which computation the code runs. Tasks have it of the one that began them: so it goes through gather() and wait_for().
+_within: ContextVar[_Flight | None] = ContextVar("lowtide_flight", default=None)
+_needs_lock = threading.Lock()
+
+
+def _renew_lock() -> None:
+    global _needs_lock
+    _needs_lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)
 
 
 async def compute_once(
@@ -24,43 +68,98 @@ async def compute_once(
 ) -> Any:
     """The value that ``look_up`` finds, or what ``f`` gives to the first task that asks; the others wait for that one.
 
-    An exception goes to all who wait. When the first task is cancelled, another computes.
+    An exception goes to all who wait. When the first task is cancelled, another computes. One that would wait for itself
+    computes instead, as a thread does, and has a RecursionError where that has no end.
     """
     while True:
         if (value := look_up()) is not MISSING:
             return value
-        mine: Future[Any] = Future()
-        flight = flights.setdefault(key, mine)
+        _ask_for_frames(20)
+        mine = _Flight(_within.get())
+        flight: _Flight = flights.setdefault(key, mine)
         if flight is mine:
-            return await _compute(flights, key, mine, insert, f)
+            return await _compute(mine, insert, f, flights, key)
+        if flight.pid != mine.pid:
+            _take_out(flights, key)
+            continue
+        if (future := flight.future) is None:
+            continue
+        if mine.parent is not None and not _begin_to_need(mine.parent, flight):
+            if mine.depth > sys.getrecursionlimit():
+                raise RecursionError("the computation of a cached value needs that value itself, over and over")
+            return await _compute(mine, insert, f)
         try:
-            return await asyncio.shield(asyncio.wrap_future(flight))
+            return await asyncio.shield(asyncio.wrap_future(future))
         except asyncio.CancelledError:
             task = asyncio.current_task()
-            if not flight.cancelled() or (task and task.cancelling()):
+            if not future.cancelled() or (task and task.cancelling()):
                 raise
+        finally:
+            if mine.parent is not None:
+                _end_to_need(mine.parent, flight)
+
+
+def _ask_for_frames(count: int) -> None:
+    """A RecursionError now rather than at a computation's end, where nobody could be told of that any more."""
+    if count:
+        _ask_for_frames(count - 1)
+
+
+def _begin_to_need(flight: _Flight, other: _Flight) -> bool:
+    """False, and nothing done, where the other one needs this one already."""
+    with _needs_lock:
+        if other.reaches(flight):
+            return False
+        flight.needs.append(other)
+    return True
+
+
+def _end_to_need(flight: _Flight, other: _Flight) -> None:
+    with _needs_lock:
+        flight.needs.remove(other)
 
 
 async def _compute(
-    flights: dict[Any, Any],
-    key: Hashable,
-    flight: Future[Any],
+    mine: _Flight,
     insert: Callable[[Any], None],
     f: Callable[[], Awaitable[Any]],
+    flights: dict[Any, Any] | None = None,
+    key: Hashable = None,
 ) -> Any:
+    """flights: where others find it under its key; None where it computes what another one does, too."""
+    future, before = mine.future, _within.get()
+    assert future is not None
+    if mine.parent is not None:
+        with _needs_lock:
+            mine.parent.needs.append(mine)
+    _within.set(mine)
     try:
         value = await f()
         insert(value)
-    except BaseException as error:
-        flights.pop(key, None)
-        if isinstance(error, Exception):
-            flight.set_exception(error)
-        else:
-            flight.cancel()
+    except Exception as error:
+        future.set_exception(error)
         raise
-    flights.pop(key, None)
-    flight.set_result(value)
-    return value
+    except BaseException:
+        future.cancel()
+        raise
+    else:
+        future.set_result(value)
+        return value
+    finally:
+        if flights is not None:
+            _take_out(flights, key)
+        mine.future = None
+        if mine.parent is not None:
+            _end_to_need(mine.parent, mine)
+        if _within.get() is mine:  # and not a context in which a coroutine that nobody awaits any more is collected
+            _within.set(before)
+
+
+def _take_out(flights: dict[Any, Any], key: Hashable) -> None:
+    try:
+        flights.pop(key, None)
+    except Exception:  # its __hash__ or __eq__ raises by now: better computed twice than waited for in vain
+        flights.clear()
 
 
 async def get_or_compute(cache: _keep.Cache[_K, _V], key: _K, f: Callable[[], Awaitable[_V]]) -> Any:
