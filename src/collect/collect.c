@@ -277,7 +277,8 @@ static void correct_untouched(collect_process_t *p, uint64_t highest) {
         const collect_cell_t *cell = &p->seen.cells.at[i];
         if (!cell_lives_as(cell, &cell->figures.peak)) may += cell->peak_untouched;
     }
-    if (more > may) more = may;
+    uint64_t left = more > may ? more - may : 0; /* what still lives: asked for when it goes */
+    more -= left;
     for (size_t i = 0; more && i < p->seen.cells.count; i++) {
         collect_cell_t *cell = &p->seen.cells.at[i];
         if (!cell->peak_untouched || cell_lives_as(cell, &cell->figures.peak)) continue;
@@ -285,7 +286,7 @@ static void correct_untouched(collect_process_t *p, uint64_t highest) {
             (uint64_t)((double)cell->peak_untouched * ((double)more / (double)may));
         cell->changed = true;
     }
-    p->high_rss = highest;
+    p->high_rss = highest - left;
     p->high_heap += added;
 }
 

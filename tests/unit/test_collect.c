@@ -337,6 +337,50 @@ static void a_peak_between_two_looks_is_told(void **state) {
     munmap(r, sizeof *r);
 }
 
+/* Its rest is touched while nobody reads its pages, and the RSS falls once while it lives: what was higher by then is told of it when
+ * it is gone. */
+static void what_was_touched_before_a_dip_is_told_of_what_goes_later(void **state) {
+    enum { BYTES = 256 << 20, BESIDE = 32 << 20, PAGE = 4096, SMALL = 8 << 20 };
+    (void)state;
+    region_sample_t sample, *r;
+    collect_t c;
+    err_t e;
+    region_sample(&sample);
+    assert_int_equal(collect_begin(&c, &e), 0);
+    collect_process_t *p = add(&c, share(&sample, &r));
+    volatile char *at =
+        mmap(NULL, BYTES + BESIDE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    assert_true(at != MAP_FAILED);
+    madvise((void *)at, BYTES + BESIDE, MADV_NOHUGEPAGE);
+    r->cells[1].domain = REGION_MMAP;
+    r->cells[1].live.bytes = BYTES;
+    r->head.heap_bytes = r->head.heap_peak_bytes = BYTES;
+    r->blocks[5].bytes = BYTES;
+    r->blocks[5].address = (uint64_t)(uintptr_t)at;
+    for (size_t i = 0; i < BYTES / 2; i += PAGE) at[i] = 1;
+    collect_drain(&c);
+    assert_int_equal(p->seen.cells.at[1].peak_untouched, BYTES / 2);
+    for (size_t i = BYTES / 2; i < BYTES + BESIDE; i += PAGE) at[i] = 1;
+    p->untouched_due_us = UINT64_MAX;
+    p->looked_us = 0;
+    collect_tick(&c);
+    madvise((void *)(at + BYTES), BESIDE, MADV_DONTNEED);
+    p->looked_us = 0;
+    collect_tick(&c);
+    assert_int_equal(p->seen.cells.at[1].peak_untouched, BYTES / 2);
+    r->blocks[5].address = 0;
+    r->cells[1].peak.bytes = BYTES;
+    r->cells[1].heap_epoch = r->head.heap_epoch;
+    r->cells[1].live.bytes = 0;
+    r->head.heap_bytes = 3000;
+    munmap((void *)at, BYTES + BESIDE);
+    p->looked_us = 0;
+    collect_tick(&c);
+    assert_in_range(p->seen.cells.at[1].peak_untouched, 0, SMALL);
+    collect_end(&c);
+    munmap(r, sizeof *r);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_region_is_read_whole),
@@ -348,6 +392,7 @@ int main(void) {
         cmocka_unit_test(a_snapshot_is_wanted_once_it_is_worth_its_cost),
         cmocka_unit_test(a_snapshot_that_costs_too_much_is_given_up),
         cmocka_unit_test(a_peak_between_two_looks_is_told),
+        cmocka_unit_test(what_was_touched_before_a_dip_is_told_of_what_goes_later),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
