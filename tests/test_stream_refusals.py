@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import sqlite3
 import subprocess
@@ -10,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import lowtide
+import pyarrow as pa
 import pytest
 from conftest import EXECUTABLE
+from lowtide._stream_tables import read_tables
 
 
 @pytest.fixture
@@ -103,3 +106,64 @@ def test_what_is_set_aside_may_go_to_what_is_no_file(folder: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert os.read(reader, 1 << 16).count(b"ValueError") == 2
     os.close(reader)
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "arrow"])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_columns_are_those_that_are_there(folder: Path, suffix: str, workers: int) -> None:
+    rows = [{"a": i, "b": str(i), "c": {"d": i}} for i in range(3000)]
+    lowtide.stream(rows).write(f"in.{suffix}")
+    read = lowtide.stream(f"in.{suffix}", "1GiB", workers=workers, columns=["b", "a"])
+    assert list(read) == [{"b": str(i), "a": i} for i in range(3000)]
+    for columns in (["zz"], ["a", "zz"], [""]):
+        with pytest.raises(lowtide.StreamError, match=rf"^in.{suffix} has no column {columns[-1]}; it has a, b, c$"):
+            lowtide.stream(f"in.{suffix}", "1GiB", workers=workers, columns=columns).write("out.jsonl")
+    with pytest.raises(TypeError, match="columns takes a list of names, not 'ab'"):
+        lowtide.stream(f"in.{suffix}", columns="ab")
+    assert not list(folder.glob("out.jsonl*"))
+
+
+def test_columns_of_the_command_line_are_those_that_are_there(folder: Path) -> None:
+    lowtide.stream([{"a": i, "b": -i} for i in range(3)]).write("in.parquet")
+    assert pipe("job:same", "in.parquet", "-o", "out.csv", "--columns=b").returncode == 0
+    assert (folder / "out.csv").read_text() == "b\n0\n-1\n-2\n"
+    done = pipe("job:same", "in.parquet", "-o", "out.csv", "--columns=b,zz")
+    assert (done.returncode, done.stderr) == (1, "lowtide: in.parquet has no column zz; it has a, b\n")
+    done = pipe("job:same", "in.txt", "-o", "out.csv", "--columns=b")
+    assert done.returncode == 1 and "in.txt is text: columns are chosen of Parquet and Arrow alone" in done.stderr
+
+
+def test_a_table_without_columns_has_no_more_rows_than_it_has(folder: Path) -> None:
+    with pa.OSFile("in.arrow", "wb") as file, pa.ipc.new_file(file, pa.schema([])) as writer:
+        writer.write_batch(pa.RecordBatch.from_struct_array(pa.array([{}] * 5, pa.struct([]))))
+    seen = sum(part.num_rows for part, _ in read_tables("in.arrow", "arrow", 0, None, lambda: (1 << 20, 1 << 20)))
+    assert seen == 5
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_each_file_has_the_delimiter_of_its_own_suffix(folder: Path, workers: int) -> None:
+    (folder / "1.csv").write_text('x,y\n1,"a,b"\n')
+    (folder / "2.tsv").write_text("x\ty\n2\tc,d\n")
+    (folder / "3.tsv.bak.csv").write_text("x,y\n3,e\tf\n")
+    with gzip.open("4.tsv.gz", "wt") as file:
+        file.write('x\ty\n4\t"g\th"\n')
+    files = ["1.csv", "2.tsv", "3.tsv.bak.csv", "4.tsv.gz"]
+    rows = [{"x": str(i), "y": y} for i, y in enumerate(("a,b", "c,d", "e\tf", "g\th"), 1)]
+    assert list(lowtide.stream(files, "1GiB", workers=workers)) == rows
+    assert list(lowtide.stream(files, "1GiB", workers=workers, header=False))[5] == ["3", "e\tf"]
+    lowtide.stream(files).write("out.tsv.gz")
+    with gzip.open("out.tsv.gz", "rt") as file:
+        assert file.read() == 'x\ty\n1\ta,b\n2\tc,d\n3\t"e\tf"\n4\t"g\th"\n'
+
+
+def test_a_delimiter_that_is_given_serves_all_files(folder: Path) -> None:
+    (folder / "1.csv").write_text("x;y\n1;a,b\n")
+    (folder / "2.tsv").write_text("x;y\n2;c\td\n")
+    wanted = [{"x": "1", "y": "a,b"}, {"x": "2", "y": "c\td"}]
+    assert list(lowtide.stream(["1.csv", "2.tsv"], delimiter=";")) == wanted
+    (folder / "3.csv").write_text("x\ty\n3\te,f\n")
+    assert pipe("job:same", "3.csv", "-o", "out.jsonl", r"--delimiter=\t").returncode == 0
+    assert list(lowtide.stream("out.jsonl")) == [{"x": "3", "y": "e,f"}]
+    for wrong in (";;", "", '"', "\n", "\u00e9"):
+        with pytest.raises(ValueError, match="delimiter takes one ASCII character"):
+            lowtide.stream("1.csv", delimiter=wrong)

@@ -206,7 +206,6 @@ class _Job:
             ops=self.ops,
             out=kind,
             compression=compression if kind not in ("parquet", "arrow") else "",
-            delimiter=self.source.delimiter,
             out_delimiter=delimiter_of(name),
             initial=initial,
         )
@@ -528,6 +527,10 @@ def stream(
         raise ValueError(f"format takes {', '.join(FORMATS)}, not {format!r}")
     if resume not in (True, False, "changed"):
         raise ValueError(f"resume takes True, False or 'changed', not {resume!r}")
+    if delimiter is not None and (len(delimiter) != 1 or not delimiter.isascii() or delimiter in '"\r\n'):
+        raise ValueError(f"delimiter takes one ASCII character, such as ';', not {delimiter!r}")
+    if isinstance(columns, str):
+        raise TypeError(f"columns takes a list of names, not {columns!r}")
     told: Callable[[Progress], object] | None = progress if callable(progress) else None
     if progress is True:
         from lowtide._stream_bar import Bar

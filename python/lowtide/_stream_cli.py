@@ -111,7 +111,7 @@ def run(words: argparse.Namespace, watcher: _Watcher) -> Summary:
         checkpoint=words.checkpoint if words.resume else None,
         errors=words.errors,
         format=words.format,
-        delimiter=words.delimiter,
+        delimiter="\t" if words.delimiter == r"\t" else words.delimiter,
         header=not words.no_header,
         columns=words.columns.split(",") if words.columns else None,
         progress=watcher,

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from lowtide._keep import stream_dumps, stream_join, stream_lines, stream_loads, stream_rows
-from lowtide._stream_plan import NOT_UTF8, ChunkFailed, Plan, told_error
+from lowtide._stream_plan import NOT_UTF8, ChunkFailed, Head, Plan, told_error
 from lowtide._stream_tables import table_bytes, table_of
 
 _SLICE = 512  # records
@@ -77,10 +77,8 @@ def _text_slices(plan: Plan, text: bytes, size: int) -> Iterator[tuple[list[Any]
         yield records, steps
 
 
-def _row_slices(
-    plan: Plan, text: bytes, size: int, header: tuple[str, ...] | None
-) -> Iterator[tuple[list[Any], Steps]]:
-    at, delimiter = 0, plan.delimiter.encode()
+def _row_slices(text: bytes, size: int, head: Head) -> Iterator[tuple[list[Any], Steps]]:
+    at, delimiter, header = 0, head.delimiter.encode(), head.names
     while at < len(text):
         rows, at, strange = stream_rows(text, at, size, delimiter, header)
         steps: Steps = []
@@ -90,7 +88,7 @@ def _row_slices(
         yield rows, steps
 
 
-def slices(plan: Plan, payload: Any, header: tuple[str, ...] | None) -> Iterator[tuple[list[Any], Steps]]:
+def slices(plan: Plan, payload: Any, head: Head | None) -> Iterator[tuple[list[Any], Steps]]:
     """Raw records, slice by slice, and what makes records of them, one by one."""
     if plan.kind in ("table", "records"):
         payload = table_of(payload) if plan.kind == "table" else payload
@@ -100,8 +98,8 @@ def slices(plan: Plan, payload: Any, header: tuple[str, ...] | None) -> Iterator
         for start in range(0, len(payload), step):
             part = payload[start : start + step]
             yield (part.to_pylist() if plan.kind == "table" else list(part)), []
-    elif plan.kind == "csv":
-        yield from _row_slices(plan, payload, _SLICE_BYTES, header)
+    elif head:
+        yield from _row_slices(payload, _SLICE_BYTES, head)
     else:
         yield from _text_slices(plan, payload, _SLICE_BYTES)
 

@@ -139,7 +139,7 @@ class Engine:
         def do(chunk: Chunk) -> Done:
             room = int(self.ceiling * 0.97) - tree_bytes()
             wall = Wall(own_bytes() + max(1 << 20, room), self._data_limit)
-            return run_chunk(self.plan, chunk.payload, chunk.header, 0, wall)
+            return run_chunk(self.plan, chunk.payload, chunk.head, 0, wall)
 
         for chunk in chunks:
             yield self._try(chunk, do)
@@ -178,7 +178,7 @@ class Engine:
         assert self.workers
         room = self.sizer.worker_room() if self.workers.local else 0
         try:
-            return self.workers.submit(self.plan, chunk.payload, chunk.header, room)
+            return self.workers.submit(self.plan, chunk.payload, chunk.head, room)
         except (BrokenExecutor, RuntimeError) as error:
             raise StreamError(f"the executor takes no work: {told(error)}") from None
 
@@ -222,7 +222,7 @@ class Engine:
         if failure.memory:
             self.sizer.shrink()
             trim()
-        split = halves(self.plan, chunk.payload)
+        split = halves(self.plan, chunk.payload, chunk.head)
         if split is None:
             why = failure.why
             if failure.memory:

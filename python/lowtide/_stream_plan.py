@@ -33,7 +33,6 @@ class Plan:
     ops: tuple[tuple[str, Callable[..., Any]], ...]
     out: str  # text, bytes, csv, jsonl, parquet, arrow, records, fold
     compression: str = ""
-    delimiter: str = ","
     out_delimiter: str = ","
     fields: tuple[str, ...] | None = None  # of CSV written from dicts
     initial: Any = None  # of fold
@@ -46,6 +45,14 @@ class Plan:
     @property
     def writes_tables(self) -> bool:
         return self.out in ("parquet", "arrow")
+
+
+@dataclass(frozen=True)
+class Head:
+    """What a chunk of CSV is read by: its file's delimiter, and the names of the fields, if the file says them."""
+
+    delimiter: str
+    names: tuple[str, ...] | None = None
 
 
 class Handle:

@@ -16,8 +16,8 @@ from typing import IO, Any
 from lowtide._keep import deep_size, stream_cut
 from lowtide._stream_files import BOM, Opened, Packed, Plain, too_long, why
 from lowtide._stream_memory import CHUNK_MIN, StreamError
-from lowtide._stream_plan import NOT_UTF8, Span
-from lowtide._stream_tables import Want, arrow, ipc_buffer, read_tables
+from lowtide._stream_plan import NOT_UTF8, Head, Span
+from lowtide._stream_tables import Want, arrow, check_columns, ipc_buffer, read_tables
 
 _COMPRESSIONS = {"gz": "gz", "bz2": "bz2", "xz": "xz", "lzma": "xz", "zst": "zst", "zstd": "zst"}
 _FORMATS = {
@@ -37,15 +37,20 @@ _HEAD_BYTES = 64 << 10
 
 def format_of(path: str) -> tuple[str, str]:
     """Format and compression that a file's name says; text and none where it says nothing."""
+    suffix, compression = _suffixes(path)
+    return _FORMATS.get(suffix, "text"), compression
+
+
+def delimiter_of(path: str) -> str:
+    return "\t" if _suffixes(path)[0] == "tsv" else ","
+
+
+def _suffixes(path: str) -> tuple[str, str]:
     words = os.path.basename(path).lower().split(".")[1:]
     compression = _COMPRESSIONS.get(words[-1], "") if words else ""
     if compression:
         words.pop()
-    return _FORMATS.get(words[-1], "text") if words else "text", compression
-
-
-def delimiter_of(path: str) -> str:
-    return "\t" if ".tsv" in os.path.basename(path).lower() else ","
+    return words[-1] if words else "", compression
 
 
 @dataclass
@@ -60,7 +65,7 @@ class Chunk:
     file: int  # index in the source's files
     token: dict[str, int]  # where to go on behind it
     position: int  # bytes of all files together that are read so far
-    header: tuple[str, ...] | None = None
+    head: Head | None = None
     first: int = 0  # of a part of a chunk: records of the chunk before it
 
 
@@ -127,7 +132,6 @@ class Source:
     kind = "records"
     total = 0  # bytes of all files, for progress; 0: nobody knows
     names: list[str]
-    delimiter = ","
 
     def marks(self) -> list[Mark]:
         return []
@@ -151,13 +155,20 @@ class Files(Source):
         if self.kind == "table":
             arrow(self.names[0])
         self.options = options
-        self.delimiter = options.delimiter or delimiter_of(self.names[0])
         self._marks: list[Mark] = []
         try:
             self._marks = [Mark.of(name) for name in self.names]
         except OSError as error:
             raise StreamError(f"cannot read {error.filename}: {why(error)}") from None
         self.total = sum(mark.size for mark in self._marks)
+        self._check_columns()
+
+    def _check_columns(self) -> None:
+        columns = self.options.columns
+        if columns and self.kind != "table":
+            raise StreamError(f"{self.names[0]} is {self.format}: columns are chosen of Parquet and Arrow alone")
+        for name in self.names if columns else ():
+            check_columns(name, self.format, columns or ())
 
     def marks(self) -> list[Mark]:
         return self._marks
@@ -192,40 +203,44 @@ class Files(Source):
         if (status.st_size, status.st_mtime_ns) != (mark.size, mark.mtime_ns):
             raise StreamError(f"{self.names[index]} was changed while it was read; begin again once it stands still")
 
-    def _header(self, name: str, head: bytes) -> tuple[str, ...]:
+    def _delimiter(self, index: int) -> str | None:
+        """Of CSV."""
+        return (self.options.delimiter or delimiter_of(self.names[index])) if self.kind == "csv" else None
+
+    def _head(self, name: str, delimiter: str, header: bytes) -> Head:
         try:
-            text = head.decode()
+            text = header.decode()
         except UnicodeDecodeError:
             raise StreamError(f"cannot read {name}: its header is not UTF-8; {NOT_UTF8}") from None
-        return tuple(next(csv.reader(io.StringIO(text, newline=""), delimiter=self.delimiter), ()))
+        return Head(delimiter, tuple(next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), ())))
 
     def _span_chunks(self, index: int, at: int, want: Want) -> Iterator[Chunk]:
-        file = Plain(self.names[index], self.delimiter.encode() if self.kind == "csv" else None)
-        start, header = file.text_start(), None
-        if self.kind == "csv" and self.options.header and start < file.size:
+        delimiter = self._delimiter(index)
+        file = Plain(self.names[index], delimiter.encode() if delimiter else None)
+        start, head = file.text_start(), Head(delimiter) if delimiter else None
+        if delimiter and self.options.header and start < file.size:
             end = file.cut(start, 1, want()[1])
-            header = self._header(self.names[index], file.read(start, end - start))
+            head = self._head(self.names[index], delimiter, file.read(start, end - start))
             start = end
         start = max(start, at)
         while start < file.size:
             end = file.cut(start, *want())
             span = Span(file.handle, self.names[index], start, end - start)
-            yield Chunk(span, end - start, index, {"file": index, "at": end}, end, header)
+            yield Chunk(span, end - start, index, {"file": index, "at": end}, end, head)
             start = end
 
     def _text_chunks(self, index: int, at: int, want: Want) -> Iterator[Chunk]:
         file = self._open(index)
-        delimiter = self.delimiter.encode() if self.kind == "csv" else None
+        delimiter = self._delimiter(index)
+        separator = delimiter.encode() if delimiter else None
+        head = Head(delimiter) if delimiter else None
         try:
-            rest, start, header = b"", 0, None
-            head = file.read(3)
-            if head == BOM:
-                start = 3
-            else:
-                rest = head
-            if self.kind == "csv" and self.options.header:
-                rest, length = self._first_record(file, rest, want)
-                header = self._header(self.names[index], rest[:length])
+            rest, start = file.read(3), 0
+            if rest == BOM:
+                rest, start = b"", 3
+            if delimiter and self.options.header:
+                rest, length = self._first_record(file, rest, want, delimiter.encode())
+                head = self._head(self.names[index], delimiter, rest[:length])
                 start += length
                 rest = rest[length:]
             if at > start:
@@ -233,23 +248,23 @@ class Files(Source):
                 start, rest = at, b""
             while True:
                 size, longest = want()
-                rest, end = self._whole_records(file, rest, size, longest, delimiter, start)
+                rest, end = self._whole_records(file, rest, size, longest, separator, start)
                 if not end:
                     return
                 payload = rest[:end]
                 rest = rest[end:]
                 start += end
-                yield Chunk(payload, end, index, {"file": index, "at": start}, file.position(), header)
+                yield Chunk(payload, end, index, {"file": index, "at": start}, file.position(), head)
         finally:
             file.close()
 
     def _open(self, index: int) -> Packed:
         return Packed(self.names[index], format_of(self.names[index])[1])
 
-    def _first_record(self, file: Packed, rest: bytes, want: Want) -> tuple[bytes, int]:
+    def _first_record(self, file: Packed, rest: bytes, want: Want, separator: bytes) -> tuple[bytes, int]:
         size, longest = want()
-        rest, end = self._whole_records(file, rest, min(size, CHUNK_MIN), longest, self.delimiter.encode(), 0)
-        end, _ = stream_cut(rest, 1, self.delimiter.encode()) if end else (0, 0)
+        rest, end = self._whole_records(file, rest, min(size, CHUNK_MIN), longest, separator, 0)
+        end, _ = stream_cut(rest, 1, separator) if end else (0, 0)
         return rest, end or len(rest)
 
     def _whole_records(
@@ -307,7 +322,7 @@ class OpenFile(Files):
         if self.format in ("parquet", "arrow"):
             raise StreamError(f"{self.format} is read from a file by its name, not from one that is open")
         self.kind = "lines" if self.format == "text" else self.format
-        self.options, self.delimiter = options, options.delimiter or ","
+        self.options = options
         self.file = file
         self._marks = []
 

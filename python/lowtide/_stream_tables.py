@@ -126,10 +126,45 @@ def read_tables(path: str, format: str, skip: int, columns: list[str] | None, wa
             start = 0
             while start < table.num_rows:
                 rows = max(1, want()[0] * table.num_rows // max(1, table.nbytes))
+                rows = min(rows, table.num_rows - start)  # a table without columns is as long as it is asked to be
                 yield table.slice(start, rows), position
                 start += rows
     except (pa.ArrowException, OSError) as error:
-        raise StreamError(f"cannot read {path}: {' '.join(str(error).split())}") from None
+        raise _unreadable(path, error) from None
+
+
+def check_columns(path: str, format: str, columns: Iterable[str]) -> None:
+    """Raises StreamError where the file has not all of them."""
+    pa = arrow(path)
+    try:
+        if format == "parquet":
+            with pa.parquet.ParquetFile(path, memory_map=False) as file:
+                names, leaves = file.schema_arrow.names, file.metadata.schema
+                parts = [leaves.column(i).path.split(".") for i in range(len(leaves))]
+                known = {".".join(words[:end]) for words in parts for end in range(1, len(words) + 1)}
+        else:
+            with pa.OSFile(path) as file:
+                try:
+                    names = pa.ipc.open_file(file).schema.names
+                except pa.ArrowInvalid:
+                    file.seek(0)
+                    names = pa.ipc.open_stream(file).schema.names
+                known = {name for name in names if names.count(name) == 1}
+    except (pa.ArrowException, OSError) as error:
+        raise _unreadable(path, error) from None
+    for name in columns:
+        if name not in known:
+            lack = f"more than one column {name}" if name in names else f"no column {name}"
+            raise StreamError(f"{path} has {lack}; it has {_listed(names)}")
+
+
+def _listed(names: list[str]) -> str:
+    shown = ", ".join(names[:20]) or "none"
+    return shown if len(names) <= 20 else f"{shown} and {len(names) - 20} more"
+
+
+def _unreadable(path: str, error: Exception) -> StreamError:
+    return StreamError(f"cannot read {path}: {' '.join(str(error).split())}")
 
 
 def _batches(path: str, skip: int, columns: list[str] | None, want: Want) -> Iterator[tuple[Any, int]]:

@@ -20,7 +20,7 @@ from lowtide import _pool_worker
 from lowtide._keep import stream_cut, stream_pipe
 from lowtide._stream_codec import Encoder, Steps, dumps, slices
 from lowtide._stream_memory import data_bytes, own_bytes, peak_bytes, rss_bytes
-from lowtide._stream_plan import ChunkFailed, Done, FarSpan, Held, Plan, Span, told_error
+from lowtide._stream_plan import ChunkFailed, Done, FarSpan, Head, Held, Plan, Span, told_error
 from lowtide._stream_tables import ipc_buffer, lean, table_of
 
 _HELD_BYTES = 64 << 10  # from here on a result stays outside of its pickle
@@ -120,7 +120,7 @@ def _segments(ops: Iterable[tuple[str, Any]]) -> list[tuple[Steps, Any]]:
     return [*found, (run, None)]
 
 
-def _do(plan: Plan, payload: Any, header: tuple[str, ...] | None, wall: Wall) -> Done:
+def _do(plan: Plan, payload: Any, head: Head | None, wall: Wall) -> Done:
     bad: dict[int, str] = {}
     encoder = Encoder(plan)
     (ops, chunk_function), *more = _segments(plan.ops)
@@ -133,7 +133,7 @@ def _do(plan: Plan, payload: Any, header: tuple[str, ...] | None, wall: Wall) ->
     else:
         records = []
         ending: Steps = [("map", dumps())] if plan.out == "jsonl" and not chunk_function else []
-        for raw, steps in slices(plan, payload, header):
+        for raw, steps in slices(plan, payload, head):
             steps = [*steps, *ops, *ending]
             out = _run(raw, steps, count, bad) if steps else raw
             count += len(raw)
@@ -180,9 +180,7 @@ def _plan_of(packed: bytes) -> Plan:
         raise PlanLost(" ".join(f"{type(error).__name__}: {error}".split())) from None
 
 
-def run_chunk(
-    plan: Plan | bytes, payload: Any, header: tuple[str, ...] | None, room: int, wall: Wall | None = None
-) -> Done:
+def run_chunk(plan: Plan | bytes, payload: Any, head: Head | None, room: int, wall: Wall | None = None) -> Done:
     """Does one chunk. `room`: bytes by which this process may grow beyond its first chunk; 0 for any number.
 
     Raises ChunkFailed where it cannot be done as a whole; what single records raise is told in the result.
@@ -192,7 +190,7 @@ def run_chunk(
     before, rss, peak = own_bytes(), rss_bytes(), peak_bytes()
     try:
         with lean(plan.tables), wall or _wall_of_worker(room) as held:
-            done = _do(plan, payload, header, held)
+            done = _do(plan, payload, head, held)
     except MemoryError:
         raise ChunkFailed("MemoryError", memory=True) from None
     done.pid, done.grown = os.getpid(), max(0, held.most - before)
@@ -203,7 +201,7 @@ def run_chunk(
     return done
 
 
-def halves(plan: Plan, payload: Any) -> tuple[Any, Any, int] | None:
+def halves(plan: Plan, payload: Any, head: Head | None) -> tuple[Any, Any, int] | None:
     """A chunk's first and second half and the records of the first; None where it is one record."""
     if plan.kind in ("records", "table"):
         if plan.kind == "table":
@@ -218,7 +216,7 @@ def halves(plan: Plan, payload: Any) -> tuple[Any, Any, int] | None:
             else (ipc_buffer(first), ipc_buffer(second), count // 2)
         )
     text = payload.read() if isinstance(payload, Span) else payload
-    delimiter = plan.delimiter.encode() if plan.kind == "csv" else None
+    delimiter = head.delimiter.encode() if head else None
     end, records = stream_cut(text, len(text) // 2, delimiter)
     if not end or end >= len(text):
         return None

@@ -16,7 +16,7 @@ from lowtide._pool import Pool
 from lowtide._pool_child import main_module
 from lowtide._pool_errors import WorkerDied
 from lowtide._stream_memory import StreamError, parent_of, tree_bytes
-from lowtide._stream_plan import Done, Plan
+from lowtide._stream_plan import Done, Head, Plan
 from lowtide._stream_tables import warm
 from lowtide._stream_work import run_chunk
 
@@ -48,11 +48,11 @@ class Workers:
                 with contextlib.suppress(WorkerDied):  # the next call starts another
                     started.result()
 
-    def submit(self, plan: Plan, payload: Any, header: Any, room: int) -> Future[Done]:
+    def submit(self, plan: Plan, payload: Any, head: Head | None, room: int) -> Future[Done]:
         given: Plan | bytes = plan
         if isinstance(self.executor, (Pool, ProcessPoolExecutor)):
             given = self.pack(plan)
-        return self.executor.submit(run_chunk, given, payload, header, room)
+        return self.executor.submit(run_chunk, given, payload, head, room)
 
     def pack(self, plan: Plan) -> bytes:
         """The plan as it travels, made once. Raises StreamError for a function that cannot travel."""
