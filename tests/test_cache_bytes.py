@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import gc
+import re
 import sys
 import tracemalloc
 from collections.abc import Callable
@@ -171,3 +172,12 @@ def test_bounds_are_ints_or_text(given: Any, expected: int | None) -> None:
 def test_a_bound_that_makes_no_sense_is_refused(given: Any) -> None:
     with pytest.raises(ValueError, match="max_bytes"):
         lowtide.Cache[int, int](max_bytes=given)
+
+
+@pytest.mark.parametrize(
+    "given", [{"max_bytes": 1.5}, {"max_bytes": b"1MB"}, {"max_items": "10"}, {"max_items": 2.0}, {"ttl": "a minute"}]
+)
+def test_a_bound_of_another_type_is_refused_by_its_name(given: dict[str, Any]) -> None:
+    (name, value), *_ = given.items()
+    with pytest.raises(TypeError, match=rf"{name} must be .*, not {re.escape(repr(value))}"):
+        lowtide.Cache[int, int](**given)

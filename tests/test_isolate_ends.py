@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from pathlib import Path
+from typing import Any
 
 import lowtide
 import pytest
@@ -69,6 +71,38 @@ def is_gone(process: int) -> bool:
             return True
         time.sleep(0.01)
     return False
+
+
+@pytest.mark.parametrize(
+    ("given", "error"),
+    [
+        ({"max_workers": "x"}, TypeError),
+        ({"max_workers": 1.5}, TypeError),
+        ({"max_workers": 0}, ValueError),
+        ({"max_tasks": "x"}, TypeError),
+        ({"max_tasks": 0}, ValueError),
+        ({"max_age": "x"}, TypeError),
+        ({"max_age": -1}, ValueError),
+        ({"max_growth": 1.5}, TypeError),
+        ({"timeout": "x"}, TypeError),
+        ({"timeout": 0}, ValueError),
+        ({"timeout": float("nan")}, ValueError),
+        ({"memory": 0}, ValueError),
+        ({"memory": "0 MiB"}, ValueError),
+        ({"memory": 1.5}, TypeError),
+        ({"start_method": 3}, ValueError),
+    ],
+)
+def test_an_option_that_makes_no_sense_is_refused_in_one_line_by_its_name(
+    given: dict[str, Any], error: type[Exception]
+) -> None:
+    (name, value), *_ = given.items()
+    line = rf"^{name} must be .*, not {re.escape(repr(value))}$"
+    with pytest.raises(error, match=line):
+        lowtide.Pool(**given)
+    if name in ("memory", "timeout", "start_method"):
+        with pytest.raises(error, match=line):
+            lowtide.isolate(pid, **given)
 
 
 def test_calls_that_have_not_begun_are_cancelled_and_the_one_at_work_is_finished(tmp_path: Path) -> None:

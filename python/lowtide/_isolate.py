@@ -11,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
 
-from lowtide import _keep, _pool_child, _pool_worker
+from lowtide import _pool_child, _pool_worker
 from lowtide._pool import check_options
 
 _P = ParamSpec("_P")
@@ -196,8 +196,7 @@ def isolate(
     ... def summarize(path):
     ...     return pandas.read_csv(path).describe()
     """
-    check_options(timeout, start_method)
-    limit = None if memory is None else _keep.parse_bytes(memory, "memory")
+    limit = check_options(memory, timeout, start_method)
 
     def decorate(function: Callable[..., Any]) -> Any:
         if not callable(function):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import operator
 import os
 import queue
 import threading
@@ -11,7 +12,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, SupportsFloat, SupportsIndex, TypeVar
 
 from lowtide import _keep, _pool_child, _pool_worker
 from lowtide._pool_errors import WorkerDied
@@ -247,14 +248,14 @@ class Pool(Executor):
         _pool_child.main_module()  # while it can be known
         if max_workers is None:
             max_workers = len(os.sched_getaffinity(0))
-        if max_workers <= 0:
-            raise ValueError("max_workers must be at least 1")
-        if max_tasks is not None and max_tasks <= 0:
-            raise ValueError("max_tasks must be at least 1")
+        _check_count("max_workers", max_workers)
+        if max_tasks is not None:
+            _check_count("max_tasks", max_tasks)
+        if max_age is not None:
+            _check_seconds("max_age", max_age)
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be callable")
-        check_options(timeout, start_method)
-        limit = None if memory is None else _keep.parse_bytes(memory, "memory")
+        limit = check_options(memory, timeout, start_method)
         self._state = _State(max_workers, _pool_worker.Setup(limit, initializer, tuple(initargs)), start_method)
         self._state.timeout = timeout
         self._state.max_growth = None if max_growth is None else _keep.parse_bytes(max_growth, "max_growth")
@@ -289,8 +290,7 @@ class Pool(Executor):
         **options: Any,
     ) -> Iterator[_T]:
         """As Executor's: results in the order of the arguments. chunksize: that many go to a worker in one call."""
-        if chunksize < 1:
-            raise ValueError("chunksize must be at least 1")
+        _check_count("chunksize", chunksize)
         if chunksize == 1:
             return super().map(fn, *iterables, timeout=timeout, **options)
         results = super().map(
@@ -323,8 +323,27 @@ class Pool(Executor):
         return {child.pid: bytes for child in children if (bytes := child.rss_bytes())}
 
 
-def check_options(timeout: float | None, start_method: str | None) -> None:
-    if timeout is not None and not timeout > 0:
-        raise ValueError(f"timeout must be more than 0 seconds, not {timeout!r}")
+def _check_count(name: str, given: object) -> None:
+    if not isinstance(given, SupportsIndex):
+        raise TypeError(f"{name} must be an int of at least 1, not {given!r}")
+    if operator.index(given) < 1:
+        raise ValueError(f"{name} must be at least 1, not {given!r}")
+
+
+def _check_seconds(name: str, given: object) -> None:
+    if not isinstance(given, SupportsFloat):
+        raise TypeError(f"{name} must be a number of seconds, not {given!r}")
+    if not float(given) > 0:
+        raise ValueError(f"{name} must be more than 0 seconds, not {given!r}")
+
+
+def check_options(memory: int | str | None, timeout: float | None, start_method: str | None) -> int | None:
+    """The bytes that memory means."""
+    limit = None if memory is None else _keep.parse_bytes(memory, "memory")
+    if limit == 0:
+        raise ValueError(f"memory must be more than 0 bytes, not {memory!r}")
+    if timeout is not None:
+        _check_seconds("timeout", timeout)
     if start_method is not None and start_method not in _pool_child.START:
         raise ValueError(f"start_method must be one of {', '.join(_pool_child.START)}, not {start_method!r}")
+    return limit

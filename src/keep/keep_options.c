@@ -13,9 +13,9 @@ static const struct {
     {"TB", 1e12}, {"KiB", 1024}, {"MiB", 1048576}, {"GiB", 1073741824}, {"TiB", 1099511627776.0},
 };
 
-static int refuse_bytes(PyObject *given, const char *name) {
-    PyErr_Format(PyExc_ValueError, "%s must be bytes, or text like \"256MiB\" or \"1.5GB\", not %R",
-                 name, given);
+static int refuse_bytes(PyObject *error, PyObject *given, const char *name) {
+    PyErr_Format(error, "%s must be bytes, or text like \"256MiB\" or \"1.5GB\", not %R", name,
+                 given);
     return -1;
 }
 
@@ -27,22 +27,26 @@ static int parse_text(PyObject *given, const char *name, size_t *bytes) {
         text[0] >= '0' && text[0] <= '9' ? PyOS_string_to_double(text, &unit, NULL) : -1;
     if (number < 0) {
         PyErr_Clear();
-        return refuse_bytes(given, name);
+        return refuse_bytes(PyExc_ValueError, given, name);
     }
     while (*unit == ' ') unit++;
     for (size_t i = 0; i < sizeof UNITS / sizeof *UNITS; i++) {
         if (strcasecmp(unit, UNITS[i].name) != 0) continue;
         double total = number * UNITS[i].bytes;
-        if (!(total < (double)PY_SSIZE_T_MAX)) return refuse_bytes(given, name);
+        if (!(total < (double)PY_SSIZE_T_MAX)) return refuse_bytes(PyExc_ValueError, given, name);
         *bytes = (size_t)total;
         return 0;
     }
-    return refuse_bytes(given, name);
+    return refuse_bytes(PyExc_ValueError, given, name);
 }
 
 int keep_parse_count(PyObject *given, const char *name, size_t *count) {
     *count = SIZE_MAX;
     if (given == Py_None) return 0;
+    if (!PyIndex_Check(given)) {
+        PyErr_Format(PyExc_TypeError, "%s must be an int or None, not %R", name, given);
+        return -1;
+    }
     Py_ssize_t number =
         PyNumber_AsSsize_t(given, NULL); /* what is larger than all memory bounds nothing */
     if (number == -1 && PyErr_Occurred()) return -1;
@@ -56,6 +60,8 @@ int keep_parse_count(PyObject *given, const char *name, size_t *count) {
 
 int keep_parse_bytes(PyObject *given, const char *name, size_t *bytes) {
     if (PyUnicode_Check(given)) return parse_text(given, name, bytes);
+    if (given != Py_None && !PyIndex_Check(given))
+        return refuse_bytes(PyExc_TypeError, given, name);
     return keep_parse_count(given, name, bytes);
 }
 
@@ -63,9 +69,11 @@ int keep_parse_ttl(PyObject *given, int64_t *ttl_ns) {
     *ttl_ns = 0;
     if (given == Py_None) return 0;
     double seconds = PyFloat_AsDouble(given);
-    if (seconds == -1 && PyErr_Occurred()) return -1;
+    bool is_number = seconds != -1 || !PyErr_Occurred();
+    if (!is_number && !PyErr_ExceptionMatches(PyExc_TypeError)) return -1;
     if (!(seconds > 0)) {
-        PyErr_Format(PyExc_ValueError, "ttl must be a positive number of seconds, not %R", given);
+        PyErr_Format(is_number ? PyExc_ValueError : PyExc_TypeError,
+                     "ttl must be a positive number of seconds, not %R", given);
         return -1;
     }
     *ttl_ns = seconds < 9e9 ? (int64_t)ceil(seconds * 1e9) : INT64_MAX;
