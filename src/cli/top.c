@@ -6,6 +6,7 @@
 #include "cli/progress.h"
 #include "cli/top_view.h"
 #include "control/region.h"
+#include "explain/profile.h"
 
 #include <poll.h>
 #include <stdio.h>
@@ -35,29 +36,54 @@ static top_site_t *site_of(top_t *t, uint32_t frame) {
     return &t->sites[t->count++];
 }
 
+/* In bytes²: a cell has it in units of 2^20. */
+static double variance(const observed_counts_t *counts) {
+    return (double)counts->variance * 0x1p20;
+}
+
+static void add_to(top_site_t *site, const observed_cell_t *cell) {
+    site->live_bytes += (uint64_t)cell->live.bytes;
+    site->live_blocks += (uint64_t)cell->live.blocks;
+    site->total_bytes += (uint64_t)cell->total.bytes;
+    site->live_variance += variance(&cell->live);
+    site->total_variance += variance(&cell->total);
+}
+
+/* What was allocated a second since the last time, which is off by no more than what came since. */
+static void sum_rate(top_t *t, const top_site_t *all) {
+    uint64_t now = collect_now_us(&t->record.collect), made = all->total_bytes;
+    if (now > t->made_us && made >= t->made_bytes) {
+        double since = all->total_variance - t->made_variance;
+        double seconds = (double)(now - t->made_us) / 1e6;
+        uint64_t error = profile_spread(since > 0 ? since : 0, t->interval_bytes);
+        t->rate = (uint64_t)((double)(made - t->made_bytes) / seconds);
+        t->rate_error = (uint64_t)((double)error / seconds);
+    }
+    t->made_bytes = made;
+    t->made_variance = all->total_variance;
+    t->made_us = now;
+}
+
 static void sum_up(top_t *t) {
     const collect_t *c = &t->record.collect;
-    uint64_t made = 0, now = collect_now_us(c);
+    top_site_t all = {0};
     t->count = 0;
     for (size_t i = 0; i < c->processes.count; i++) {
         const collect_cells_t *cells = &c->processes.at[i]->seen.cells;
+        uint64_t interval = c->processes.at[i]->observed.interval_bytes;
+        if (interval > t->interval_bytes) t->interval_bytes = interval;
         for (size_t k = 0; k < cells->count; k++) {
             const observed_cell_t *cell = &cells->at[k].figures;
             if (!cell->domain || cell->stack >= c->sites.stacks.count) continue;
             uint32_t frame = c->sites.stacks.at[cell->stack].frame;
             top_site_t *site = frame < c->sites.frames.count ? site_of(t, frame) : NULL;
-            made += (uint64_t)cell->total.bytes;
-            if (!site) continue;
-            site->live_bytes += (uint64_t)cell->live.bytes;
-            site->live_blocks += (uint64_t)cell->live.blocks;
-            site->total_bytes += (uint64_t)cell->total.bytes;
+            add_to(&all, cell);
+            if (site) add_to(site, cell);
         }
     }
     qsort(t->sites, t->count, sizeof t->sites[0], by_live_bytes);
-    if (now > t->made_us && made >= t->made_bytes)
-        t->rate = (made - t->made_bytes) * 1000000 / (now - t->made_us);
-    t->made_bytes = made;
-    t->made_us = now;
+    t->live_variance = all.live_variance;
+    sum_rate(t, &all);
 }
 
 /* ── Watching ── */

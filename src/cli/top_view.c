@@ -1,5 +1,6 @@
 #include "cli/top_view.h"
 
+#include "explain/profile.h"
 #include "view/json.h"
 #include "view/units.h"
 
@@ -161,27 +162,51 @@ static bool draw_ledger(drawing_t *d, size_t most) {
     return !n || row_ends(d);
 }
 
+/* Both figures with their errors; where that leaves the line no room, what is alive alone. */
+enum { BYTES_CELLS = 12, ERROR_CELLS = 7, BOTH_FROM = 64 };
+
+/* Returns the cells. */
+static int draw_figure(const screen_t *s, const char *figure, const char *error) {
+    char text[UNITS_BYTES + 8];
+    fprintf(s->file, "%*s", BYTES_CELLS, figure);
+    snprintf(text, sizeof text, " %s%.20s", screen_symbol(s, "±", "+-"), error);
+    screen_padded(s, text, ERROR_CELLS);
+    return BYTES_CELLS + ERROR_CELLS;
+}
+
+static int draw_estimate(const screen_t *s, uint64_t bytes, uint64_t error) {
+    char size[UNITS_BYTES], off[UNITS_BYTES];
+    return draw_figure(s, units_size(size, bytes), units_short(off, error));
+}
+
 static bool draw_site(drawing_t *d, const top_site_t *site) {
     const collect_sites_t *sites = &d->t->record.collect.sites;
     const collect_frame_t *f = sites->frames.at + site->frame;
-    char live[UNITS_BYTES], made[UNITS_BYTES], where[8192];
+    char where[8192];
+    uint64_t every = d->t->interval_bytes;
     const char *file = sites_text_at(sites, f->file), *slash = strrchr(file, '/');
     int n = snprintf(where, sizeof where, "%s", sites_text_at(sites, f->function));
     if (*file && n >= 0 && (size_t)n < sizeof where)
         snprintf(where + n, sizeof where - (size_t)n, "  %s:%u", slash ? slash + 1 : file, f->line);
-    fprintf(d->s->file, "%12s %12s  ", units_size(live, site->live_bytes),
-            units_size(made, site->total_bytes));
-    screen_text(d->s, where, strlen(where), d->s->width - 28);
+    int used = draw_estimate(d->s, site->live_bytes, profile_spread(site->live_variance, every));
+    if (d->s->width >= BOTH_FROM)
+        used += draw_estimate(d->s, site->total_bytes, profile_spread(site->total_variance, every));
+    screen_gap(d->s, 1);
+    screen_text(d->s, where, strlen(where), d->s->width - used - 2);
     return row_ends(d);
 }
 
 static bool draw_sites(drawing_t *d) {
     const top_t *t = d->t;
-    char rate[UNITS_BYTES], line[128];
-    int n = snprintf(line, sizeof line, "%12s %12s  by line; %s/s", "live", "allocated",
-                     units_size(rate, t->rate));
+    char rate[UNITS_BYTES], off[UNITS_BYTES], line[128];
     screen_style(d->s, STYLE_BOLD);
-    screen_text(d->s, line, (size_t)n, d->s->width - 1);
+    int used = draw_figure(d->s, "live", "err");
+    bool both = d->s->width >= BOTH_FROM;
+    if (both) used += draw_figure(d->s, "allocated", "err");
+    int n = snprintf(line, sizeof line, " %s%s %s%s/s", both ? "by line; " : "",
+                     both ? units_size(rate, t->rate) : units_short(rate, t->rate),
+                     screen_symbol(d->s, "±", "+-"), units_short(off, t->rate_error));
+    screen_text(d->s, line, (size_t)n, d->s->width - used - 1);
     screen_style(d->s, STYLE_PLAIN);
     if (!row_ends(d)) return false;
     for (size_t i = 0; i < t->count; i++)
@@ -241,6 +266,7 @@ static void processes_json(const top_t *t, json_t *j) {
 
 static void sites_json(const top_t *t, json_t *j) {
     const collect_sites_t *sites = &t->record.collect.sites;
+    uint64_t every = t->interval_bytes;
     json_open(j, "sites", '[');
     for (size_t i = 0; i < t->count && i < JSON_SITES_MOST; i++) {
         const collect_frame_t *f = sites->frames.at + t->sites[i].frame;
@@ -249,8 +275,10 @@ static void sites_json(const top_t *t, json_t *j) {
         json_uint(j, "line", f->line);
         json_text(j, "function", sites_text_at(sites, f->function));
         json_uint(j, "live_bytes", t->sites[i].live_bytes);
+        json_uint(j, "live_error_bytes", profile_spread(t->sites[i].live_variance, every));
         json_uint(j, "live_blocks", t->sites[i].live_blocks);
         json_uint(j, "total_bytes", t->sites[i].total_bytes);
+        json_uint(j, "total_error_bytes", profile_spread(t->sites[i].total_variance, every));
         json_close(j);
     }
     json_close(j);
@@ -270,7 +298,9 @@ void top_json(const top_t *t, FILE *file) {
     json_int(&j, "rss_growth_bytes", (int64_t)p->rss_bytes - (int64_t)rss_begin(t));
     json_uint(&j, "peak_rss_bytes", p->rss_peak_bytes);
     json_uint(&j, "live_bytes", observed_heap_bytes(&p->observed));
+    json_uint(&j, "live_error_bytes", profile_spread(t->live_variance, t->interval_bytes));
     json_uint(&j, "allocated_bytes_a_second", t->rate);
+    json_uint(&j, "allocated_error_bytes_a_second", t->rate_error);
     timeline_json(t, &j);
     ledger_json(t, &j);
     processes_json(t, &j);

@@ -15,6 +15,7 @@ enum { TOP_SITES_MOST = 4096 };
 typedef struct top_site {
     uint32_t frame;
     uint64_t live_bytes, live_blocks, total_bytes;
+    double live_variance, total_variance; /* bytes² */
 } top_site_t;
 
 typedef struct top {
@@ -27,7 +28,11 @@ typedef struct top {
     attach_tree_t tree;
     top_site_t sites[TOP_SITES_MOST]; /* most live bytes first */
     size_t count;
+    uint64_t interval_bytes;            /* the longest of those watched */
+    double live_variance;               /* of all sites together */
     uint64_t made_bytes, made_us, rate; /* allocated in all, by when; and a second */
+    double made_variance;
+    uint64_t rate_error;
     top_more_t more;
     uint64_t ledger_us; /* when it was last asked for */
 } top_t;

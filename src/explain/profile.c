@@ -32,6 +32,8 @@ enum {
     CHANCE_MOST = 4 /* times σ: what the highest of many values is above their mean */
 };
 
+static const double HALF_OF_95 = 1.96; /* of an interval that has 95 %, in σ */
+
 static const char *const profile_table_names[TABLES] = {
     "processes", "frames", "stacks", "allocations", "timeline", "events", "samples"};
 
@@ -240,6 +242,10 @@ void profile_add_sums(profile_sums_t *to, const profile_sums_t *from) {
     }
 }
 
+static double profile_unseen(double interval) {
+    return UNSEEN_SAMPLES * interval * interval;
+}
+
 /* What the errors need beside the variances: profile_error. */
 static void profile_doubt(profile_t *p) {
     double interval = 0, variance = p->sums.variance[PROFILE_PEAK];
@@ -248,7 +254,7 @@ static void profile_doubt(profile_t *p) {
         if (of->mode == PROFILE_SAMPLED && (double)of->interval_bytes > interval)
             interval = (double)of->interval_bytes;
     }
-    p->unseen_variance = UNSEEN_SAMPLES * interval * interval;
+    p->unseen_variance = profile_unseen(interval);
     if (variance <= 0) return;
     double chosen = (double)p->sums.bytes[PROFILE_PEAK] - (double)p->sums.bytes[PROFILE_RSS_PEAK];
     double most = CHANCE_MOST * sqrt(variance);
@@ -517,10 +523,18 @@ void profile_free(profile_t *p) {
     mem_free(p);
 }
 
-uint64_t profile_error(const profile_t *p, const profile_sums_t *sums, int figure) {
-    double error = 1.96 * sqrt(sums->variance[figure] + p->unseen_variance);
-    if (figure == PROFILE_PEAK) error += sums->variance[figure] * p->chosen_share;
+static uint64_t profile_rounded(double error) {
     return error < 0x1p60 ? (uint64_t)(error + 0.5) : UINT64_MAX;
+}
+
+uint64_t profile_spread(double variance, uint64_t interval_bytes) {
+    return profile_rounded(HALF_OF_95 * sqrt(variance + profile_unseen((double)interval_bytes)));
+}
+
+uint64_t profile_error(const profile_t *p, const profile_sums_t *sums, int figure) {
+    double error = HALF_OF_95 * sqrt(sums->variance[figure] + p->unseen_variance);
+    if (figure == PROFILE_PEAK) error += sums->variance[figure] * p->chosen_share;
+    return profile_rounded(error);
 }
 
 bool profile_is_told(const profile_t *p, const profile_sums_t *sums, int figure) {

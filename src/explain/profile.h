@@ -150,6 +150,8 @@ int profile_series(const profile_t *p, uint32_t most, profile_series_t *out);
  * At the peak it is more. The highest of a curve with noise is high by chance as well, and a site by as much as its part of
  * the variance. How much that is tells the heap when the RSS was at its highest, a moment that no sample has chosen. */
 uint64_t profile_error(const profile_t *p, const profile_sums_t *sums, int figure);
+/* The same of any sum of samples, by its variance (bytes²) and the interval. */
+uint64_t profile_spread(double variance, uint64_t interval_bytes);
 /* Whether a figure is above its error. */
 bool profile_is_told(const profile_t *p, const profile_sums_t *sums, int figure);
 void profile_add_sums(profile_sums_t *to, const profile_sums_t *from);

@@ -131,7 +131,7 @@ int export_csv(const export_what_t *what, FILE *file, err_t *e) {
     if (status) return status;
     fputs("file,line,function,live_bytes,live_blocks,peak_bytes,peak_blocks,rss_peak_bytes,"
           "rss_peak_blocks,total_bytes,total_blocks,live_error_bytes,peak_error_bytes,"
-          "total_error_bytes,gone_bytes,gone_blocks\r\n",
+          "total_error_bytes,gone_bytes,gone_blocks,gone_error_bytes,rss_peak_error_bytes\r\n",
           file);
     for (uint32_t i = 0; i < p->site_count; i++) {
         const profile_site_t *s = &p->sites[order[i]];
@@ -141,10 +141,13 @@ int export_csv(const export_what_t *what, FILE *file, err_t *e) {
         for (int figure = 0; figure < PROFILE_GONE; figure++)
             fprintf(file, "%" PRIu64 ",%" PRIu64 ",", s->sums.bytes[figure],
                     s->sums.blocks[figure]);
-        fprintf(file, "%" PRIu64 ",%" PRIu64 ",%" PRIu64 ",%" PRIu64 ",%" PRIu64 "\r\n",
+        fprintf(file,
+                "%" PRIu64 ",%" PRIu64 ",%" PRIu64 ",%" PRIu64 ",%" PRIu64 ",%" PRIu64 ",%" PRIu64
+                "\r\n",
                 profile_error(p, &s->sums, PROFILE_LIVE), profile_error(p, &s->sums, PROFILE_PEAK),
                 profile_error(p, &s->sums, PROFILE_TOTAL), s->sums.bytes[PROFILE_GONE],
-                s->sums.blocks[PROFILE_GONE]);
+                s->sums.blocks[PROFILE_GONE], profile_error(p, &s->sums, PROFILE_GONE),
+                profile_error(p, &s->sums, PROFILE_RSS_PEAK));
     }
     mem_free(order);
     return 0;

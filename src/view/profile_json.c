@@ -165,7 +165,9 @@ void profile_json(const report_t *r, json_t *j) {
         json_uint(j, "error_bytes", profile_error(p, &site->sums, PROFILE_PEAK));
         json_uint(j, "live_error_bytes", profile_error(p, &site->sums, PROFILE_LIVE));
         json_uint(j, "total_error_bytes", profile_error(p, &site->sums, PROFILE_TOTAL));
+        json_uint(j, "rss_peak_error_bytes", profile_error(p, &site->sums, PROFILE_RSS_PEAK));
         json_uint(j, "gone_bytes", site->sums.bytes[PROFILE_GONE]);
+        json_uint(j, "gone_error_bytes", profile_error(p, &site->sums, PROFILE_GONE));
         from_json(profile_from(p, site), j);
         held_json(r, j, i, PROFILE_AT_END);
         held_json(r, j, i, PROFILE_AT_PEAK);

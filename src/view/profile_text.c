@@ -11,6 +11,7 @@
 
 enum {
     BYTES_CELLS = 10,
+    SHORT_CELLS = 6, /* "+-412M" */
     COUNT_CELLS = 11,
     GAP = 2,
     NARROW = 64,
@@ -337,9 +338,23 @@ static void held_text(const report_t *r, const screen_t *s, uint32_t site, int f
     profile_held_free(&held);
 }
 
+static int error_cells(const report_t *r, const screen_t *s) {
+    if (r->profile->mode != PROFILE_SAMPLED) return 0;
+    return s->width < NARROW ? 1 + SHORT_CELLS : 3 + BYTES_CELLS;
+}
+
 static int site_indent(const report_t *r, const screen_t *s) {
-    bool narrow = s->width < NARROW, sampled = r->profile->mode == PROFILE_SAMPLED && !narrow;
-    return BYTES_CELLS + (sampled ? BYTES_CELLS + 3 : 0) + (narrow ? 0 : COUNT_CELLS) + GAP;
+    return BYTES_CELLS + error_cells(r, s) + (s->width < NARROW ? 0 : COUNT_CELLS) + GAP;
+}
+
+/* Behind a figure; on a narrow screen shortened, but never left out. */
+static void error_text(const screen_t *s, uint64_t off, int cells) {
+    char size[UNITS_BYTES], text[UNITS_BYTES + 8] = "";
+    if (off && s->width < NARROW)
+        snprintf(text, sizeof text, " %s%s", screen_symbol(s, "±", "+-"), units_short(size, off));
+    else if (off)
+        snprintf(text, sizeof text, "%s%s", screen_symbol(s, " ± ", " +-"), units_size(size, off));
+    if (cells) screen_padded(s, text, cells);
 }
 
 static void sums_text(const report_t *r, const screen_t *s, const profile_sums_t *sums,
@@ -347,11 +362,7 @@ static void sums_text(const report_t *r, const screen_t *s, const profile_sums_t
     bool narrow = s->width < NARROW;
     char size[UNITS_BYTES];
     fprintf(s->file, "%*s", BYTES_CELLS, units_size(size, sums->bytes[figure]));
-    if (r->profile->mode == PROFILE_SAMPLED && !narrow) {
-        uint64_t off = profile_error(r->profile, sums, figure);
-        fputs(off ? screen_symbol(s, " ± ", " +-") : "   ", s->file);
-        fprintf(s->file, "%-*s", BYTES_CELLS, off ? units_size(size, off) : "");
-    }
+    error_text(s, profile_error(r->profile, sums, figure), error_cells(r, s));
     if (!narrow) fprintf(s->file, "%*s", COUNT_CELLS, units_count(size, sums->blocks[figure]));
     screen_gap(s, GAP);
 }
@@ -401,12 +412,14 @@ static bool is_churn(const profile_sums_t *sums) {
 static void sites_heading(const report_t *r, const screen_t *s, const char *title,
                           const char *note) {
     bool narrow = s->width < NARROW;
+    int cells = error_cells(r, s);
     line_end(s);
     view_heading(s, title, note);
     screen_style(s, STYLE_DIM);
     fprintf(s->file, "%*s", BYTES_CELLS, "bytes");
-    if (r->profile->mode == PROFILE_SAMPLED && !narrow)
-        fprintf(s->file, "%s%-*s", screen_symbol(s, " ± ", " +-"), BYTES_CELLS, "error");
+    if (cells)
+        fprintf(s->file, "%s%-*s", screen_symbol(s, " ± ", " +-"), cells - 3,
+                narrow ? "err" : "error");
     if (!narrow) fprintf(s->file, "%*s", COUNT_CELLS, "blocks");
     screen_gap(s, GAP);
     fputs("line and function", s->file);
@@ -426,11 +439,21 @@ static void rest_text(const report_t *r, const screen_t *s, const profile_sums_t
     line_end(s);
 }
 
+static const char *whole_text(const report_t *r, const screen_t *s, int figure,
+                              char out[2 * UNITS_BYTES]) {
+    char size[UNITS_BYTES], error[UNITS_BYTES];
+    uint64_t off = profile_error(r->profile, &r->profile->sums, figure);
+    snprintf(out, (size_t)2 * UNITS_BYTES, "%.20s%s%.20s",
+             units_size(size, r->profile->sums.bytes[figure]),
+             off ? screen_symbol(s, " ± ", " +- ") : "", off ? units_size(error, off) : "");
+    return out;
+}
+
 static void sites_text(const report_t *r, const screen_t *s, int figure, const char *title,
                        const char *note) {
     const profile_t *p = r->profile;
     uint32_t *order, shown = 0, more = 0;
-    char whole[UNITS_BYTES], line[256];
+    char whole[2 * UNITS_BYTES], line[256];
     profile_sums_t rest = {0};
     err_t e;
     if (!p->sums.bytes[figure] || profile_order(p, figure, &order, &e)) return;
@@ -446,7 +469,7 @@ static void sites_text(const report_t *r, const screen_t *s, int figure, const c
             continue;
         }
         if (!shown++) {
-            snprintf(line, sizeof line, note, units_size(whole, p->sums.bytes[figure]));
+            snprintf(line, sizeof line, note, whole_text(r, s, figure, whole));
             sites_heading(r, s, title, line);
         }
         site_text(r, s, order[i], figure);

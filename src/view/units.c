@@ -21,6 +21,16 @@ const char *units_size(char out[UNITS_BYTES], uint64_t bytes) {
     return out;
 }
 
+const char *units_short(char out[UNITS_BYTES], uint64_t bytes) {
+    static const char unit[] = "BKMGTPE";
+    double v = (double)bytes;
+    int u = 0;
+    /* 999.5 would take a fourth digit. */
+    for (; v >= 999.5 && unit[u + 1]; u++) v /= 1024;
+    snprintf(out, UNITS_BYTES, u && v < 9.95 ? "%.1f%c" : "%.0f%c", v, unit[u]);
+    return out;
+}
+
 static uint64_t magnitude(int64_t n) {
     return n < 0 ? 0 - (uint64_t)n : (uint64_t)n;
 }

@@ -9,6 +9,8 @@ enum { UNITS_BYTES = 40 };
 
 /* "0 B", "999 B", "1.0 KiB", "412.3 MiB": one decimal above bytes. */
 const char *units_size(char out[UNITS_BYTES], uint64_t bytes);
+/* The same for narrow columns, in four cells: "999B", "1.0K", "412M". */
+const char *units_short(char out[UNITS_BYTES], uint64_t bytes);
 /* "+412.3 MiB", "-1.0 KiB", "0 B". */
 const char *units_growth(char out[UNITS_BYTES], int64_t bytes);
 /* "1,234,567". */

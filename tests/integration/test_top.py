@@ -117,6 +117,13 @@ def test_the_screen_fits_and_shows_what_grew_since(
         assert max(len(row) for row in screen) <= columns
         assert screen[0].startswith(f"{target.pid}  ")
         assert "RSS" in screen[1]
+    if rows > 8:
+        last = top.screens()[-1]
+        (head,) = (i for i, row in enumerate(last) if re.match(" +live ±err", row))
+        figure = r" +[\d.]+ ([KM]i)?B ±[\d.]+M *"
+        both = figure + figure if columns > 60 else figure
+        assert all(re.match(both + "[^ \\d]", row) for row in last[head + 1 : -1]), last
+        assert "±" in last[head].split("err")[-1] and last[head].endswith("/s")
     assert top.leave(b"q") == 0
     assert target.finish() == (0, "still True\n")
 
@@ -146,6 +153,13 @@ def test_as_json_it_is_one_object_with_what_grew(this_python: Python, lowtide: L
     grown = {line["name"]: line["growth_bytes"] for line in said["ledger"]}
     assert sum(grown.values()) > 1 << 20
     assert max(said["sites"], key=lambda site: site["live_bytes"])["live_bytes"] > 1 << 20
+    # Without any sample 1.96 · √3 of the interval, which is 512 KiB; with samples more.
+    least = 1779863
+    for site in said["sites"]:
+        assert (site["live_error_bytes"] > least) == (0 < site["live_bytes"]), site
+        assert (site["total_error_bytes"] > least) == (0 < site["total_bytes"]), site
+    assert said["live_error_bytes"] >= max(site["live_error_bytes"] for site in said["sites"])
+    assert said["allocated_error_bytes_a_second"] > 0
     assert target.finish() == (0, "still True\n")
 
 

@@ -61,6 +61,28 @@ def test_the_report_of_a_profile_tells_each_line_with_its_figures_and_error(lowt
     by_choice = 10 * 5**2 / (2 * 5**2 + 1)  # the site's part of what the peak stands above the heap at the highest RSS
     assert load["live_error_bytes"] == round(by_samples * MIB)
     assert load["error_bytes"] == round((by_samples + by_choice) * MIB)
+    assert load["rss_peak_error_bytes"] == round(by_samples * MIB)
+    assert load["gone_error_bytes"] == round(1.96 * (3 * 0.5**2) ** 0.5 * MIB)
+
+
+@pytest.mark.parametrize("columns, mark", [(100, " ± "), (63, " ±"), (40, " ±"), (40, " +-")])
+def test_at_no_width_does_a_sampled_figure_stand_without_its_error(lowtide, profile, columns, mark):
+    shown = lowtide("report", profile, env=UTF8 | {"COLUMNS": str(columns)} | ({"LC_ALL": "C"} if "+" in mark else {}))
+    (peak,) = re.findall(r"^AT THE PEAK(.*?)^STILL ALIVE", shown.stdout, re.M | re.S)
+    figures = [line for line in peak.splitlines()[2:] if re.match(r" +[\d.]+ [KM]?i?B", line)]
+    assert len(figures) == 3  # parse, load, and the rest
+    assert all(re.match(rf" +[\d.]+ MiB{re.escape(mark)}[\d.]+( MiB|M) ", line) for line in figures), figures
+    assert max(map(len, peak.splitlines()[2:])) <= columns
+    assert re.match(rf"  290\.0 MiB {re.escape(mark.strip())} 2\d\.\d MiB", peak)
+
+
+def test_at_no_width_does_an_exact_figure_have_an_error(lowtide, lowtide_exe, tmp_path):
+    subprocess.run([lowtide_exe.parent / "profile_recording", tmp_path / "a.tide", "/not/there.py", "2"], check=True)
+    for columns in ("100", "40"):
+        shown = lowtide("report", tmp_path / "a.tide", env=UTF8 | {"COLUMNS": columns}).stdout
+        assert "AT THE PEAK" in shown and "±" not in shown
+    sites = report(lowtide, tmp_path / "a.tide")["allocations"]["sites"]
+    assert {site[key] for site in sites for key in site if key.endswith("error_bytes")} == {0}
 
 
 def test_what_a_process_had_when_it_ended_is_not_alive_at_the_end(lowtide, profile):

@@ -96,6 +96,13 @@ static void sizes_read_in_iec_units(void **state) {
     assert_string_equal(units_size(t, 1024), "1.0 KiB");
     assert_string_equal(units_size(t, 1048575), "1.0 MiB");
     assert_string_equal(units_size(t, UINT64_MAX), "16.0 EiB");
+    assert_string_equal(units_short(t, 0), "0B");
+    assert_string_equal(units_short(t, 999), "999B");
+    assert_string_equal(units_short(t, 1000), "1.0K");
+    assert_string_equal(units_short(t, 10188), "9.9K");
+    assert_string_equal(units_short(t, 10189), "10K");
+    assert_string_equal(units_short(t, 412 << 20), "412M");
+    assert_string_equal(units_short(t, UINT64_MAX), "16E");
     assert_string_equal(units_growth(t, INT64_MIN), "-8.0 EiB");
     assert_string_equal(units_growth(t, 2048), "+2.0 KiB");
     assert_string_equal(units_count(t, 1234567), "1,234,567");
