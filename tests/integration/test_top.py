@@ -156,8 +156,9 @@ def test_as_json_it_is_one_object_with_what_grew(this_python: Python, lowtide: L
     # Without any sample 1.96 · √3 of the interval, which is 512 KiB; with samples more.
     least = 1779863
     for site in said["sites"]:
-        assert (site["live_error_bytes"] > least) == (0 < site["live_bytes"]), site
-        assert (site["total_error_bytes"] > least) == (0 < site["total_bytes"]), site
+        assert site["live_error_bytes"] > least or site["live_bytes"] == 0, site
+        assert site["total_error_bytes"] > least or site["total_bytes"] == 0, site
+        assert min(site["live_error_bytes"], site["total_error_bytes"]) >= least, site
     assert said["live_error_bytes"] >= max(site["live_error_bytes"] for site in said["sites"])
     assert said["allocated_error_bytes_a_second"] > 0
     assert target.finish() == (0, "still True\n")
