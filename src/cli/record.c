@@ -11,26 +11,9 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-static void live_open(record_t *r, const char *to) {
-    int n = snprintf(r->live_path, sizeof r->live_path, "%s.partial", to);
-    if (n > 0 && (size_t)n < sizeof r->live_path)
-        r->live = open(r->live_path, O_RDWR | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0666);
-    if (r->live >= 0)
-        collect_live(&r->collect, r->live);
-    else
-        r->live_path[0] = '\0';
-}
-
-static void live_remove(record_t *r) {
-    if (r->live >= 0) close(r->live);
-    if (r->live_path[0]) unlink(r->live_path);
-    r->live = -1;
-    r->live_path[0] = '\0';
-}
-
 int record_open(record_t *r, const char *to, bool live, err_t *e) {
-    r->fd = r->live = -1;
-    r->live_path[0] = '\0';
+    char path[sizeof r->output.part];
+    r->fd = -1;
     r->heap = false;
     r->gpu_count = 0;
     r->to_file = to != NULL;
@@ -46,7 +29,8 @@ int record_open(record_t *r, const char *to, bool live, err_t *e) {
         record_abandon(r);
         return status;
     }
-    if (live && to && r->output.part[0]) live_open(r, to);
+    int n = snprintf(path, sizeof path, "%s.partial", to ? to : "");
+    if (live && to && r->output.part[0] && (size_t)n < sizeof path) collect_live(&r->collect, path);
     return 0;
 }
 
@@ -106,13 +90,13 @@ int record_finish(record_t *r) {
                                                : command_fail("%s", e.text);
     }
     if (r->to_file) status = output_finish(&r->output);
-    live_remove(r);
+    collect_live_remove(&r->collect);
     return status;
 }
 
 void record_abandon(record_t *r) {
     if (r->to_file) output_abandon(&r->output);
-    live_remove(r);
+    collect_live_remove(&r->collect);
 }
 
 void record_close(record_t *r) {

@@ -15,12 +15,10 @@
 typedef struct record {
     collect_t collect;
     output_t output;
-    bool to_file, heap; /* heap: it was captured into fd */
-    int fd;             /* the heap's capture writes here; read and write */
-    int live;
+    bool to_file, heap;          /* heap: it was captured into fd */
+    int fd;                      /* the heap's capture writes here; read and write */
     gpu_row_t gpus[GPU_DEVICES]; /* of the process whose heap is captured, just before that */
     unsigned gpu_count;
-    char live_path[4096];
 } record_t;
 
 /* to: NULL for memory. */

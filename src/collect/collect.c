@@ -4,9 +4,9 @@
 #include "base/mem.h"
 #include "base/proc.h"
 #include "collect/collect_gc.h"
+#include "collect/collect_live.h"
 #include "collect/collect_peak.h"
 #include "collect/collect_tree.h"
-#include "collect/collect_write.h"
 #include "collect/touched.h"
 
 #include <errno.h>
@@ -44,8 +44,9 @@ uint64_t collect_now_us(const collect_t *c) {
 }
 
 int collect_begin(collect_t *c, err_t *e) {
-    *c = (collect_t){
-        .begin_ns = clock_ns(CLOCK_MONOTONIC), .began_ns = clock_ns(CLOCK_REALTIME), .live_fd = -1};
+    *c = (collect_t){.begin_ns = clock_ns(CLOCK_MONOTONIC),
+                     .began_ns = clock_ns(CLOCK_REALTIME),
+                     .live = {.fd = -1}};
     if (sites_begin(&c->sites)) return err_sys(e, -ENOMEM, "cannot record");
     return 0;
 }
@@ -72,13 +73,7 @@ void collect_end(collect_t *c) {
     collect_points_free(&c->timeline);
     collect_events_free(&c->events);
     collect_samples_free(&c->samples);
-    if (c->live) rec_close(c->live, 0, 0, NULL);
-    c->live = NULL;
-}
-
-void collect_live(collect_t *c, int fd) {
-    c->live_fd = fd;
-    if (rec_open(&c->live, fd, 0, c->began_ns, NULL)) c->live = NULL;
+    live_close(c);
 }
 
 /* ── Processes ── */
@@ -465,9 +460,10 @@ int collect_tick(collect_t *c) {
     uint64_t tree_us = tree_look(c);
     if (tree_us < next_us) next_us = tree_us;
     if (c->peaks && peaks_aim(c) && next_us > GRAIN_US_PEAK) next_us = GRAIN_US_PEAK;
-    if (c->live && now >= c->live_us) {
+    now = collect_now_us(c);
+    if (c->live.path[0] && now >= c->live.due_us) {
         for (uint32_t i = 0; i < c->processes.count; i++) read_profile(c, i);
-        write_live(c);
+        live_write(c, now);
     }
     return (int)(next_us / 1000);
 }

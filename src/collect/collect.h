@@ -5,8 +5,8 @@
  *                      collect_write into the recording, at the end
  *
  * All is kept in memory, bounded: sites by the regions' own rooms, the timeline by points that lie further apart the longer the
- * program runs. So the recording has each row once. Until then `collect_live` gives it a second file, to which
- * what changed is appended every second (by at most a MiB a minute in the long run), for the day on which we are killed.
+ * program runs. So the recording has each row once. Until then `collect_live` gives it a second file, which has all but the last
+ * second (collect_live.h), for the day on which we are killed.
  *
  * A process is only ever read: by the memory that it shares (observed.h), /proc, and a pidfd. One thread.
  */
@@ -109,6 +109,24 @@ typedef struct collect_event {
 VEC_DEFINE(collect_points, collect_point_t);
 VEC_DEFINE(collect_events, collect_event_t);
 
+/* Which rows. Zero: all. */
+typedef struct collect_rows {
+    bool changed; /* of processes and allocations those that are marked as changed */
+    bool sources; /* with the frames' source text, which is read from its files */
+    size_t frames, stacks, points, events; /* from that one on */
+} collect_rows_t;
+
+/* The live file (collect_live.h). */
+typedef struct collect_live {
+    char path[4096], fresh_path[4104]; /* "": none is wanted */
+    bool made;
+    rec_writer_t *to; /* NULL: not now */
+    int fd;
+    uint64_t due_us;
+    off_t bytes, fresh_bytes; /* now, and when it was new */
+    collect_rows_t rows;      /* that it does not have */
+} collect_live_t;
+
 typedef struct collect {
     uint64_t begin_ns, began_ns; /* CLOCK_MONOTONIC; since 1970 */
     collect_processes_t processes;
@@ -122,19 +140,16 @@ typedef struct collect {
     uint64_t fault_ns;  /* a page fault on this machine; 0: not measured yet */
     uint64_t gc_every_us;
     uint64_t tree_due_us; /* when shared pages may be counted again */
-    /* The live file: what of each is in it. */
-    rec_writer_t *live;
-    int live_fd;
-    uint64_t live_us;
-    size_t live_frames, live_stacks, live_points, live_events;
+    collect_live_t live;
 } collect_t;
 
 int collect_begin(collect_t *c, err_t *e);
 void collect_end(collect_t *c);
 
-/* fd: empty, open for reading and writing; the caller's until collect_end. A live file that cannot be written is given up silently:
- * the recording itself will tell. */
-void collect_live(collect_t *c, int fd);
+/* From the next tick on what is known is in a file of that name, too. One that cannot be written is none: the recording itself will
+ * tell. */
+void collect_live(collect_t *c, const char *path);
+void collect_live_remove(collect_t *c);
 
 /* region: of its profile, or -1; the caller's. parent: a PID, or 0. A process that is known already and called exec ends as what
  * it was. Returns its number, or a negative errno. */

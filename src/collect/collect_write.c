@@ -11,8 +11,6 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { LIVE_EVERY_US = 1000000, LIVE_MINUTE_US = 60000000, LIVE_MINUTE_BYTES = 1 << 20 };
-
 #define BEGIN(w, name, columns)                                                                    \
     rec_table_begin(w, name, columns, (uint32_t)(sizeof columns / sizeof columns[0]))
 
@@ -20,9 +18,9 @@ static void put_text(rec_writer_t *w, const char *text) {
     rec_table_text(w, text, strlen(text));
 }
 
-/* ── Rows: all of them, or those that the live file does not have ── */
+/* ── Rows ── */
 
-static void write_processes(const collect_t *c, rec_writer_t *w, bool all) {
+static void write_processes(const collect_t *c, rec_writer_t *w, bool changed) {
     static const rec_table_column_t columns[] = {
         {"process", REC_DELTA}, {"parent", REC_VARINT},  {"pid", REC_VARINT},
         {"how", REC_VARINT},    {"begin_us", REC_DELTA}, {"end_us", REC_VARINT},
@@ -30,8 +28,8 @@ static void write_processes(const collect_t *c, rec_writer_t *w, bool all) {
         {"command", REC_TEXT},  {"python", REC_TEXT}};
     bool begun = false;
     for (size_t i = 0; i < c->processes.count; i++) {
-        collect_process_t *p = c->processes.at[i];
-        if (!all && !p->changed) continue;
+        const collect_process_t *p = c->processes.at[i];
+        if (changed && !p->changed) continue;
         if (!begun) BEGIN(w, "processes", columns);
         begun = true;
         rec_table_number(w, i);
@@ -45,12 +43,11 @@ static void write_processes(const collect_t *c, rec_writer_t *w, bool all) {
         rec_table_number(w, p->interval_bytes);
         put_text(w, p->command);
         put_text(w, p->python);
-        if (!all) p->changed = false;
     }
     if (begun) rec_table_end(w);
 }
 
-static void write_frames(const collect_t *c, rec_writer_t *w, size_t from, bool all) {
+static void write_frames(const collect_t *c, rec_writer_t *w, size_t from, bool with_sources) {
     static const rec_table_column_t columns[] = {{"kind", REC_VARINT},       {"function", REC_TEXT},
                                                  {"file", REC_TEXT},         {"line", REC_VARINT},
                                                  {"first_line", REC_VARINT}, {"offset", REC_VARINT},
@@ -58,7 +55,7 @@ static void write_frames(const collect_t *c, rec_writer_t *w, size_t from, bool 
                                                  {"inlined_in", REC_VARINT}, {"source", REC_TEXT}};
     collect_sources_t sources = {0};
     if (from >= c->sites.frames.count) return;
-    if (all) sources_read(&c->sites, &sources); /* not each second, for the live file */
+    if (with_sources) sources_read(&c->sites, &sources);
     BEGIN(w, "frames", columns);
     for (size_t i = from; i < c->sites.frames.count; i++) {
         const collect_frame_t *f = c->sites.frames.at + i;
@@ -115,7 +112,7 @@ static void write_cell(rec_writer_t *w, uint64_t process, const collect_cell_t *
     rec_table_number(w, cell->peak.variance);
 }
 
-static void write_allocations(const collect_t *c, rec_writer_t *w, bool all) {
+static void write_allocations(const collect_t *c, rec_writer_t *w, bool changed) {
     static const rec_table_column_t columns[] = {
         {"process", REC_DELTA},          {"stack", REC_DELTA},
         {"domain", REC_VARINT},          {"live_bytes", REC_VARINT},
@@ -126,14 +123,13 @@ static void write_allocations(const collect_t *c, rec_writer_t *w, bool all) {
         {"total_variance", REC_VARINT},  {"peak_variance", REC_VARINT}};
     bool begun = false;
     for (size_t i = 0; i < c->processes.count; i++) {
-        collect_cells_t *cells = &c->processes.at[i]->seen.cells;
+        const collect_cells_t *cells = &c->processes.at[i]->seen.cells;
         for (size_t k = 0; k < cells->count; k++) {
-            collect_cell_t *cell = cells->at + k;
-            if (!cell->figures.domain || (!all && !cell->changed)) continue;
+            const collect_cell_t *cell = cells->at + k;
+            if (!cell->figures.domain || (changed && !cell->changed)) continue;
             if (!begun) BEGIN(w, "allocations", columns);
             begun = true;
             write_cell(w, i, cell);
-            if (!all) cell->changed = false;
         }
     }
     if (begun) rec_table_end(w);
@@ -220,7 +216,7 @@ static void write_lost(const collect_t *c, rec_writer_t *w) {
     if (blocks) meta_number(w, "lost_blocks", blocks);
 }
 
-static void write_meta(const collect_t *c, rec_writer_t *w, bool heap) {
+void write_meta(const collect_t *c, rec_writer_t *w, bool heap) {
     if (!c->processes.count) return;
     const collect_process_t *first = c->processes.at[0];
     uint64_t end_us = first->end_us ? first->end_us : collect_now_us(c);
@@ -250,33 +246,18 @@ static void write_meta(const collect_t *c, rec_writer_t *w, bool heap) {
     }
 }
 
-static void write_tables(const collect_t *c, rec_writer_t *w, bool all) {
-    write_processes(c, w, all);
-    write_frames(c, w, all ? 0 : c->live_frames, all);
-    write_stacks(c, w, all ? 0 : c->live_stacks);
-    write_allocations(c, w, all);
-    write_timeline(c, w, all ? 0 : c->live_points);
-    write_events(c, w, all ? 0 : c->live_events);
+void write_tables(const collect_t *c, rec_writer_t *w, const collect_rows_t *rows) {
+    write_processes(c, w, rows->changed);
+    write_frames(c, w, rows->frames, rows->sources);
+    write_stacks(c, w, rows->stacks);
+    write_allocations(c, w, rows->changed);
+    write_timeline(c, w, rows->points);
+    write_events(c, w, rows->events);
 }
 
 void collect_write(const collect_t *c, rec_writer_t *w, bool heap) {
     write_meta(c, w, heap);
-    write_tables(c, w, true);
+    write_tables(c, w, &(collect_rows_t){.sources = true});
     if (heap) write_samples(&c->samples, w);
     peaks_write(c, w, heap);
-}
-
-/* A mebibyte at once, and then one a minute. */
-void write_live(collect_t *c) {
-    if (!c->live_us) write_meta(c, c->live, false);
-    write_tables(c, c->live, false);
-    c->live_frames = c->sites.frames.count;
-    c->live_stacks = c->sites.stacks.count;
-    c->live_points = c->timeline.count;
-    c->live_events = c->events.count;
-    off_t bytes = lseek(c->live_fd, 0, SEEK_CUR);
-    c->live_us = collect_now_us(c) + LIVE_EVERY_US;
-    if (bytes <= LIVE_MINUTE_BYTES) return;
-    uint64_t earned_us = ((uint64_t)bytes - LIVE_MINUTE_BYTES) * LIVE_MINUTE_US / LIVE_MINUTE_BYTES;
-    if (earned_us > c->live_us) c->live_us = earned_us;
 }

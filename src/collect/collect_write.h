@@ -4,9 +4,8 @@
 
 #include "collect/collect.h"
 
+void write_tables(const collect_t *c, rec_writer_t *w, const collect_rows_t *rows);
+void write_meta(const collect_t *c, rec_writer_t *w, bool heap);
 void write_samples(const collect_samples_t *samples, rec_writer_t *w);
-
-/* Appends to the live file what changed since the last time, and says in live_us when to do so again. */
-void write_live(collect_t *c);
 
 #endif
