@@ -203,11 +203,12 @@ void collect_ended(collect_t *c, pid_t pid, int status) {
 static void add_point(collect_t *c, uint32_t number, uint64_t t_us, uint64_t rss) {
     collect_process_t *p = c->processes.at[number];
     uint64_t heap = observed_heap_bytes(&p->observed);
+    heap = heap > p->untouched_bytes ? heap - p->untouched_bytes : 0;
     collect_point_t point = {.process = number,
                              .t_us = t_us,
                              .rss_bytes = rss,
-                             .heap_bytes =
-                                 heap > p->untouched_bytes ? heap - p->untouched_bytes : 0};
+                             .heap_bytes = heap > p->point_heap ? heap : p->point_heap};
+    p->point_heap = 0;
     p->point_us = t_us;
     p->point_rss = 0;
     collect_points_push(&c->timeline, point); /* without memory the line has a gap */
@@ -285,17 +286,23 @@ static void correct_untouched(collect_process_t *p, uint64_t highest) {
     p->high_heap += added;
 }
 
-/* It fell: the kernel knows how high it was between two looks. */
-static void look_back(collect_t *c, collect_process_t *p) {
+/* It fell: the kernel knows how high it was between two looks, and the process how high its heap. */
+static void look_back(collect_t *c, collect_process_t *p, bool heap_peak) {
     uint64_t highest = proc_status_bytes(p->pid, "VmHWM");
     if (highest <= p->past_peak_bytes) return;
     if (highest > p->rss_peak_bytes) {
         p->rss_peak_bytes = p->point_rss = highest;
         p->rss_peak_us = p->point_rss_us = p->looked_us;
     }
-    if (highest <= p->high_rss) return;
-    sites_read(&c->sites, p->pid, &p->observed, &p->seen);
-    correct_untouched(p, highest);
+    if (highest > p->high_rss) {
+        sites_read(&c->sites, p->pid, &p->observed, &p->seen);
+        correct_untouched(p, highest);
+    }
+    uint64_t untouched = 0;
+    if (!heap_peak) return;
+    for (size_t i = 0; i < p->seen.cells.count; i++)
+        untouched += p->seen.cells.at[i].peak_untouched;
+    p->point_heap = p->seen_heap_peak > untouched ? p->seen_heap_peak - untouched : 0;
 }
 
 /* The point of a stretch is its highest: so no peak falls between two points. */
@@ -304,7 +311,10 @@ static void look(collect_t *c, uint32_t number, bool now) {
     uint64_t before = p->rss_bytes;
     if (p->ended || p->frozen || !read_rss(p)) return;
     uint64_t t = collect_now_us(c);
-    if (p->rss_bytes < before || now) look_back(c, p);
+    uint64_t heap_peak = observed_heap_peak_bytes(&p->observed);
+    bool heap_peak_passed = heap_peak > p->seen_heap_peak;
+    p->seen_heap_peak = heap_peak;
+    if (p->rss_bytes < before || now) look_back(c, p, heap_peak_passed);
     if (p->rss_bytes > p->rss_peak_bytes) {
         p->rss_peak_bytes = p->rss_bytes;
         p->rss_peak_us = t;

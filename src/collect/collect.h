@@ -81,6 +81,7 @@ typedef struct collect_process {
     uint64_t high_rss, high_heap;               /* the RSS and what lived, when they were */
     uint64_t past_peak_bytes;                   /* the highest RSS before it was recorded */
     uint64_t point_us, point_rss, point_rss_us; /* last point of the timeline; highest since */
+    uint64_t point_heap, seen_heap_peak;        /* the heap when that passed between two looks */
     uint64_t lost_stacks, lost_blocks;          /* observed_lost */
     uint64_t end_heap_bytes;                    /* live when it ended, or had run its last line */
     collect_gc_t gc;

@@ -337,14 +337,16 @@ static void a_peak_between_two_looks_is_told(void **state) {
     r->cells[1].heap_epoch = r->head.heap_epoch;
     r->cells[1].live.bytes = 0;
     r->head.heap_bytes = 3000;
+    r->head.heap_peak_bytes = BYTES + PAGE;
     munmap((void *)at, BYTES);
     collect_drain(&c);
     assert_in_range(p->rss_peak_bytes, seen + BYTES / 2 - SMALL, seen + BYTES / 2 + SMALL);
     assert_in_range(p->seen.cells.at[1].peak_untouched, 0, SMALL);
-    uint64_t highest = 0;
+    const collect_point_t *highest = c.timeline.at;
     for (size_t i = 0; i < c.timeline.count; i++)
-        if (c.timeline.at[i].rss_bytes > highest) highest = c.timeline.at[i].rss_bytes;
-    assert_int_equal(highest, p->rss_peak_bytes);
+        if (c.timeline.at[i].rss_bytes > highest->rss_bytes) highest = &c.timeline.at[i];
+    assert_int_equal(highest->rss_bytes, p->rss_peak_bytes);
+    assert_in_range(highest->heap_bytes, BYTES - SMALL, BYTES + PAGE);
     collect_end(&c);
     munmap(r, sizeof *r);
 }
