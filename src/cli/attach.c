@@ -65,6 +65,13 @@ static void freeze(collect_t *c) {
     for (size_t i = 0; i < c->processes.count; i++) collect_freeze(c, c->processes.at[i]->pid);
 }
 
+/* In place of the one that a heap has beside it. Without it, too, there is a recording. */
+static void read_ledger(attach_t *a) {
+    const ctl_msg_t ask = {.type = CTL_RSS, .free = {.timeout_ms = a->timeout_ms}};
+    err_t e;
+    if (agent_talk_answer(&a->talk, &ask, &a->record.ledger, false, &e)) a->record.ledger.count = 0;
+}
+
 /* The heap first: its samples are then of blocks that the profile still knows. */
 static void end_profile(attach_t *a) {
     ctl_msg_t m = {.type = CTL_CAPTURE,
@@ -85,6 +92,7 @@ static void end_profile(attach_t *a) {
         a->record.heap = !status;
         if (!status && got.result.text[0]) command_fail("%s", got.result.text);
     }
+    if (!a->record.heap && status != -ESRCH && status != -ETIMEDOUT) read_ledger(a);
     freeze(&a->record.collect);
     if (status == -ESRCH) return;
     err_t e;

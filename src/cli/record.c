@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -16,6 +17,7 @@ int record_open(record_t *r, const char *to, bool live, err_t *e) {
     r->fd = -1;
     r->heap = false;
     r->gpu_count = 0;
+    r->ledger.count = 0;
     r->to_file = to != NULL;
     int status = collect_begin(&r->collect, e);
     if (!status && to) status = output_open(&r->output, to, e);
@@ -52,6 +54,32 @@ bool record_has_profile(const record_t *r) {
     return false;
 }
 
+static void meta_number(rec_writer_t *w, const char *key, uint64_t v) {
+    char text[32];
+    snprintf(text, sizeof text, "%" PRIu64, v);
+    rec_meta(w, key, text);
+}
+
+/* As the agent writes it beside a heap. */
+static void write_ledger(const answer_t *a, rec_writer_t *w) {
+    static const rec_table_column_t columns[] = {{"name", REC_TEXT},
+                                                 {"bytes", REC_VARINT},
+                                                 {"returnable_bytes", REC_VARINT},
+                                                 {"note", REC_TEXT}};
+    if (!a->count) return;
+    rec_table_begin(w, "ledger", columns, sizeof columns / sizeof columns[0]);
+    for (unsigned i = 0; i < a->count; i++) {
+        const ctl_line_t *line = &a->lines[i];
+        rec_table_text(w, line->name, strlen(line->name));
+        rec_table_number(w, line->bytes);
+        rec_table_number(w, line->returnable_bytes);
+        rec_table_text(w, line->note, strlen(line->note));
+    }
+    rec_table_end(w);
+    if (a->result.objects) meta_number(w, "swap_bytes", a->result.objects);
+    if (a->result.references) meta_number(w, "huge_page_bytes", a->result.references);
+}
+
 static int write_tables(record_t *r, err_t *e) {
     rec_writer_t *w;
     int status;
@@ -65,6 +93,7 @@ static int write_tables(record_t *r, err_t *e) {
     }
     if (status) return status;
     collect_write(&r->collect, w, r->heap);
+    if (!r->heap) write_ledger(&r->ledger, w);
     gpu_write(w, r->gpus, r->gpu_count);
     return rec_close(w, 0, 0, e);
 }

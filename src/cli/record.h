@@ -8,6 +8,7 @@
 #ifndef LOWTIDE_CLI_RECORD_H
 #define LOWTIDE_CLI_RECORD_H
 
+#include "cli/agent_talk.h"
 #include "cli/output.h"
 #include "collect/collect.h"
 #include "collect/gpu.h"
@@ -19,6 +20,7 @@ typedef struct record {
     int fd;                      /* the heap's capture writes here; read and write */
     gpu_row_t gpus[GPU_DEVICES]; /* of the process whose heap is captured, just before that */
     unsigned gpu_count;
+    answer_t ledger; /* where no heap was captured: what the agent told instead, or no lines */
 } record_t;
 
 /* to: NULL for memory. */

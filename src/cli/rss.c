@@ -45,8 +45,8 @@ static int read_lines(rss_found_t *f, err_t *e) {
     f->pid = (pid_t)number(rec, "pid", 1);
     if (a->count) return 0;
     return err_set(e, -ENODATA,
-                   "the recording has no ledger; one of `lowtide dump`, or of `lowtide run` with a "
-                   "heap, has");
+                   "the recording has no ledger: the process had ended, or did not answer, when it "
+                   "was to be read; `lowtide rss PID` tells it of a live one");
 }
 
 static int read_recorded(rss_found_t *f, const char *path, err_t *e) {

@@ -415,8 +415,7 @@ void collect_refused(collect_t *c, const char *line) {
 }
 
 uint64_t collect_rss(collect_process_t *p) {
-    read_rss(p);
-    return p->rss_bytes;
+    return read_rss(p) ? p->rss_bytes : 0;
 }
 
 void collect_samples_of(collect_t *c, collect_process_t *p, collect_samples_t *out) {

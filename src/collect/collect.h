@@ -85,9 +85,9 @@ typedef struct collect_process {
     uint64_t lost_stacks, lost_blocks;          /* observed_lost */
     uint64_t end_heap_bytes;                    /* live when it ended, or had run its last line */
     collect_gc_t gc;
-    uint64_t looked_us;   /* at its RSS */
-    uint64_t tree_shared; /* of its RSS, what others count (collect_tree.h) */
-    bool tree_read;
+    uint64_t looked_us;             /* at its RSS */
+    uint64_t tree_shared;           /* of its RSS, what others count (collect_tree.h) */
+    bool tree_read, tree_gone;      /* gone: it has ended, and that was not heard of yet */
     collect_peak_t peak, next_peak; /* next: being written */
     collect_peak_cost_t peak_cost;
     observed_t observed; /* unmapped once it has ended */
@@ -170,7 +170,7 @@ void collect_freeze(collect_t *c, pid_t pid);
 /* Notes which sampled blocks of the process are alive: call it when its heap is captured. */
 void collect_samples(collect_t *c, pid_t pid);
 void collect_samples_of(collect_t *c, collect_process_t *p, collect_samples_t *out);
-/* Its RSS, now. */
+/* Its RSS, now; 0: it has ended. */
 uint64_t collect_rss(collect_process_t *p);
 
 /* Writes META that the heap's capture could not know (all of it where there is no heap) and the tables. */

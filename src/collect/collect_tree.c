@@ -9,8 +9,19 @@
 enum { NEAR_PERCENT = 70, SHARED_PERCENT = 85, PSS_SHARE = 20 };
 enum { LOOK_US_NEAR = 20000, LOOK_US = 100000, PSS_US_MIN = 200000 };
 
-static bool counts(const collect_process_t *p) {
+static bool is_ours(const collect_process_t *p) {
     return !p->ended && p->observed.region;
+}
+
+static bool counts(const collect_process_t *p) {
+    return is_ours(p) && !p->tree_gone;
+}
+
+/* What has ended has neither RSS nor PSS, and nothing of what it had counts: its memory is freed, or others have it. */
+static uint64_t read_own(collect_process_t *p) {
+    uint64_t rss = collect_rss(p);
+    p->tree_gone = !rss;
+    return rss;
 }
 
 /* 0: not to be had. */
@@ -34,7 +45,7 @@ static void read_shared(collect_t *c, bool all) {
     for (size_t i = 0; i < c->processes.count; i++) {
         collect_process_t *p = c->processes.at[i];
         if (!counts(p) || (p->tree_read && !all)) continue;
-        uint64_t pss = read_pss(p->pid), rss = collect_rss(p);
+        uint64_t pss = read_pss(p->pid), rss = read_own(p);
         p->tree_shared = pss && pss < rss ? rss - pss : 0;
         p->tree_read = true;
     }
@@ -63,21 +74,21 @@ static uint64_t limit_of(const collect_t *c) {
     uint64_t limit = UINT64_MAX;
     for (size_t i = 0; i < c->processes.count; i++) {
         const collect_process_t *p = c->processes.at[i];
-        uint64_t own = counts(p) ? observed_limit(&p->observed) : 0;
+        uint64_t own = is_ours(p) ? observed_limit(&p->observed) : 0;
         if (own && own < limit) limit = own;
     }
     return limit;
 }
 
 uint64_t tree_look(collect_t *c) {
-    uint64_t limit = limit_of(c), plain = 0, sum = 0, now = collect_now_us(c);
+    uint64_t limit = limit_of(c), plain = 0, sum = 0, rss, now = collect_now_us(c);
     size_t count = 0;
     bool fresh = false;
     if (limit == UINT64_MAX) return UINT64_MAX;
     for (size_t i = 0; i < c->processes.count; i++) {
         collect_process_t *p = c->processes.at[i];
-        if (!counts(p)) continue;
-        plain += collect_rss(p);
+        if (!is_ours(p) || !(rss = read_own(p))) continue;
+        plain += rss;
         fresh |= !p->tree_read;
         count++;
     }

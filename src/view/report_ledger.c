@@ -5,7 +5,7 @@
 
 /* What the objects take need not be resident: pages never touched, or swapped out. */
 static void sum_up(report_t *r) {
-    if (!r->has_rss) return;
+    if (!r->has_rss || !model_totals(r->model)->objects) return;
     uint64_t objects = model_totals(r->model)->shallow_bytes;
     bool more = objects > r->rss_bytes;
     uint64_t resident = more ? r->rss_bytes : objects;
@@ -51,6 +51,8 @@ int report_ledger_read(report_t *r, err_t *e) {
     if (rows) {
         r->rss_bytes = sum;
         r->has_rss = true;
+        /* The kernel's own mark is of another moment, and counts less precisely. */
+        if (r->has_peak && r->peak_rss_bytes < sum) r->peak_rss_bytes = sum;
     } else {
         sum_up(r);
     }
