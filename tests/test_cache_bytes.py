@@ -151,6 +151,24 @@ def test_bytes_bound_what_is_held_for_small_containers_too() -> None:
         tracemalloc.stop()
 
 
+def test_a_weak_cache_counts_and_costs_its_own_share_and_not_what_others_keep() -> None:
+    values = [np.zeros(10_000) for _ in range(200)]
+    cache = lowtide.Cache[int, Any](weak=True, max_bytes="60kB")
+    tracemalloc.start()
+    try:
+        for number, value in enumerate(values):
+            cache[number] = value
+        cost = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert len(cache) == 200 and cache[7] is values[7]
+    assert cost * 0.8 < cache.bytes < 200 * 300 and cost < 200 * 300
+    del value, values[100:]
+    assert len(cache) == 100 and cache.bytes < 100 * 300
+    values.clear()
+    assert len(cache) == 0 and cache.bytes == 0
+
+
 def test_getsizeof_of_the_user_counts_in_its_own_unit() -> None:
     cache = lowtide.Cache[str, str](max_bytes=10, getsizeof=len)
     cache.update(a="12345", b="12345")

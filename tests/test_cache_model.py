@@ -37,6 +37,7 @@ class CacheModel(RuleBasedStateMachine):
         _keep.stop_clock(self.now)
         self.evicted: list[tuple[Any, Any]] = []
         self.last: dict[Any, tuple[Any, int]] = {}  # all that was put and not deleted: value, time
+        self.untold: dict[Any, Any] = {}  # what was kept, and neither deleted nor told of since
         self.ttl = ttl
         self.bounded = items is not None or size is not None
         self.cache = lowtide.Cache[Any, Any](
@@ -51,10 +52,29 @@ class CacheModel(RuleBasedStateMachine):
         """Whether it must not be over its time, as far as the model knows."""
         return key in self.last and (self.ttl is None or self.now - self.last[key][1] < self.ttl * SECOND)
 
+    def listen(self) -> None:
+        """Each that left by itself was told once, with its value."""
+        for key, value in self.evicted:
+            assert self.untold.pop(key) == value
+        self.evicted.clear()
+
+    def was_put(self, key: Any, value: Any, rejections: int) -> None:
+        """A new value, after whatever was told meanwhile; it may have gone already."""
+        for told in [told for told in self.evicted if told[0] != key]:
+            self.evicted.remove(told)
+            assert self.untold.pop(told[0]) == told[1]
+        if len(self.evicted) > 1 or (self.evicted and not self.holds(key)):
+            assert self.evicted.pop(0) == (key, self.untold[key])
+        self.untold.pop(key, None)
+        self.last[key] = (value, self.now)
+        if self.cache.stats().rejections == rejections:
+            self.untold[key] = value
+
     @rule(key=keys, value=values)
     def put(self, key: Any, value: Any) -> None:
+        rejections = self.cache.stats().rejections
         self.cache[key] = value
-        self.last[key] = (value, self.now)
+        self.was_put(key, value, rejections)
 
     @rule(key=keys)
     def look_up(self, key: Any) -> None:
@@ -72,23 +92,23 @@ class CacheModel(RuleBasedStateMachine):
         assert self.cache.discard(key) == was_there
         assert key not in self.cache
         if was_there:
-            del self.last[key]
+            del self.last[key], self.untold[key]
 
     @rule(key=keys, value=values)
     def compute(self, key: Any, value: Any) -> None:
-        was_there = key in self.cache
+        was_there, rejections = key in self.cache, self.cache.stats().rejections
         got = self.cache.get_or_compute(key, lambda: value)
         if was_there:
             assert got == self.last[key][0]
         else:
             assert got is value
-            self.last[key] = (value, self.now)
+            self.was_put(key, value, rejections)
 
     @rule()
     def pop_one(self) -> None:
         if len(self.cache):
             key, value = self.cache.popitem()
-            assert self.last.pop(key)[0] == value
+            assert self.last.pop(key)[0] == self.untold.pop(key) == value
         else:
             with pytest.raises(KeyError):
                 self.cache.popitem()
@@ -106,12 +126,16 @@ class CacheModel(RuleBasedStateMachine):
     def clear(self) -> None:
         self.cache.clear()
         self.last.clear()
+        self.untold.clear()
 
     @invariant()
     def is_in_order(self) -> None:
         if not hasattr(self, "cache"):
             return
         assert self.cache._is_valid()
+        items = dict(self.cache.items())
+        self.listen()
+        assert items == self.untold
         assert len(self.cache) == len(list(self.cache)) == len(list(self.cache.items()))
         assert self.cache.max_items is None or len(self.cache) <= self.cache.max_items
         assert self.cache.max_bytes is None or self.cache.bytes <= self.cache.max_bytes
@@ -119,7 +143,7 @@ class CacheModel(RuleBasedStateMachine):
 
 
 TestCacheModel = pytest.mark.usefixtures("clock_goes_on")(CacheModel.TestCase)
-TestCacheModel.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+TestCacheModel.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
 
 
 def test_without_bounds_it_is_a_dict_in_the_order_of_inserts() -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
@@ -213,3 +216,39 @@ def test_one_that_the_kernel_killed_for_want_of_memory_is_told_from_one_over_its
         with pytest.raises(lowtide.IsolatedMemoryError, match="more than its 48 MiB, and was killed") as told:
             pool.submit(fill_behind, "", 1 << 30).result(120)
         assert told.value.limit_bytes == 48 << 20
+
+
+THREADED = """
+import threading
+asked, answered = threading.Semaphore(0), threading.Semaphore(0)
+def answer():
+    while True:
+        asked.acquire()
+        answered.release()
+threading.Thread(target=answer, daemon=True).start()
+"""
+PROGRAM = """
+import json, os, lowtide, threaded
+def ask():
+    threaded.asked.release()
+    answered = threaded.answered.acquire(timeout=60)
+    with open(f"/proc/{os.getppid()}/status") as file:
+        threads = next(int(line.split()[1]) for line in file if line.startswith("Threads:"))
+    return answered, threads
+if __name__ == "__main__":
+    with lowtide.Pool(2, max_tasks=1) as pool:
+        told = [pool.submit(ask).result() for _ in range(3)]
+    print(json.dumps([*told, lowtide.isolate(ask)(), lowtide.isolate(ask)()]))
+"""
+
+
+def test_where_an_import_leaves_a_thread_behind_children_import_by_themselves_from_a_parent_without(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "threaded.py").write_text(THREADED)
+    (tmp_path / "program.py").write_text(PROGRAM)
+    ran = subprocess.run(
+        [sys.executable, tmp_path / "program.py"], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert ran.stderr == ""
+    assert json.loads(ran.stdout) == [[True, 1]] * 5  # its thread is alive in the child, and none where it was forked

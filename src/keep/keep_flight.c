@@ -98,6 +98,16 @@ static PyObject *compute(keep_cache_t *cache, PyObject *key, PyObject *f) {
     return value;
 }
 
+/* Where the key's __hash__ or __eq__ raises by now, all go: better computed twice than found for ever. */
+static void take_out(keep_cache_t *cache, PyObject *key) {
+    PyObject *flights = Py_XNewRef(cache->flights);
+    if (flights && PyDict_DelItem(flights, key) < 0) {
+        if (!PyErr_ExceptionMatches(PyExc_KeyError)) PyDict_Clear(flights);
+        PyErr_Clear();
+    }
+    Py_XDECREF(flights);
+}
+
 static PyObject *fly(keep_cache_t *cache, keep_flight_t *flight, PyObject *key, PyObject *f) {
     PyObject *value = keep_cache_peek(cache, key); /* the one before may have ended just now */
     if (!value && !PyErr_Occurred()) value = compute(cache, key, f);
@@ -105,7 +115,7 @@ static PyObject *fly(keep_cache_t *cache, keep_flight_t *flight, PyObject *key, 
     flight->value = Py_XNewRef(value);
     if (error && PyObject_TypeCheck(error, (PyTypeObject *)PyExc_Exception))
         flight->error = Py_NewRef(error);
-    if (cache->flights && PyDict_DelItem(cache->flights, key) < 0) PyErr_Clear();
+    take_out(cache, key);
     PyThread_release_lock(flight->lock);
     if (error) keep_error_give(error);
     return value;
@@ -130,7 +140,7 @@ static PyObject *compute_once(keep_cache_t *cache, PyObject *key, PyObject *f) {
         if (!found) return NULL;
         keep_flight_t *flight = (keep_flight_t *)found;
         if (flight->pid != getpid()) {
-            if (cache->flights && PyDict_DelItem(cache->flights, key) < 0) PyErr_Clear();
+            take_out(cache, key);
             Py_DECREF(found);
             continue;
         }
