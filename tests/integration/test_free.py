@@ -253,6 +253,48 @@ except ValueError as error: print(error)"""
     )
 
 
+def test_linecache_is_emptied_when_named_and_kept_when_not(local_python: Python, package: Path, tmp_path: Path) -> None:
+    (tmp_path / "big.py").write_text("".join(f"line_{i} = {i}\n" for i in range(100_000)))
+    code = f"""import linecache, lowtide
+assert linecache.getline({str(tmp_path / "big.py")!r}, 7) == "line_6 = 6\\n"
+lowtide.free()
+lowtide.free(dry_run=True, caches=["linecache"])
+assert linecache.cache
+freed = lowtide.free(caches="linecache")
+assert not linecache.cache and freed.layers[0].name == "linecache" and freed.returned_bytes > 5 << 20, freed"""
+    run(local_python, package, code)
+
+
+def test_the_interpreters_own_caches_are_emptied_but_not_by_a_dry_run(local_python: Python, package: Path) -> None:
+    code = """import lowtide, sys
+names = [name for name in ("_clear_internal_caches", "_clear_type_cache") if hasattr(sys, name)]
+called = []
+for name in names:
+    setattr(sys, name, lambda name=name, really=getattr(sys, name): (called.append(name), really()))
+layers = lowtide.free(dry_run=True).layers
+assert called == [] and [l.note for l in layers if l.name == "interpreter"] == ["cannot be told beforehand"], layers
+layers = lowtide.free().layers
+assert called == names[:1] and [l.note for l in layers if l.name == "interpreter"] == [""], (called, layers)"""
+    run(local_python, package, code)
+
+
+# Some 150 MiB: to give them back takes many times the pause that is allowed.
+LARGE = "made = [(i, i + 1, i + 2) for i in range(1_600_000)]; kept = made[::500]; del made\n"
+
+
+def test_a_pause_that_was_bounded_ends_early_and_says_so(target_python: Python, spawn: Spawn, lowtide: Lowtide) -> None:
+    target = spawn(target_python, LARGE + "print('ready', flush=True)\nimport sys\nsys.stdin.read()\n" + INTACT)
+    told, early, late = (
+        json.loads(lowtide("free", target.pid, *words, "--json").stdout)
+        for words in (["--dry-run", "--max-pause=60s"], ["--max-pause=1ms"], ["--max-pause=60s"])
+    )
+    pools = [next(layer for layer in answer["layers"] if layer["name"] == "pymalloc") for answer in (told, early, late)]
+    assert ["time was up" in layer["note"] for layer in pools] == [False, True, False], pools
+    assert pools[1]["returned_bytes"] < pools[0]["returned_bytes"] / 2, pools
+    assert pools[2]["returned_bytes"] > pools[0]["returned_bytes"] / 3 > 15 << 20, pools
+    assert target.finish() == (0, "")
+
+
 def test_a_live_process_gives_memory_back_and_goes_on(target_python: Python, spawn: Spawn, lowtide: Lowtide) -> None:
     target = spawn(target_python, SPARSE + "print('ready', flush=True)\nimport sys\nsys.stdin.read()\n" + INTACT)
     told = json.loads(lowtide("free", target.pid, "--dry-run", "--json").stdout)

@@ -8,21 +8,21 @@ import re
 from pathlib import Path
 
 import pytest
-from conftest import Lowtide, Python, Spawn
+from conftest import Lowtide, Python, Spawn, Target
 from test_free import SPARSE, package, run
 
 __all__ = ["package"]
 
 
-def smaps_rss(pid: int) -> int:
+def smaps_sum(pid: int, field: str) -> int:
     text = Path(f"/proc/{pid}/smaps").read_text()
-    return sum(int(n) for n in re.findall(r"^Rss:\s+(\d+) kB", text, re.M)) * 1024
+    return sum(int(n) for n in re.findall(rf"^{field}:\s+(\d+) kB", text, re.M)) * 1024
 
 
 def test_the_lines_of_a_live_process_add_up_to_smaps(target_python: Python, spawn: Spawn, lowtide: Lowtide) -> None:
     target = spawn(target_python, SPARSE)
     lowtide("rss", target.pid)  # the agent's own traces are there from here on
-    before = smaps_rss(target.pid)
+    before = smaps_sum(target.pid, "Rss")
     done = lowtide("rss", target.pid, "--json")
     assert (done.status, done.stderr) == (0, "")
     told = json.loads(done.stdout)
@@ -40,6 +40,43 @@ def test_the_lines_of_a_live_process_add_up_to_smaps(target_python: Python, spaw
     text = lowtide("rss", target.pid).stdout
     assert "lowtide free" in text and f"{pin['arenas']} arenas: " in text, text
     target.finish()
+
+
+def told_apart(target: Target, lowtide: Lowtide, field: str) -> tuple[int, int]:
+    """What smaps has of it, and the ledger: of moments when the kernel changed nothing between."""
+    for _ in range(20):
+        before = smaps_sum(target.pid, field)
+        memory = json.loads(lowtide("rss", target.pid, "--json").stdout)["memory"]
+        if before == smaps_sum(target.pid, field):
+            break
+    return before, memory["swap_bytes" if field == "Swap" else "huge_page_bytes"]
+
+
+ADVISED = """import mmap
+m = mmap.mmap(-1, 16 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+"""
+
+
+def test_huge_pages_are_told_as_the_kernel_counts_them(this_python: Python, spawn: Spawn, lowtide: Lowtide) -> None:
+    target = spawn(this_python, ADVISED + "m.madvise(mmap.MADV_HUGEPAGE); m.write(b'x' * (16 << 20))")
+    theirs, ours = told_apart(target, lowtide, "AnonHugePages")
+    if not theirs:
+        pytest.skip("this kernel gave no huge page to memory that asked for them: only the parser is tested")
+    assert theirs == ours and "huge pages" in lowtide("rss", target.pid).stdout
+    plain = spawn(this_python, ADVISED + "m.madvise(mmap.MADV_NOHUGEPAGE); m.write(b'x' * (16 << 20))")
+    theirs, ours = told_apart(plain, lowtide, "AnonHugePages")
+    assert theirs == ours < 16 << 20
+
+
+def test_what_is_swapped_out_is_told_as_the_kernel_counts_it(
+    this_python: Python, spawn: Spawn, lowtide: Lowtide
+) -> None:
+    pageout = 21  # MADV_PAGEOUT, Linux 5.4
+    target = spawn(this_python, ADVISED + f"m.write(bytes(range(256)) * (16 << 12)); m.madvise({pageout})")
+    theirs, ours = told_apart(target, lowtide, "Swap")
+    if not theirs:
+        pytest.skip("this machine swaps nothing out: only the parser is tested")
+    assert theirs == ours
 
 
 def test_pools_and_arenas_are_as_many_as_python_itself_counts(local_python: Python, package: Path) -> None:

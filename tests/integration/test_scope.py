@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from conftest import Python
+from test_free import INTACT, SPARSE
 from test_package_inside import inside, package  # noqa: F401
 
 
@@ -46,6 +47,28 @@ with lowtide.scope(holders=0) as s:
 print([x for x in s.survivors if 'Mine' in x.type], s.bytes < 20000, sep=', ')
 """
     assert inside(local_python, package, lowtide_exe, code, tmp_path) == ([], True)
+
+
+def test_what_the_block_left_free_goes_back_at_its_end_when_asked_for(
+    local_python: Python,
+    package: Path,  # noqa: F811
+    lowtide_exe: Path,
+    tmp_path: Path,
+) -> None:
+    code = f"""
+import lowtide
+def block(free):
+    with lowtide.scope(free=free, holders=0) as s:
+        {SPARSE.strip()}
+    return s.freed_bytes, kept, lowtide.rss().rss_bytes
+start = lowtide.rss().rss_bytes
+plain, first, held = block(False)
+assert held - start > 15 << 20
+freed, kept, left = block(True)  # what the first one left goes as well
+{INTACT.strip()}
+print(plain, freed > 15 << 20, held - left > 10 << 20, sep=', ')
+"""
+    assert inside(local_python, package, lowtide_exe, code, tmp_path) == (0, True, True)
 
 
 def test_an_error_in_the_block_passes_through(

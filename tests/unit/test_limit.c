@@ -3,6 +3,7 @@
 #include "base/limit_size.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -166,6 +167,74 @@ static void pressure_comes_at_the_mark_and_aims_at_the_goal(void **state) {
     assert_int_equal(limit_watch_wait(&w, LIMIT_PRESSURE, &s), LIMIT_STOPPED);
 }
 
+/* A group of version 2 whose tasks waited so long in all, and which was held up at its high mark so often. */
+static void say_stalls(const fake_t *f, uint64_t us, unsigned high) {
+    char text[128];
+    snprintf(text, sizeof text, "some avg10=0.00 total=%llu\nfull total=0\n",
+             (unsigned long long)us);
+    put(f->cgroups, "app/memory.pressure", text);
+    snprintf(text, sizeof text, "low 0\nhigh %u\nmax 0\noom 0\n", high);
+    put(f->cgroups, "app/memory.events", text);
+}
+
+typedef struct stall_case {
+    uint64_t rss, us;
+    unsigned high;
+    bool pressure;
+} stall_case_t;
+
+static void *waits(void *arg) {
+    limit_state_t *s = calloc(1, sizeof *s);
+    assert_non_null(s);
+    assert_int_equal(limit_watch_wait(arg, LIMIT_PRESSURE, s), LIMIT_PRESSURE);
+    return s;
+}
+
+/* What is no stall is told from one by waiting on until the limit is full. */
+static void check_stall(const fake_t *f, const stall_case_t *c) {
+    const struct timespec a_while = {.tv_nsec = 10000000};
+    gauge_places_t places;
+    limit_watch_t w;
+    pthread_t thread;
+    void *result;
+    put(f->proc, "self/cgroup", "0::/app\n");
+    put(f->cgroups, "app/memory.current", "1000\n");
+    put(f->cgroups, "app/memory.max", "max\n");
+    say_stalls(f, 1000000, 5);
+    say_rss(f, c->rss);
+    gauge_find(&places, f->proc, f->cgroups);
+    limit_watch_open(&w, &places, 100 * MIB, 0.5);
+    say_stalls(f, 1000000 + c->us, 5 + c->high);
+    w.stalls_read_ns -= 2000000000; /* so long ago */
+    const int64_t read_ns = w.stalls_read_ns;
+    assert_int_equal(pthread_create(&thread, NULL, waits, &w), 0);
+    while (__atomic_load_n(&w.stalls_read_ns, __ATOMIC_RELAXED) == read_ns)
+        nanosleep(&a_while, NULL);
+    struct timespec end;
+    clock_gettime(CLOCK_REALTIME, &end);
+    end.tv_sec += 60;
+    if (!c->pressure || pthread_timedjoin_np(thread, &result, &end)) {
+        say_rss(f, 95 * MIB);
+        assert_int_equal(pthread_join(thread, &result), 0);
+    }
+    const limit_state_t *s = result;
+    assert_int_equal(s->stalled, c->pressure);
+    assert_int_equal(s->used_bytes, c->pressure ? c->rss : 95 * MIB);
+    assert_int_equal(s->wanted_bytes, c->pressure ? c->rss / 20 : 15 * MIB);
+    free(result);
+}
+
+static void a_stall_and_a_high_mark_are_pressure_from_half_of_the_limit_on(void **state) {
+    static const stall_case_t CASES[] = {
+        {60 * MIB, 1000000000000, 0, true}, /* whatever a busy machine makes of the two seconds */
+        {60 * MIB, 200000, 0, false},       /* of at least two seconds: a tenth */
+        {60 * MIB, 0, 1, true},
+        {60 * MIB, 0, 0, false},
+        {40 * MIB, 1000000000000, 1, false},
+    };
+    for (size_t i = 0; i < sizeof CASES / sizeof *CASES; i++) check_stall(*state, &CASES[i]);
+}
+
 static void others_of_a_tree_count_until_their_recorder_falls_silent(void **state) {
     fake_t *f = *state;
     gauge_places_t places;
@@ -270,6 +339,8 @@ int main(void) {
                                         tear_down),
         cmocka_unit_test_setup_teardown(pressure_comes_at_the_mark_and_aims_at_the_goal, set_up,
                                         tear_down),
+        cmocka_unit_test_setup_teardown(
+            a_stall_and_a_high_mark_are_pressure_from_half_of_the_limit_on, set_up, tear_down),
         cmocka_unit_test_setup_teardown(others_of_a_tree_count_until_their_recorder_falls_silent,
                                         set_up, tear_down),
         cmocka_unit_test_setup_teardown(
