@@ -26,6 +26,7 @@ enum {
     GRAIN_US_MIN = 10000, /* between two points of the timeline, and between two looks */
     GRAIN_US_PEAK = 3000, /* while a snapshot is being written */
     LOOK_US_MAX = 100000,
+    LOOK_PART = 50, /* of the time, for what takes long */
     GRAIN_US_MAX = 1000000,
     POINTS_A_STRETCH = 200, /* the grain is so small a part of the age, up to a second … */
     POINTS_IN_ALL = 4000,   /* … and from then on this part */
@@ -259,7 +260,7 @@ static void read_untouched(collect_t *c, uint32_t number, bool peak) {
         p->high_rss = p->rss_bytes;
         p->high_heap = observed_heap_bytes(&p->observed);
     }
-    uint64_t end = collect_now_us(c), wait = 50 * (end - begin);
+    uint64_t end = collect_now_us(c), wait = LOOK_PART * (end - begin);
     p->untouched_due_us = end + (wait > GRAIN_US_MIN ? wait : GRAIN_US_MIN);
 }
 
@@ -287,16 +288,19 @@ static void correct_untouched(collect_process_t *p, uint64_t highest) {
 }
 
 /* It fell: the kernel knows how high it was between two looks, and the process how high its heap. */
-static void look_back(collect_t *c, collect_process_t *p, bool heap_peak) {
+static void look_back(collect_t *c, collect_process_t *p, bool heap_peak, bool now) {
     uint64_t highest = proc_status_bytes(p->pid, "VmHWM");
     if (highest <= p->past_peak_bytes) return;
     if (highest > p->rss_peak_bytes) {
         p->rss_peak_bytes = p->point_rss = highest;
         p->rss_peak_us = p->point_rss_us = p->looked_us;
     }
-    if (highest > p->high_rss) {
+    uint64_t begin = collect_now_us(c);
+    if (highest > p->high_rss && (now || begin >= p->back_due_us)) {
         sites_read(&c->sites, p->pid, &p->observed, &p->seen);
         correct_untouched(p, highest);
+        uint64_t end = collect_now_us(c);
+        p->back_due_us = end + LOOK_PART * (end - begin);
     }
     uint64_t untouched = 0;
     if (!heap_peak) return;
@@ -314,7 +318,7 @@ static void look(collect_t *c, uint32_t number, bool now) {
     uint64_t heap_peak = observed_heap_peak_bytes(&p->observed);
     bool heap_peak_passed = heap_peak > p->seen_heap_peak;
     p->seen_heap_peak = heap_peak;
-    if (p->rss_bytes < before || now) look_back(c, p, heap_peak_passed);
+    if (p->rss_bytes < before || now) look_back(c, p, heap_peak_passed, now);
     if (p->rss_bytes > p->rss_peak_bytes) {
         p->rss_peak_bytes = p->rss_bytes;
         p->rss_peak_us = t;

@@ -78,8 +78,9 @@ typedef struct collect_process {
     uint64_t seen_peak_bytes;                   /* the highest that a look saw */
     uint64_t untouched_bytes, untouched_due_us; /* of its live bytes; when to look again */
     bool peak_stale; /* the RSS has been higher since they were last read at its highest */
-    uint64_t high_rss, high_heap;               /* the RSS and what lived, when they were */
-    uint64_t past_peak_bytes;                   /* the highest RSS before it was recorded */
+    uint64_t high_rss, high_heap; /* the RSS and what lived, when they were */
+    uint64_t back_due_us;         /* when what the kernel knows may be made use of again */
+    uint64_t past_peak_bytes;     /* the highest RSS before it was recorded */
     uint64_t point_us, point_rss, point_rss_us; /* last point of the timeline; highest since */
     uint64_t point_heap, seen_heap_peak;        /* the heap when that passed between two looks */
     uint64_t lost_stacks, lost_blocks;          /* observed_lost */
