@@ -187,10 +187,11 @@ typedef struct model_dominator {
     char *path;      /* of the object; of a group: its route, "app.cache[…]" */
     bool expression; /* path is a Python expression: single objects only */
     const char *type;
-    uint32_t id;      /* the object, or the group's biggest */
-    uint32_t parent;  /* index of the line that dominates it, or UINT32_MAX */
-    uint32_t depth;   /* 0 for lines with no parent */
-    uint64_t members; /* 1, or how many alike */
+    uint32_t id;            /* the object, or the group's biggest */
+    uint32_t parent;        /* index of the line that dominates it, or UINT32_MAX */
+    uint32_t depth;         /* 0 for lines with no parent */
+    uint64_t members;       /* 1, or how many alike */
+    const uint32_t *orders; /* the members' places in dominator order, lowest first */
     uint64_t shallow_bytes, retained_bytes, retained_objects;
     uint32_t holders_count; /* held by several, none of which alone would free it: their paths */
     char **holders;

@@ -92,6 +92,16 @@ typedef struct profile_sample {
     uint64_t address, bytes, weight; /* weight: the bytes that it stands for */
 } profile_sample_t;
 
+/* A sample that has an object, by where that stands in dominator order (model_order). */
+typedef struct profile_place {
+    uint32_t order, sample;
+} profile_place_t;
+typedef struct profile_places {
+    uint32_t count;
+    profile_place_t *at; /* lowest first */
+} profile_places_t;
+enum profile_when { PROFILE_AT_END, PROFILE_AT_PEAK, PROFILE_WHENS };
+
 typedef struct profile {
     int mode;
     uint64_t interval_bytes;           /* of the first process that has one */
@@ -121,6 +131,7 @@ typedef struct profile {
     lowtide_recording *peak;
     uint32_t peak_heap_process, peak_sample_count;
     profile_sample_t *peak_samples;
+    profile_places_t places[PROFILE_WHENS]; /* after profile_join */
     uint64_t peak_heap_us; /* when it was captured, since the recording's begin; 0: not known */
     uint64_t together_bytes, together_us; /* the highest of all processes together, and when */
     arena_t arena;
@@ -165,15 +176,22 @@ int profile_order(const profile_t *p, int figure, uint32_t **out, err_t *e);
 int profile_join(profile_t *p, const model_t *m, const model_t *peak, err_t *e);
 
 typedef struct profile_share {
-    uint32_t line;  /* in lines */
-    uint64_t bytes; /* estimated */
+    uint32_t line;        /* in lines */
+    uint64_t bytes;       /* estimated, from samples: of an exact profile, too */
+    uint64_t error_bytes; /* half of the 95 % interval */
     uint64_t samples;
 } profile_share_t;
-/* The program's own lines that made what `id` retains, most bytes first; at most `max`. Returns how many. */
-uint32_t profile_makers(const profile_t *p, const model_t *m, uint32_t id, uint32_t max,
+/* Objects by their places in dominator order, lowest first. */
+typedef struct profile_kept {
+    const model_t *model; /* the heap's, or that of p->peak */
+    int when;             /* profile_when */
+    const uint32_t *orders;
+    uint64_t count;
+} profile_kept_t;
+/* The program's own lines that made what those retain together, most bytes first; at most `max`. Returns how many. */
+uint32_t profile_makers(const profile_t *p, const profile_kept_t *kept, uint32_t max,
                         profile_share_t *out);
 /* What holds most of the objects that a site or line made, as far as samples tell. */
-enum profile_when { PROFILE_AT_END, PROFILE_AT_PEAK };
 typedef struct profile_made {
     const model_t *model; /* the heap's, or that of p->peak */
     int when;             /* profile_when */

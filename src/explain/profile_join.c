@@ -68,13 +68,79 @@ static int join_heap(profile_sample_t *begin, profile_sample_t *end, uint32_t pr
     return status || begin == end ? status : join_blocks(begin, end, m, e);
 }
 
+static int join_place_compare(const void *a, const void *b) {
+    const profile_place_t *x = a, *y = b;
+    if (x->order != y->order) return x->order < y->order ? -1 : 1;
+    return x->sample < y->sample ? -1 : x->sample > y->sample;
+}
+
+static int join_places(profile_t *p, int when, const model_t *m, err_t *e) {
+    const profile_sample_t *samples = when == PROFILE_AT_PEAK ? p->peak_samples : p->samples;
+    uint32_t count = when == PROFILE_AT_PEAK ? p->peak_sample_count : p->sample_count;
+    profile_places_t *places = &p->places[when];
+    places->at = arena_alloc(&p->arena, ((size_t)count + 1) * sizeof *places->at);
+    if (!places->at) return err_set(e, -ENOMEM, "no memory for the allocation profile");
+    for (uint32_t i = 0; i < count; i++) {
+        if (samples[i].object == LOWTIDE_NONE) continue;
+        places->at[places->count++] = (profile_place_t){model_order(m, samples[i].object), i};
+    }
+    qsort(places->at, places->count, sizeof *places->at, join_place_compare);
+    return 0;
+}
+
 int profile_join(profile_t *p, const model_t *m, const model_t *peak, err_t *e) {
     int status = join_heap(p->samples, p->samples + p->sample_count, p->main_process, m, e);
+    if (!status) status = join_places(p, PROFILE_AT_END, m, e);
     if (!status && peak) {
         status = join_heap(p->peak_samples, p->peak_samples + p->peak_sample_count,
                            p->peak_heap_process, peak, e);
+        if (!status) status = join_places(p, PROFILE_AT_PEAK, peak, e);
     }
     return status;
+}
+
+typedef struct join_sum {
+    double variance;
+    uint64_t bytes, samples, interval;
+} join_sum_t;
+
+static void join_add(const profile_t *p, const profile_sample_t *s, join_sum_t *to) {
+    uint64_t interval = p->processes[s->process].interval_bytes;
+    double weight = (double)s->weight, bytes = (double)s->bytes;
+    to->bytes += s->weight;
+    to->samples++;
+    if (weight > bytes) to->variance += weight * (weight - bytes);
+    if (interval > to->interval) to->interval = interval;
+}
+
+/* The first that does not stand before `order`. */
+static uint32_t join_from(const profile_places_t *places, uint32_t begin, uint32_t order) {
+    uint32_t end = places->count;
+    while (begin < end) {
+        uint32_t middle = begin + (end - begin) / 2;
+        if (places->at[middle].order < order)
+            begin = middle + 1;
+        else
+            end = middle;
+    }
+    return begin;
+}
+
+static void join_sum(const profile_t *p, const profile_kept_t *kept, join_sum_t *sums) {
+    const profile_places_t *places = &p->places[kept->when];
+    const profile_sample_t *samples = kept->when == PROFILE_AT_PEAK ? p->peak_samples : p->samples;
+    uint32_t at = 0;
+    uint64_t end = 0;
+    for (uint64_t i = 0; i < kept->count && at < places->count; i++) {
+        uint32_t order = kept->orders[i];
+        if (order < end) continue; /* one before it retains it */
+        end = order + (uint64_t)model_retained_objects(kept->model, model_at(kept->model, order));
+        for (at = join_from(places, at, order); at < places->count; at++) {
+            if (places->at[at].order >= end) break;
+            const profile_sample_t *s = &samples[places->at[at].sample];
+            join_add(p, s, &sums[s->line]);
+        }
+    }
 }
 
 static int join_compare(const void *a, const void *b) {
@@ -83,23 +149,25 @@ static int join_compare(const void *a, const void *b) {
     return x->line < y->line ? -1 : x->line > y->line;
 }
 
-uint32_t profile_makers(const profile_t *p, const model_t *m, uint32_t id, uint32_t max,
+uint32_t profile_makers(const profile_t *p, const profile_kept_t *kept, uint32_t max,
                         profile_share_t *out) {
-    profile_share_t *shares = mem_alloc((p->line_count + 1) * sizeof *shares);
-    uint32_t count = 0;
-    if (!shares) return 0;
-    for (uint32_t i = 0; i < p->line_count; i++) shares[i] = (profile_share_t){.line = i};
-    for (uint32_t i = 0; i < p->sample_count; i++) {
-        const profile_sample_t *s = &p->samples[i];
-        if (s->object == LOWTIDE_NONE || !model_dominates(m, id, s->object)) continue;
-        shares[s->line].bytes += s->weight;
-        shares[s->line].samples++;
+    uint32_t count = 0, lines = p->places[kept->when].count ? p->line_count : 0;
+    join_sum_t *sums = mem_alloc((lines + 1) * sizeof *sums);
+    profile_share_t *shares = mem_alloc((lines + 1) * sizeof *shares);
+    if (sums && shares) {
+        memset(sums, 0, lines * sizeof *sums);
+        join_sum(p, kept, sums);
+        for (uint32_t i = 0; i < lines; i++) {
+            if (!sums[i].samples) continue;
+            shares[count++] = (profile_share_t){i, sums[i].bytes,
+                                                profile_spread(sums[i].variance, sums[i].interval),
+                                                sums[i].samples};
+        }
+        qsort(shares, count, sizeof *shares, join_compare);
+        if (count > max) count = max;
+        memcpy(out, shares, count * sizeof *out);
     }
-    qsort(shares, p->line_count, sizeof *shares, join_compare);
-    while (count < max && count < p->line_count && shares[count].samples) {
-        out[count] = shares[count];
-        count++;
-    }
+    mem_free(sums);
     mem_free(shares);
     return count;
 }
@@ -423,12 +491,15 @@ static int join_temporary_peaks(findings_t *f, const profile_t *p, const model_t
 static int join_site(findings_t *f, const profile_t *p, model_finding_t *x) {
     model_found_t found;
     profile_share_t most;
+    uint32_t order;
+    profile_kept_t kept = {.model = f->m, .when = PROFILE_AT_END, .orders = &order, .count = 1};
     err_t unfound;
     if (x->site_file || !x->path) return 0;
     if (model_find(f->m, x->path, &found, &unfound)) return 0;
     int status = 0;
-    if (found.what == MODEL_WHAT_OBJECT && found.count == 1 &&
-        profile_makers(p, f->m, found.ids[0], 1, &most)) {
+    bool one = found.what == MODEL_WHAT_OBJECT && found.count == 1;
+    if (one) order = model_order(f->m, found.ids[0]);
+    if (one && profile_makers(p, &kept, 1, &most)) {
         status = join_set_site(f, &p->lines[most.line].frame, x);
     }
     model_found_free(&found);

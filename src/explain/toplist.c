@@ -237,6 +237,23 @@ static int top_say_scattered(top_t *t, const top_line_t *l, model_dominators_t *
     return line->path ? 0 : top_no_memory(t);
 }
 
+static int top_order_compare(const void *a, const void *b) {
+    const uint32_t *x = a, *y = b;
+    return *x < *y ? -1 : *x > *y;
+}
+
+/* A place in the tree is one in dominator order. */
+static int top_orders(top_t *t, const top_line_t *l, model_dominators_t *out,
+                      const uint32_t **orders) {
+    size_t bytes = l->members.count * sizeof *l->members.at;
+    uint32_t *copy = arena_alloc(&out->memory, bytes);
+    if (!copy) return top_no_memory(t);
+    memcpy(copy, l->members.at, bytes);
+    qsort(copy, l->members.count, sizeof *copy, top_order_compare);
+    *orders = copy;
+    return 0;
+}
+
 static int top_say(top_t *t, const top_line_t *l, uint32_t *searches, model_dominators_t *out,
                    model_dominator_t *line) {
     const model_t *m = t->m;
@@ -250,9 +267,11 @@ static int top_say(top_t *t, const top_line_t *l, uint32_t *searches, model_domi
                                 .shallow_bytes = l->shallow,
                                 .retained_bytes = l->retained,
                                 .retained_objects = l->objects};
+    int status = top_orders(t, l, out, &line->orders);
+    if (status) return status;
     if (l->scattered) return top_say_scattered(t, l, out, line);
-    int status = path_text(m, id, single ? PATH_EXACT : PATH_SHAPE, &out->memory, &line->path,
-                           &line->expression, t->e);
+    status = path_text(m, id, single ? PATH_EXACT : PATH_SHAPE, &out->memory, &line->path,
+                       &line->expression, t->e);
     if (status || !single || !l->ground_above || *searches == 0) return status;
     --*searches;
     return top_holders(t, id, out, line);

@@ -99,6 +99,24 @@ static void held_json(const report_t *r, json_t *j, uint32_t site, int when) {
     if (known) profile_held_free(&held);
 }
 
+void profile_makers_json(const profile_t *p, const profile_kept_t *kept, json_t *j) {
+    enum { MAKERS_MOST = 3 };
+    profile_share_t shares[MAKERS_MOST];
+    uint32_t count = p ? profile_makers(p, kept, MAKERS_MOST, shares) : 0;
+    json_open(j, "made_at", '[');
+    for (uint32_t i = 0; i < count; i++) {
+        const profile_frame_t *f = &p->lines[shares[i].line].frame;
+        json_open(j, NULL, '{');
+        json_text(j, "file", f->file);
+        json_uint(j, "line", f->line);
+        json_text(j, "function", f->function);
+        json_uint(j, "bytes", shares[i].bytes);
+        json_uint(j, "error_bytes", shares[i].error_bytes);
+        json_close(j);
+    }
+    json_close(j);
+}
+
 static void source_json(const profile_frame_t *f, json_t *j) {
     json_text(j, "source", f->source && *f->source ? f->source : NULL);
 }

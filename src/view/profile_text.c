@@ -315,6 +315,22 @@ void view_made_text(const screen_t *s, const char *lead, const profile_frame_t *
     line_end(s);
 }
 
+bool profile_maker_say(const profile_t *p, const profile_kept_t *kept, const screen_t *s, int cells,
+                       char *out, size_t room, profile_share_t *most) {
+    char place[LINE_BYTES], size[UNITS_BYTES], error[UNITS_BYTES];
+    if (!p || !profile_makers(p, kept, 1, most) || most->bytes <= most->error_bytes) return false;
+    const profile_frame_t *f = &p->lines[most->line].frame;
+    const char *base, *of = view_place(place, sizeof place, f->file, f->line);
+    for (int i = 0; i < 2; i++, of = base ? base + 1 : of) {
+        int n = snprintf(out, room, "made by %.600s%s%.200s, %s %s%s", of, *f->function ? "  " : "",
+                         f->function, units_size(size, most->bytes), screen_symbol(s, "±", "+-"),
+                         units_short(error, most->error_bytes));
+        base = strrchr(place, '/');
+        if (screen_cells(s, out, (size_t)n) <= cells) break;
+    }
+    return true;
+}
+
 /* Where the objects that a site made are held, as far as samples tell. */
 static void held_text(const report_t *r, const screen_t *s, uint32_t site, int figure, int indent) {
     profile_held_t held;

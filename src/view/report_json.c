@@ -77,8 +77,9 @@ static void ledger_json(const report_t *r, json_t *j) {
 
 static void pin_site_json(const report_t *r, const model_pin_t *p, json_t *j) {
     profile_share_t share;
-    if (p->holder == LOWTIDE_NONE || !r->profile ||
-        !profile_makers(r->profile, r->model, p->holder, 1, &share)) {
+    uint32_t order = p->holder == LOWTIDE_NONE ? 0 : model_order(r->model, p->holder);
+    profile_kept_t kept = {.model = r->model, .when = PROFILE_AT_END, .orders = &order, .count = 1};
+    if (p->holder == LOWTIDE_NONE || !r->profile || !profile_makers(r->profile, &kept, 1, &share)) {
         json_null(j, "site");
         return;
     }
@@ -108,7 +109,10 @@ static void pins_json(const report_t *r, json_t *j) {
     json_close(j);
 }
 
-static void dominators_json(const model_dominators_t *list, json_t *j) {
+static void dominators_json(const report_t *r, int when, json_t *j) {
+    bool peak = when == PROFILE_AT_PEAK;
+    const model_dominators_t *list = peak ? &r->peak_dominators : &r->dominators;
+    profile_kept_t kept = {.model = peak ? r->peak : r->model, .when = when};
     json_open(j, "dominators", '[');
     for (uint32_t i = 0; i < list->count; i++) {
         const model_dominator_t *d = &list->lines[i];
@@ -125,6 +129,9 @@ static void dominators_json(const model_dominators_t *list, json_t *j) {
         json_open(j, "holders", '[');
         for (uint32_t k = 0; k < d->holders_count; k++) json_text(j, NULL, d->holders[k]);
         json_close(j);
+        kept.orders = d->orders;
+        kept.count = d->members;
+        profile_makers_json(r->profile, &kept, j);
         json_close(j);
     }
     json_close(j);
@@ -143,7 +150,7 @@ static void peak_json(const report_t *r, json_t *j) {
                  p->process_count ? p->processes[p->peak_heap_process].pid : 0);
     json_uint(j, "objects", t->objects);
     json_uint(j, "shallow_bytes", t->shallow_bytes);
-    dominators_json(&r->peak_dominators, j);
+    dominators_json(r, PROFILE_AT_PEAK, j);
     json_close(j);
 }
 
@@ -183,7 +190,7 @@ static void heap_json(const report_t *r, json_t *j) {
         json_close(j);
     }
     json_close(j);
-    dominators_json(&r->dominators, j);
+    dominators_json(r, PROFILE_AT_END, j);
     if (r->options.grouped) {
         json_text(j, "grouped_by", r->options.by_name);
         json_open(j, "groups", '[');

@@ -328,8 +328,11 @@ static void types_text(const report_t *r, const screen_t *s) {
 
 typedef struct tree {
     const model_dominators_t *list;
+    const profile_t *profile;
+    profile_kept_t kept; /* of which heap */
     const screen_t *s;
-    bool last[DEPTH_MAX]; /* of the line's ancestors: nothing follows at that depth */
+    uint32_t made[DEPTH_MAX]; /* the line that is said to have made it: not said again below */
+    bool last[DEPTH_MAX];     /* of the line's ancestors: nothing follows at that depth */
 } tree_t;
 
 static int tree_figures(const screen_t *s) {
@@ -404,6 +407,35 @@ static void holders_lines(const tree_t *t, const model_dominator_t *d, int depth
     }
 }
 
+static bool is_leaf(const tree_t *t, const model_dominator_t *d) {
+    uint32_t index = (uint32_t)(d - t->list->lines);
+    for (uint32_t i = 0; i < t->list->count; i++)
+        if (t->list->lines[i].parent == index) return false;
+    return true;
+}
+
+/* Where several lines made it, those stand with the parts below that each of them made. */
+static void maker_line(tree_t *t, const model_dominator_t *d, int depth) {
+    const screen_t *s = t->s;
+    char text[1024];
+    profile_share_t most;
+    t->kept.orders = d->orders;
+    t->kept.count = d->members;
+    t->made[depth] = depth ? t->made[depth - 1] : LOWTIDE_NONE;
+    int cells = s->width - tree_figures(s) - 3 * depth - GAP;
+    if (!profile_maker_say(t->profile, &t->kept, s, cells, text, sizeof text, &most)) return;
+    bool mostly = most.bytes / 2 >= d->retained_bytes / 3;
+    if (most.line == t->made[depth] || (!mostly && !is_leaf(t, d))) return;
+    t->made[depth] = most.line;
+    screen_gap(s, tree_figures(s));
+    int rest = branch(t, depth, false) - GAP;
+    screen_gap(s, GAP);
+    screen_style(s, STYLE_DIM);
+    screen_text(s, text, strlen(text), rest);
+    screen_style(s, STYLE_PLAIN);
+    line_end(s);
+}
+
 static void subtree(tree_t *t, uint32_t parent, int depth) {
     const model_dominators_t *list = t->list;
     uint32_t last = UINT32_MAX;
@@ -415,20 +447,26 @@ static void subtree(tree_t *t, uint32_t parent, int depth) {
         t->last[depth] = i == last;
         dominator_line(t, &list->lines[i], depth, above);
         holders_lines(t, &list->lines[i], depth);
+        maker_line(t, &list->lines[i], depth);
         /* What lies deeper than a line has room for stands below its holder. */
         subtree(t, i, depth + 1 < DEPTH_MAX ? depth + 1 : depth);
     }
 }
 
-static void holders_text(const model_dominators_t *list, const screen_t *s, const char *title,
+static void holders_text(const report_t *r, int when, const screen_t *s, const char *title,
                          const char *note) {
+    bool peak = when == PROFILE_AT_PEAK;
+    const model_dominators_t *list = peak ? &r->peak_dominators : &r->dominators;
     if (!list->count) return;
     static const char *const names[] = {"retained", "objects"};
     static const int cells[] = {BYTES_CELLS, COUNT_CELLS};
     line_end(s);
     view_heading(s, title, note);
     column_names(s, names, cells, s->width < NARROW ? 1 : 2, "path and type");
-    tree_t t = {.list = list, .s = s};
+    tree_t t = {.list = list,
+                .profile = r->profile,
+                .kept = {.model = peak ? r->peak : r->model, .when = when},
+                .s = s};
     subtree(&t, UINT32_MAX, 0);
 }
 
@@ -439,9 +477,9 @@ static void dominators_text(const report_t *r, const screen_t *s) {
         if (us) snprintf(at, sizeof at, ", %.1f s in", (double)us / 1e6);
         snprintf(note, sizeof note, "who held the %s of Python objects at a peak%s",
                  units_size(size, model_totals(r->peak)->shallow_bytes), at);
-        holders_text(&r->peak_dominators, s, "HELD AT THE PEAK", note);
+        holders_text(r, PROFILE_AT_PEAK, s, "HELD AT THE PEAK", note);
     }
-    holders_text(&r->dominators, s, "HOLDERS", "what would go if the object went");
+    holders_text(r, PROFILE_AT_END, s, "HOLDERS", "what would go if the object went");
 }
 
 static void garbage_text(const report_t *r, const screen_t *s) {

@@ -1,11 +1,14 @@
 #define _GNU_SOURCE
 #include "view/why_view.h"
 
+#include "base/mem.h"
 #include "view/json.h"
-#include "view/report_view.h"
+#include "view/profile_view.h"
 #include "view/units.h"
 
+#include <errno.h>
 #include <inttypes.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum { BYTES_CELLS = 10, COUNT_CELLS = 11, GAP = 2, STEPS_MAX = 12 };
@@ -34,7 +37,30 @@ static int drop_unreached(why_t *w, const model_avoid_t *avoid, err_t *e) {
     return 0;
 }
 
+static int order_compare(const void *a, const void *b) {
+    const uint32_t *x = a, *y = b;
+    return *x < *y ? -1 : *x > *y;
+}
+
+/* The profile, joined with the heap, and what was found by its places there. */
+static int build_made(why_t *w, err_t *e) {
+    w->orders = mem_alloc((w->found.count + 1) * sizeof *w->orders);
+    if (!w->orders) return err_set(e, -ENOMEM, "no memory for the allocation profile");
+    for (uint64_t i = 0; i < w->found.count; i++)
+        w->orders[i] = model_order(w->model, w->found.ids[i]);
+    qsort(w->orders, w->found.count, sizeof *w->orders, order_compare);
+    int status = profile_build(model_recording(w->model), model_namer(w->model), &w->profile, e);
+    return status ? status : profile_join(w->profile, w->model, NULL, e);
+}
+
+static profile_kept_t kept(const why_t *w) {
+    return (profile_kept_t){
+        .model = w->model, .when = PROFILE_AT_END, .orders = w->orders, .count = w->found.count};
+}
+
 int why_build(why_t *w, const model_avoid_t *avoid, err_t *e) {
+    int made = build_made(w, e);
+    if (made) return made;
     if (w->found.what == MODEL_WHAT_OBJECT)
         return model_why(w->model, w->found.ids[0], avoid, w->most, &w->paths, e);
     int status = model_routes_of(w->model, w->found.ids, w->found.count, avoid, &w->routes, e);
@@ -45,6 +71,8 @@ int why_build(why_t *w, const model_avoid_t *avoid, err_t *e) {
 void why_free(why_t *w) {
     model_paths_free(&w->paths);
     model_routes_free(&w->routes);
+    profile_free(w->profile);
+    mem_free(w->orders);
 }
 
 static uint64_t address_of(const why_t *w, uint32_t id) {
@@ -64,6 +92,15 @@ static void dim(const screen_t *s, const char *text, int cells) {
     screen_style(s, STYLE_DIM);
     screen_text(s, text, strlen(text), cells);
     screen_style(s, STYLE_PLAIN);
+}
+
+static void made_text(const why_t *w, const screen_t *s) {
+    char line[1024];
+    profile_share_t most;
+    const profile_kept_t of = kept(w);
+    if (!profile_maker_say(w->profile, &of, s, s->width, line, sizeof line, &most)) return;
+    dim(s, line, s->width);
+    line_end(s);
 }
 
 /* The runtime and its interpreters stand first on every path and say nothing. */
@@ -151,6 +188,7 @@ static void object_text(const why_t *w, const screen_t *s) {
     screen_style(s, STYLE_BOLD);
     screen_wrapped(s, line, 0, s->width);
     screen_style(s, STYLE_PLAIN);
+    made_text(w, s);
     if (model_is_garbage(m, id)) {
         screen_wrapped(s, "Nothing holds it: it is garbage, and gc.collect() would free it.", 0,
                        s->width);
@@ -185,6 +223,7 @@ static void routes_headline(const why_t *w, const screen_t *s) {
     screen_style(s, STYLE_BOLD);
     screen_wrapped(s, line, 0, s->width);
     screen_style(s, STYLE_PLAIN);
+    made_text(w, s);
     /* What most of them have in common; less is no answer. */
     if (!w->routes.count || w->routes.routes[0].count * 2 < w->routes.total) return;
     char total[UNITS_BYTES];
@@ -321,6 +360,8 @@ int why_json(const why_t *w, FILE *file, err_t *e) {
         object_json(w, &j, own.text);
     else
         type_json(w, &j);
+    const profile_kept_t of = kept(w);
+    profile_makers_json(w->profile, &of, &j);
     json_close(&j);
     model_path_free(&own);
     return 0;

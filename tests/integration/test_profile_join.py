@@ -44,6 +44,10 @@ def test_every_kind_of_block_leads_from_its_line_to_what_holds_it(
     made = ("items", "table", "members", "numbers", "plain") + (("text",) if local_python.minor < 15 else ())
     for function in made:
         assert held[function] and held[function].startswith(f"kept.{function}"), (function, held[function])
+    made_at = {d["path"]: [made["function"] for made in d["made_at"]] for d in report["heap"]["dominators"]}
+    for function in made:
+        assert set(made_at[f"kept.{function}"]) == {function}, made_at
+    assert "made by app.py:4  items, 2" in lowtide("report", out, cwd=tmp_path).stdout.split("HOLDERS")[1]
     (finding, *_) = report["findings"]
     assert finding["site"]["file"] == str(tmp_path / "app.py")
     query = (
@@ -53,6 +57,22 @@ def test_every_kind_of_block_leads_from_its_line_to_what_holds_it(
     rows = json.loads(lowtide("sql", out, query, "--json").stdout)["rows"]
     assert {row[0] for row in rows} <= OWNERS
     assert {row[0] for row in rows} >= OWNERS - {"bytearray"}
+
+
+def test_why_names_the_lines_that_made_what_is_asked_for(lowtide: Lowtide, tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(CODE)
+    out = tmp_path / "t.tide"
+    assert lowtide("run", "--no-report", "-o", out, tmp_path / "app.py", cwd=tmp_path).status == 0
+    (made,) = json.loads(lowtide("why", out, "kept.plain", "--json").stdout)["made_at"]
+    assert (made["file"], made["line"], made["function"]) == (str(tmp_path / "app.py"), 13, "plain")
+    assert abs(made["bytes"] - 12_000_000) <= made["error_bytes"]
+    assert "\nmade by app.py:13  plain, 11.4 MiB " in lowtide("why", out, "kept.plain", cwd=tmp_path).stdout
+    whole = json.loads(lowtide("why", out, "kept", "--json").stdout)["made_at"]
+    assert len(whole) == 3 and {made["function"] for made in whole} <= {"items", "text", "table", "members", "numbers"}
+    assert whole == sorted(whole, key=lambda made: -made["bytes"])
+    # Of a type: what its instances retain, each once, also where one has another.
+    types = json.loads(lowtide("why", out, "Kept", "--json").stdout)["made_at"]
+    assert types == whole
 
 
 PEAK = """

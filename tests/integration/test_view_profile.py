@@ -157,6 +157,7 @@ def test_who_held_the_peak_is_told_of_lines_and_of_the_finding(lowtide, peaked):
     assert "`del rows` in serve()" in finding["fix"]
     assert (found["peak"]["t_s"], found["peak"]["pid"]) == (6.5, 4711)
     assert [d["path"] for d in found["peak"]["dominators"]][:2] == ["__main__", "cache"]
+    assert [d["made_at"] for d in found["peak"]["dominators"] if d["path"] == "cache"] == [[]]  # by nobody who is known
     assert found["heap"]["objects"] == 0
     shown = lowtide("report", peaked, env=UTF8).stdout
     assert f"            held at the peak by {rows}\n" in shown

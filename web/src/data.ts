@@ -27,6 +27,7 @@ export interface Dominator {
   type: string;
   retained_bytes: number;
   retained_objects: number;
+  made_at: { file: string; line: number; function: string; bytes: number; error_bytes: number }[];
 }
 
 export interface Process {

@@ -117,6 +117,14 @@ function madeBy(site: MadeSite, home: string): HTMLElement {
   );
 }
 
+/** The line that made most of what it retains, where samples tell it from nothing. */
+function maker(dominator: Dominator): string {
+  const most = dominator.made_at[0];
+  if (!most || most.bytes <= most.error_bytes) return "";
+  const where = place(most.file.slice(most.file.lastIndexOf("/") + 1), most.line);
+  return `${where} ${most.function}, ${figure(most.bytes, most.error_bytes)}`;
+}
+
 function holders(title: string, dominators: Dominator[], note = ""): HTMLElement[] {
   return table(
     title,
@@ -126,6 +134,7 @@ function holders(title: string, dominators: Dominator[], note = ""): HTMLElement
       { title: "objects", cell: (d) => count(d.retained_objects), kind: "n" },
       { title: "path", cell: (d) => d.path, kind: "code" },
       { title: "type", cell: (d) => d.type, kind: "code" },
+      ...(dominators.some(maker) ? [{ title: "made by", cell: maker, kind: "code" as const }] : []),
     ],
     note,
   );
