@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from lowtide._pool_errors import IsolatedMemoryError, WorkerDied, signal_name
 from lowtide._stream_memory import (
+    CHUNK_MIN,
     Sizer,
     StreamError,
     data_bytes,
@@ -78,7 +79,8 @@ class Engine:
         self.begun = time.monotonic()
         self._looked = 0.0
         self._held = 0
-        self._own_trimmed = own_bytes()
+        self._left = 0  # below the ceiling, before the chunk that is done here
+        self._own_trimmed = self._own_begun = own_bytes()
         self._hwm_before = peak_bytes()
 
     def results(self, state: State) -> Generator[Result, None, None]:
@@ -88,6 +90,7 @@ class Engine:
 
     def _results(self, state: State) -> Iterator[Result]:
         self.state = state
+        self.sizer.target = state.begin_bytes or self.sizer.target
         if self.make is None:
             if self.plan.tables:
                 warm(self.plan)
@@ -120,6 +123,7 @@ class Engine:
         except Exception as error:
             raise StreamError(f"cannot start workers: {told(error)}") from None
         self.look(force=True)
+        self._own_begun = own_bytes()
         self.sizer.begin(self.memory if workers.local else 0, workers.lanes, self.plan.tables, self.plan.writes_tables)
         workers.grow_max(self.sizer.worker_room())
 
@@ -137,13 +141,32 @@ class Engine:
 
     def _here(self, chunks: Iterator[Chunk]) -> Iterator[Result]:
         def do(chunk: Chunk) -> Done:
-            room = int(self.ceiling * 0.97) - tree_bytes()
+            self._left = self.ceiling - self._check_outgrown()
+            room = self._left - int(self.ceiling * 0.03)
             wall = Wall(own_bytes() + max(1 << 20, room), self._data_limit)
             return run_chunk(self.plan, chunk.payload, chunk.head, 0, wall)
 
         for chunk in chunks:
             yield self._try(chunk, do)
             self.look()
+
+    def _check_outgrown(self) -> int:
+        """The memory of the tree. Raises StreamError where what was kept since the begin leaves no record its room."""
+        margin = min((1 << 20) + int(self.ceiling * 0.03), self.sizer.room // 4)
+        memory = tree_bytes()
+        if memory > self.ceiling - margin:
+            trim()
+            memory = tree_bytes()
+        if memory > self.ceiling - margin:
+            raise self._outgrown(memory)
+        return memory
+
+    def _outgrown(self, memory: int) -> StreamError:
+        self.state.begin_bytes = CHUNK_MIN  # or the next run would come no further
+        return StreamError(
+            f"the program itself takes {text_bytes(memory)} of the {text_bytes(self.ceiling)} between two records, "
+            f"{text_bytes(self.sizer.taken)} when it began: what its functions keep counts; keep less, or raise memory"
+        )
 
     def _elsewhere(self, chunks: Iterator[Chunk]) -> Iterator[Result]:
         waiting: deque[tuple[Chunk, Future[Done]]] = deque()
@@ -162,6 +185,15 @@ class Engine:
             first: list[Future[Done]] = [future]
             yield self._try(chunk, lambda c, f=first: self._collect(c, f))  # type: ignore[misc]
             self._held -= chunk.bytes
+            self._check_kept()
+
+    def _check_kept(self) -> None:
+        """Raises StreamError where this process alone has taken what was left for all of them."""
+        most = self._own_begun + 0.9 * (self.ceiling - self.sizer.taken)
+        if self.workers and own_bytes() > most:
+            trim()
+            if own_bytes() > most:
+                raise self._outgrown(self.workers.tree_bytes())
 
     def _may_submit(self, waiting: deque[tuple[Chunk, Future[Done]]]) -> bool:
         assert self.workers
@@ -211,9 +243,13 @@ class Engine:
 
     def _try(self, chunk: Chunk, do: Callable[[Chunk], Done]) -> Result:
         """The chunk, or its halves, down to the record that cannot be done."""
+        failure = None
         try:
             done = do(chunk)
-        except ChunkFailed as failure:
+        except ChunkFailed as error:
+            failure = error.with_traceback(None)  # which would hold all that the chunk took
+            failure.__context__ = None
+        if failure:
             return self._halve(chunk, do, failure)
         self.sizer.learn(done.pid, chunk.bytes, done.grown)
         return Result(chunk, [done], [(chunk.first + index, error) for index, error in done.bad])
@@ -226,7 +262,10 @@ class Engine:
         if split is None:
             why = failure.why
             if failure.memory:
-                why = f"{why}: the record alone needs more than the {text_bytes(self.ceiling)} of the ceiling leave"
+                if self.make is None and (memory := tree_bytes()) - self.sizer.taken > self.sizer.room // 2:
+                    raise self._outgrown(memory)
+                room = self.sizer.worker_room() if self.workers else self._left
+                why = f"{why}: the record alone needs more than the {text_bytes(room)} that are left for one"
             return Result(chunk, [Done(b"" if self.plan.out != "records" else [], 1, 0)], [(chunk.first, why)])
         first, second, count = split
         half = chunk.bytes // 2

@@ -159,6 +159,7 @@ class Sizer:
 
     def __init__(self, ceiling: int) -> None:
         self.ceiling, self.lanes = ceiling, 0
+        self.taken = 0  # bytes of everybody, once all have started
         self.room = 0  # bytes below the ceiling once everybody has started
         self.cost = _COST_MIN
         self.target = CHUNK_FIRST
@@ -168,7 +169,7 @@ class Sizer:
     def begin(self, taken: int, lanes: int, tables: bool = False, writes_tables: bool = False) -> None:
         """Raises StreamError where too little is left beside the processes. lanes: workers; 0: it is done here."""
         kept = _TABLE_WRITER if writes_tables else 0
-        self.lanes, self.room = lanes, self.ceiling - taken - kept
+        self.lanes, self.taken, self.room = lanes, taken, self.ceiling - taken - kept
         fixed, each = _LEAST_TABLES if tables else _LEAST
         least = fixed + each * max(1, lanes)
         if self.room < least:

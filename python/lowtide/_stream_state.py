@@ -30,6 +30,7 @@ class State:
     seconds: float = 0.0
     fields: list[str] | None = None
     folded: str | None = None  # hex of the pickle of what a reduce has so far
+    begin_bytes: int = 0  # of the first chunk, where the last run had no memory for a larger one
     whole: bool = False  # the output is complete, and only its name may still be missing
 
 
