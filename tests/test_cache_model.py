@@ -157,3 +157,54 @@ def test_without_bounds_it_is_a_dict_in_the_order_of_inserts() -> None:
     assert list(cache.items()) == list(reference.items())
     assert list(reversed(cache)) == list(reversed(reference))
     assert cache == reference
+
+
+def test_it_has_what_a_dict_has() -> None:
+    cache, reference = lowtide.Cache[Any, Any](), dict[Any, Any]()
+    each: Any
+    for each in (cache, reference):
+        each.update({"a": 1, "b": 2}, c=3)
+        each["a"] = 4
+    assert {name for name in dir(dict) if not name.startswith("__")} <= set(dir(cache))
+    for view in ("keys", "values", "items"):
+        own, theirs = getattr(cache, view)(), getattr(reference, view)()
+        assert list(own) == list(theirs) and list(reversed(own)) == list(reversed(theirs)) and len(own) == 3
+        assert set(dir(theirs)) - set(dir(own)) <= {"__getattribute__"}
+        assert own.mapping == reference and not hasattr(own.mapping, "__setitem__")
+    assert cache.keys() & {"a", "x"} == {"a"} and cache.items() ^ reference.items() == set()
+    assert ("a", 4) in cache.items() and ("a", 5) not in cache.items() and ("x", None) not in cache.items()
+    strange: Any = ("a", 4, 4)
+    assert strange not in cache.items() and 4 in cache.values() and 5 not in cache.values()
+    assert cache.stats().hits == cache.stats().misses == 0
+    assert cache == reference and cache != {} and cache | {"d": 5} == reference | {"d": 5}
+    assert {"d": 5} | cache == {"d": 5} | reference and dict(**cache) == reference
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(cache)
+    for each in (cache, reference):
+        each |= [("e", 6)]
+        assert each.setdefault("e", 7) == 6 and each.setdefault("f") is None and each.pop("g", 8) == 8
+        with pytest.raises(KeyError, match="'g'"):
+            each.pop("g")
+        with pytest.raises(KeyError, match="'g'"):
+            del each["g"]
+    assert cache == reference
+
+
+def test_fromkeys_takes_the_bounds_and_a_subclass_what_is_missing() -> None:
+    class Squares(lowtide.Cache[int, int]):
+        def __missing__(self, key: int) -> int:
+            if key < 0:
+                raise ValueError(key)
+            self[key] = key * key
+            return key * key
+
+    squares = Squares(max_items=3)
+    assert squares[5] == 25 and dict(squares.items()) == {5: 25} and squares.get(6) is None and 6 not in squares
+    assert squares.pop(6, 0) == 0 and squares.stats()[:2] == (0, 2)
+    with pytest.raises(ValueError, match="-1"):
+        squares[-1]
+    made = Squares.fromkeys(range(5), 7, max_items=3)
+    assert type(made) is Squares and len(made) == made.max_items == 3 and set(made.values()) == {7}
+    assert lowtide.Cache.fromkeys("ab") == dict.fromkeys("ab")
+    with pytest.raises(KeyError, match="'x'"):
+        lowtide.Cache.fromkeys("ab")["x"]

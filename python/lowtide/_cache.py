@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
-from collections.abc import Callable, Hashable, ItemsView, Iterable, Iterator, Mapping, MutableMapping, ValuesView
-from typing import Any, NamedTuple, ParamSpec, Protocol, TypeVar, cast, overload
+from collections.abc import Callable, Hashable, ItemsView, Iterable, Iterator, KeysView, Mapping, MutableMapping, ValuesView
+from types import MappingProxyType
+from typing import Any, NamedTuple, ParamSpec, Protocol, TypeVar, overload
 
 from lowtide import _keep
 
@@ -16,6 +17,7 @@ _T = TypeVar("_T")
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 _R_co = TypeVar("_R_co", covariant=True)
+_UNSET: Any = object()
 
 
 class CacheStats(NamedTuple):
@@ -39,14 +41,46 @@ class CacheInfo(NamedTuple):
     currsize: int
 
 
+class _Keys(KeysView[_K]):
+    _mapping: Cache[_K, Any]
+
+    @property
+    def mapping(self) -> Mapping[_K, Any]:
+        return MappingProxyType(self._mapping)
+
+    def __reversed__(self) -> Iterator[_K]:
+        return reversed(self._mapping)
+
+
 class _Values(ValuesView[_V]):
+    _mapping: Cache[Any, _V]
+    mapping = _Keys.mapping
+
+    def __contains__(self, value: object) -> bool:
+        return any(each is value or each == value for each in self)
+
     def __iter__(self) -> Iterator[_V]:
-        return cast("Cache[Any, _V]", self._mapping)._iter_values()  # type: ignore[attr-defined]
+        return self._mapping._iter_values(False)
+
+    def __reversed__(self) -> Iterator[_V]:
+        return self._mapping._iter_values(True)
 
 
 class _Items(ItemsView[_K, _V]):
+    _mapping: Cache[_K, _V]
+    mapping = _Keys.mapping
+
+    def __contains__(self, item: object) -> bool:
+        if not (isinstance(item, tuple) and len(item) == 2):
+            return False
+        value = self._mapping.peek(item[0], _UNSET)
+        return value is item[1] or (value is not _UNSET and value == item[1])
+
     def __iter__(self) -> Iterator[tuple[_K, _V]]:
-        return cast("Cache[_K, _V]", self._mapping)._iter_items()  # type: ignore[attr-defined]
+        return self._mapping._iter_items(False)
+
+    def __reversed__(self) -> Iterator[tuple[_K, _V]]:
+        return self._mapping._iter_items(True)
 
 
 class Cache(_keep.Cache[_K, _V], MutableMapping[_K, _V]):
@@ -66,6 +100,17 @@ class Cache(_keep.Cache[_K, _V], MutableMapping[_K, _V]):
 
     __slots__ = ("__weakref__",)
 
+    @classmethod
+    def fromkeys(cls, keys: Iterable[_K], value: Any = None, /, **bounds: Any) -> Cache[_K, Any]:
+        """A cache with these bounds, and with the same value under each key."""
+        fresh = cls(**bounds)
+        for key in keys:
+            fresh[key] = value
+        return fresh
+
+    def keys(self) -> KeysView[_K]:
+        return _Keys(self)
+
     def values(self) -> ValuesView[_V]:
         return _Values(self)
 
@@ -74,7 +119,8 @@ class Cache(_keep.Cache[_K, _V], MutableMapping[_K, _V]):
 
     def update(self, other: Any = (), /, **more: _V) -> None:
         """As a dict's; what fails while it is read inserts nothing."""
-        for key, value in dict(other, **more).items():
+        given = other.items() if isinstance(other, Cache) else other  # reading is no use of what is in it
+        for key, value in dict(given, **more).items():
             self[key] = value
 
     def stats(self) -> CacheStats:
@@ -93,7 +139,7 @@ class Cache(_keep.Cache[_K, _V], MutableMapping[_K, _V]):
         return fresh
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), self._settings()), getattr(self, "__dict__", None), None, self._iter_items()
+        return _rebuild, (type(self), self._settings()), getattr(self, "__dict__", None), None, self._iter_items(False)
 
     def __or__(self, other: Mapping[_K, _V]) -> Cache[_K, _V]:
         if not isinstance(other, Mapping):
@@ -141,9 +187,6 @@ class CachedFunction(Protocol[_P, _R_co]):
     def cache_clear(self) -> None: ...
     def cache_bytes(self) -> int: ...
     def cache_parameters(self) -> dict[str, Any]: ...
-
-
-_UNSET: Any = object()
 
 
 @overload

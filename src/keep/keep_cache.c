@@ -87,10 +87,18 @@ int keep_cache_insert(keep_cache_t *cache, PyObject *key, PyObject *value) {
     return keep_put(&cache->store, key, hash, value, bytes, NULL);
 }
 
+/* What is not there: as in a dict, a subclass may have a __missing__ for it. */
+static PyObject *subscript_missing(PyObject *self, PyObject *key) {
+    static PyObject *name;
+    if (!name && !(name = PyUnicode_InternFromString("__missing__"))) return NULL;
+    if (_PyType_Lookup(Py_TYPE(self), name)) return PyObject_CallMethodOneArg(self, name, key);
+    keep_set_key_error(key);
+    return NULL;
+}
+
 static PyObject *cache_subscript(PyObject *self, PyObject *key) {
     PyObject *value = keep_cache_lookup((keep_cache_t *)self, key);
-    if (!value && !PyErr_Occurred()) keep_set_key_error(key);
-    return value;
+    return value || PyErr_Occurred() ? value : subscript_missing(self, key);
 }
 
 static int cache_assign(PyObject *self, PyObject *key, PyObject *value) {

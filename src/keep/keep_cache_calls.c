@@ -77,12 +77,12 @@ static PyObject *cache_expire(PyObject *self, PyObject *Py_UNUSED(ignored)) {
     return PyLong_FromSize_t(expired);
 }
 
-static PyObject *cache_values(PyObject *self, PyObject *Py_UNUSED(ignored)) {
-    return keep_iter_new((keep_cache_t *)self, KEEP_ITER_VALUES, false);
+static PyObject *cache_values(PyObject *self, PyObject *backwards) {
+    return keep_iter_new((keep_cache_t *)self, KEEP_ITER_VALUES, backwards == Py_True);
 }
 
-static PyObject *cache_items(PyObject *self, PyObject *Py_UNUSED(ignored)) {
-    return keep_iter_new((keep_cache_t *)self, KEEP_ITER_ITEMS, false);
+static PyObject *cache_items(PyObject *self, PyObject *backwards) {
+    return keep_iter_new((keep_cache_t *)self, KEEP_ITER_ITEMS, backwards == Py_True);
 }
 
 static PyObject *cache_reversed(PyObject *self, PyObject *Py_UNUSED(ignored)) {
@@ -144,8 +144,8 @@ PyMethodDef keep_cache_methods[] = {
     {"__class_getitem__", Py_GenericAlias, METH_O | METH_CLASS, NULL},
     {"__reversed__", cache_reversed, METH_NOARGS, NULL},
     {"__sizeof__", cache_sizeof, METH_NOARGS, NULL},
-    {"_iter_values", cache_values, METH_NOARGS, NULL},
-    {"_iter_items", cache_items, METH_NOARGS, NULL},
+    {"_iter_values", cache_values, METH_O, NULL},
+    {"_iter_items", cache_items, METH_O, NULL},
     {"_counts", cache_counts, METH_NOARGS, NULL},
     {"_settings", cache_settings, METH_NOARGS, NULL},
     {"_is_valid", cache_is_valid, METH_NOARGS, NULL},
