@@ -4,6 +4,8 @@
 #include "agent/alloc/alloc_stack.h"
 #include "agent/alloc/alloc_store.h"
 
+#include "alloc_calls.h"
+
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -175,8 +177,6 @@ static void test_null_is_no_block(void **state) {
 
 #ifndef __SANITIZE_THREAD__ /* its runtime takes no call of ours from inside libc's pthread_create */
 /* Through the hooks of libc's functions, as another library calls them. */
-void alloc_calls(uint64_t random, int rounds);
-
 static void *call_libc(void *arg) {
     alloc_calls(0x2545f4914f6cdd1dull * ((uintptr_t)arg + 1), ROUNDS / 4);
     atomic_fetch_sub(&working, 1);
@@ -200,6 +200,45 @@ static void test_the_hooks_may_come_and_go_while_threads_allocate(void **state) 
     assert_int_equal(r->lost_blocks + r->lost_stacks, 0);
 }
 
+static int64_t lives_more_than(int64_t before) {
+    return store_region()->heap_bytes - before;
+}
+
+/* A block as large as that is always sampled; C++ rounds the little one up to its alignment. */
+static void test_every_way_to_a_block_is_counted_from_its_begin_to_its_end(void **state) {
+    (void)state;
+    enum { BYTES = 10 << 20, A_LITTLE = 1024 };
+    err_t e;
+    size_t count;
+    const alloc_way_t *ways = alloc_ways(&count);
+    int64_t large[16] = {0}, little[16] = {0}, left[16] = {0};
+    assert_true(count <= 16);
+    assert_int_equal(libc_hook(mode, false, &e), 0);
+    ways[0].end(ways[0].make(BYTES)); /* the thread's first may pass */
+    for (size_t i = 0; i < count; i++) {
+        int64_t before = store_region()->heap_bytes;
+        void *p = ways[i].make(BYTES);
+        large[i] = lives_more_than(before);
+        ways[i].end(p);
+        left[i] = lives_more_than(before);
+        p = ways[i].make(A_LITTLE);
+        little[i] = lives_more_than(before);
+        ways[i].end(p);
+        left[i] += lives_more_than(before);
+    }
+    libc_unhook();
+    while (libc_inside()) usleep(100);
+    for (size_t i = 0; i < count; i++) {
+        bool told =
+            large[i] == BYTES && left[i] == 0 && (mode == REGION_SAMPLED || little[i] == A_LITTLE);
+        if (!told)
+            fail_msg("%s: %d and %d bytes are told as %lld and %lld, and %lld of them stay",
+                     ways[i].name, BYTES, A_LITTLE, (long long)large[i], (long long)little[i],
+                     (long long)left[i]);
+    }
+    if (count < 12) print_message("no libstdc++.so.6 here: operator new is not tested\n");
+}
+
 #endif
 
 #define SAMPLED(name) cmocka_unit_test_setup_teardown(name, open_sampled, close_all)
@@ -213,6 +252,8 @@ int main(void) {
 #ifndef __SANITIZE_THREAD__
         SAMPLED(test_the_hooks_may_come_and_go_while_threads_allocate),
         EXACT(test_the_hooks_may_come_and_go_while_threads_allocate),
+        SAMPLED(test_every_way_to_a_block_is_counted_from_its_begin_to_its_end),
+        EXACT(test_every_way_to_a_block_is_counted_from_its_begin_to_its_end),
 #endif
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -22,6 +22,8 @@ enum real {
     POSIX_MEMALIGN,
     ALIGNED_ALLOC,
     MEMALIGN,
+    VALLOC,
+    PVALLOC,
     MMAP,
     MMAP64,
     MUNMAP,
@@ -222,6 +224,22 @@ static void *hook_memalign(size_t alignment, size_t bytes) {
     return p;
 }
 
+static void *hook_valloc(size_t bytes) {
+    libc_enter();
+    void *p = REAL(malloc_t, VALLOC)(bytes);
+    aligned_born(p, bytes);
+    libc_leave();
+    return p;
+}
+
+static void *hook_pvalloc(size_t bytes) {
+    libc_enter();
+    void *p = REAL(malloc_t, PVALLOC)(bytes);
+    aligned_born(p, bytes);
+    libc_leave();
+    return p;
+}
+
 static void *hook_reallocarray(void *old, size_t n, size_t each) {
     size_t bytes;
     if (__builtin_mul_overflow(n, each, &bytes)) {
@@ -331,6 +349,8 @@ int libc_hook(enum region_mode mode, bool stays, err_t *e) {
         [POSIX_MEMALIGN] = {"posix_memalign", (got_function_t)hook_posix_memalign, NULL},
         [ALIGNED_ALLOC] = {"aligned_alloc", (got_function_t)hook_aligned_alloc, NULL},
         [MEMALIGN] = {"memalign", (got_function_t)hook_memalign, NULL},
+        [VALLOC] = {"valloc", (got_function_t)hook_valloc, NULL},
+        [PVALLOC] = {"pvalloc", (got_function_t)hook_pvalloc, NULL},
         [MMAP] = {"mmap", (got_function_t)hook_mmap, NULL},
         [MMAP64] = {"mmap64", (got_function_t)hook_mmap, NULL},
         [MUNMAP] = {"munmap", (got_function_t)hook_munmap, NULL},

@@ -1,0 +1,21 @@
+/* alloc_calls.c: a library that allocates by every function that hands out blocks. */
+#ifndef LOWTIDE_TESTS_ALLOC_CALLS_H
+#define LOWTIDE_TESTS_ALLOC_CALLS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define EXPORTED __attribute__((visibility("default")))
+
+typedef struct alloc_way {
+    const char *name;
+    void *(*make)(size_t bytes);
+    void (*end)(void *p);
+} alloc_way_t;
+
+/* So many blocks of any size, ended by any thread. */
+EXPORTED void alloc_calls(uint64_t random, int rounds);
+/* Those of C++ only where its library is installed; call before the hooks are in. */
+EXPORTED const alloc_way_t *alloc_ways(size_t *count);
+
+#endif
