@@ -167,3 +167,43 @@ def test_a_delimiter_that_is_given_serves_all_files(folder: Path) -> None:
     for wrong in (";;", "", '"', "\n", "\u00e9"):
         with pytest.raises(ValueError, match="delimiter takes one ASCII character"):
             lowtide.stream("1.csv", delimiter=wrong)
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("--workers=lots", "--workers: takes 0 or more, not 'lots'"),
+        ("--workers=-1", "--workers: takes 0 or more, not '-1'"),
+        ("--workers=", "--workers: takes 0 or more, not ''"),
+        ("--format=xml", "format takes text, bytes, csv, jsonl, parquet, arrow, not 'xml'"),
+        ("--to=xml", "format takes text, bytes, csv, jsonl, parquet, arrow, not 'xml'"),
+        ("--delimiter=ab", "delimiter takes one ASCII character, such as ';', not 'ab'"),
+        ("--resume=maybe", "--resume takes nothing or changed, not 'maybe'"),
+        ("--memory=0", "memory must be above zero, not 0"),
+        ("--errors=", "errors takes raise, skip or a path"),
+    ],
+)
+def test_a_word_that_pipe_does_not_take_is_one_line_and_status_2(folder: Path, words: str, line: str) -> None:
+    done = pipe("job:same", "in.txt", "-o", "out.jsonl", *words.split())
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"lowtide: {line}; see `lowtide pipe --help`\n")
+
+
+def test_a_python_that_has_no_lowtide_is_one_line_with_the_mend(folder: Path) -> None:
+    bare = folder / "bare"
+    bare.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S "$@"\n')
+    bare.chmod(0o755)
+    done = pipe("job:same", "in.txt", "-o", "out.jsonl", f"--python={bare}")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert "has no lowtide, or not this one; name a Python that has it with --python" in done.stderr
+
+
+def test_a_program_s_own_mistakes_are_told_at_once(folder: Path) -> None:
+    with pytest.raises(TypeError, match="a stream reads paths or an iterable, not int"):
+        lowtide.stream(5)  # type: ignore[call-overload]
+    with pytest.raises(TypeError, match=r"executor takes a concurrent.futures.Executor or a Dask client, not int"):
+        lowtide.stream("in.txt", workers=2, executor=1)
+    for wrong in ("2", 1.5, -1):
+        with pytest.raises(ValueError, match="workers takes 0 or more, not "):
+            lowtide.stream("in.txt", workers=wrong)  # type: ignore[call-overload]
+    with pytest.raises(TypeError, match="progress takes True, False or a function, not int"):
+        lowtide.stream("in.txt", progress=3)  # type: ignore[call-overload]

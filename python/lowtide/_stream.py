@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import io
 import os
 import pickle
 import sys
@@ -28,12 +29,13 @@ from lowtide._stream_source import (
     Source,
     delimiter_of,
     format_of,
+    is_paths,
     source_of,
     write_beside,
 )
 from lowtide._stream_state import Checkpoint, State, check_same, identity
 from lowtide._stream_tables import arrow
-from lowtide._stream_workers import Workers, given_workers, own_workers, reads_our_files
+from lowtide._stream_workers import Workers, check_executor, given_workers, own_workers, reads_our_files
 
 __all__ = ["Progress", "Stream", "StreamError", "Summary", "stream"]
 
@@ -521,8 +523,12 @@ def stream(
 
     Raises StreamError, one line, for whatever stops it: see docs/stream.md.
     """
-    if workers < 0:
-        raise ValueError(f"workers takes 0 or more, not {workers}")
+    if not is_paths(source) and not isinstance(source, (Source, io.IOBase, Iterable)):
+        raise TypeError(f"a stream reads paths or an iterable, not {type(source).__name__}")
+    if not isinstance(workers, int) or workers < 0:
+        raise ValueError(f"workers takes 0 or more, not {workers!r}")
+    if executor is not None:
+        check_executor(executor)
     if format is not None and format not in FORMATS:
         raise ValueError(f"format takes {', '.join(FORMATS)}, not {format!r}")
     if resume not in (True, False, "changed"):
@@ -531,6 +537,10 @@ def stream(
         raise ValueError(f"delimiter takes one ASCII character, such as ';', not {delimiter!r}")
     if isinstance(columns, str):
         raise TypeError(f"columns takes a list of names, not {columns!r}")
+    if not os.fspath(errors):
+        raise ValueError("errors takes raise, skip or a path")
+    if not callable(progress) and not isinstance(progress, bool):
+        raise TypeError(f"progress takes True, False or a function, not {type(progress).__name__}")
     told: Callable[[Progress], object] | None = progress if callable(progress) else None
     if progress is True:
         from lowtide._stream_bar import Bar

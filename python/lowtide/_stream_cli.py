@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from lowtide._stream import StreamError, Summary, stream
 from lowtide._stream_bar import Bar, text_time
@@ -19,11 +19,22 @@ from lowtide._stream_engine import Progress
 from lowtide._stream_memory import text_bytes
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message)
+
+
+def _number(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"takes 0 or more, not '{text}'")
+    return int(text)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="lowtide pipe", add_help=False)
+    parser = _Parser(prog="lowtide pipe", add_help=False, allow_abbrev=False)
     parser.add_argument("-o", "--output", required=True)
     parser.add_argument("--memory", default="512MiB")
-    parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--workers", type=_number, default=0)
     parser.add_argument("--resume", nargs="?", const=True, default=False)
     parser.add_argument("--errors", default="raise")
     parser.add_argument("--chunks", action="store_true")
@@ -125,7 +136,11 @@ def run(words: argparse.Namespace, watcher: _Watcher) -> Summary:
 
 
 def main(argv: list[str]) -> int:
-    words = _parser().parse_args(argv)
+    try:
+        words = _parser().parse_args(argv)
+    except ValueError as error:
+        print(f"lowtide: {str(error).removeprefix('argument ')}; see `lowtide pipe --help`", file=sys.stderr)
+        return 2
     watcher = _Watcher(Bar(sys.stderr) if sys.stderr.isatty() else None)
 
     def say(text: str, file: Any = sys.stderr) -> None:

@@ -131,14 +131,16 @@ def reads_our_files(given: Any) -> bool:
     return given is None or isinstance(given, (Pool, ThreadPoolExecutor, ProcessPoolExecutor))
 
 
+def check_executor(given: Any) -> None:
+    if not isinstance(given, Executor) and not hasattr(given, "get_executor"):
+        raise TypeError(f"executor takes a concurrent.futures.Executor or a Dask client, not {type(given).__name__}")
+
+
 def as_executor(given: Any) -> Executor:
     """A concurrent.futures.Executor of what a caller hands over: one, or a Dask client."""
-    if isinstance(given, Executor):
-        return given
-    if hasattr(given, "get_executor"):
-        executor: Executor = given.get_executor(pure=False)
-        return executor
-    raise TypeError(f"executor takes a concurrent.futures.Executor or a Dask client, not {type(given).__name__}")
+    check_executor(given)
+    executor: Executor = given if isinstance(given, Executor) else given.get_executor(pure=False)
+    return executor
 
 
 def lanes_of(executor: Any, workers: int) -> int:

@@ -47,13 +47,28 @@ static const char *find_python(char *room, size_t n) {
     return "python3";
 }
 
+/* As -m lowtide._stream_cli, but that a Python without lowtide is told in our words. */
+static const char BEGIN[] = "import sys\n"
+                            "try:\n"
+                            "    from importlib.util import find_spec\n"
+                            "    found = find_spec('lowtide._stream_cli')\n"
+                            "except ImportError:\n"
+                            "    found = None\n"
+                            "if not found:\n"
+                            "    sys.exit('lowtide: ' + sys.executable + ' has no lowtide, or not "
+                            "this one; name a Python'\n"
+                            "             ' that has it with --python')\n"
+                            "del found, find_spec\n"
+                            "import runpy\n"
+                            "runpy._run_module_as_main('lowtide._stream_cli')\n";
+
 static int become_python(const char *python, const pipe_words_t *w, char **rest, int rest_count) {
     char **argv = calloc((size_t)(w->count + rest_count) + 5, sizeof *argv);
     if (!argv) return command_fail("out of memory");
     int n = 0;
     argv[n++] = (char *)python;
-    argv[n++] = "-m";
-    argv[n++] = "lowtide._stream_cli";
+    argv[n++] = "-c";
+    argv[n++] = (char *)BEGIN;
     for (int i = 0; i < w->count; i++) argv[n++] = w->words[i];
     argv[n++] = "--";
     for (int i = 0; i < rest_count; i++) argv[n++] = rest[i];
