@@ -25,8 +25,7 @@ def export(lowtide, path, *options):
     return done.stdout
 
 
-# Go builds its pprof anew on a machine that has never used it: minutes.
-@pytest.mark.soak
+# Two seconds, but for the first time on a machine: Go builds its pprof then.
 @pytest.mark.skipif(not shutil.which("go"), reason="go is not installed: apt install golang-go")
 @pytest.mark.parametrize(
     ("index", "at", "most", "mebibytes"),
@@ -134,19 +133,24 @@ SPEEDSCOPE = Path(__file__).resolve().parents[2] / "web/node_modules/speedscope/
 
 @pytest.mark.skipif(not (SPEEDSCOPE / "index.html").exists(), reason="npm ci --prefix web has not installed speedscope")
 @pytest.mark.skipif(not shutil.which("chromium"), reason="there is no Chromium to open speedscope in")
-def test_speedscope_itself_opens_the_file(lowtide, profile, tmp_path):  # noqa: F811
-    def title(data: bytes) -> str:
-        script = tmp_path / "load.js"  # as its own command line does it
-        script.write_text(f'speedscope.loadFileFromBase64("p.json", "{base64.b64encode(data).decode()}")')
-        words = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files"]
-        words += [f"--user-data-dir={tmp_path / 'home'}", "--virtual-time-budget=20000", "--dump-dom"]
-        words.append(f"{(SPEEDSCOPE / 'index.html').as_uri()}#localProfilePath={script}")
-        dom = subprocess.run(words, capture_output=True, text=True, timeout=240, check=True).stdout
-        return re.findall(r"<title>([^<]*)", dom)[0] + (" peak" if ">peak<" in dom or 'peak"' in dom else "")
-
-    data = export(lowtide, profile, "--format", "speedscope", "--at", "peak").encode()
+@pytest.mark.parametrize(
+    ("form", "name", "title"),
+    [
+        ("speedscope", "p.json", "lowtide - speedscope"),
+        ("collapsed", "p.collapsedstack.txt", "p.collapsedstack.txt - speedscope"),
+    ],
+)
+def test_speedscope_itself_opens_the_file(lowtide, profile, tmp_path, form, name, title):  # noqa: F811
+    data = export(lowtide, profile, "--format", form, "--at", "peak").encode()
+    script = tmp_path / "load.js"  # as its own command line does it
+    script.write_text(f'speedscope.loadFileFromBase64("{name}", "{base64.b64encode(data).decode()}")')
+    words = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files"]
+    words += [f"--user-data-dir={tmp_path / 'home'}", "--virtual-time-budget=20000", "--dump-dom"]
+    words.append(f"{(SPEEDSCOPE / 'index.html').as_uri()}#localProfilePath={script}")
+    dom = subprocess.run(words, capture_output=True, text=True, timeout=240, check=True).stdout
     # A file that it cannot read is told in a dialogue, and the title stays "speedscope".
-    assert title(data) == "lowtide - speedscope peak"
+    assert re.findall(r"<title>([^<]*)", dom)[0] == title
+    assert form == "collapsed" or ">peak<" in dom or 'peak"' in dom
 
 
 def test_what_speedscope_gets_follows_its_schema(lowtide, profile):  # noqa: F811
@@ -164,7 +168,16 @@ def test_what_speedscope_gets_follows_its_schema(lowtide, profile):  # noqa: F81
     assert all(set(frame["required"]) <= set(f) <= set(frame["properties"]) for f in found["shared"]["frames"])
 
 
-COLLAPSED = re.compile(r"[^;\s][^;\n]* \([^;\n]*\)(;[^;\n]* \([^;\n]*\))* [0-9]+")
+def read_collapsed(text: str) -> dict[tuple[str, ...], int]:
+    """Bytes by stack, as flamegraph.pl reads a line: it passes over what is none, and takes a second number for a difference."""
+    found: dict[tuple[str, ...], int] = {}
+    for line in text.splitlines():
+        stack, weight = re.fullmatch(r"(.*)\s+?(\d+(?:\.\d*)?)", line, re.A).groups()
+        assert not re.fullmatch(r"(.*)\s+?(\d+(?:\.\d*)?)", stack, re.A), line
+        frames = tuple(stack.split(";"))
+        assert all(re.fullmatch(r"\S.* \(.*\)", frame) for frame in frames), line
+        found[frames] = found.get(frames, 0) + int(weight)
+    return found
 
 
 def test_of_very_many_stacks_the_small_ones_count_for_their_callers(lowtide, lowtide_exe, tmp_path):
@@ -192,10 +205,13 @@ def test_of_very_many_stacks_the_small_ones_count_for_their_callers(lowtide, low
     assert all(set(fields(one)[1]) <= locations for one in found[2])
 
 
-@pytest.mark.parametrize("at", ["end", "peak", "rss-peak", "total", "gone"])
-def test_collapsed_stacks_follow_their_grammar(lowtide, profile, at):  # noqa: F811
-    lines = export(lowtide, profile, "--format", "collapsed", "--at", at).splitlines()
-    assert lines and all(COLLAPSED.fullmatch(line) for line in lines)
+@pytest.mark.parametrize(
+    ("at", "mebibytes"), [("end", 73), ("peak", 290), ("rss-peak", 280), ("total", 4785), ("gone", 16)]
+)
+def test_flamegraph_reads_each_collapsed_stack_and_all_of_its_bytes(lowtide, profile, at, mebibytes):  # noqa: F811
+    stacks = read_collapsed(export(lowtide, profile, "--format", "collapsed", "--at", at))
+    assert sum(stacks.values()) == mebibytes * MIB
+    assert {stack[0].split()[0] for stack in stacks} == {"<module>"}
 
 
 def test_pandas_reads_the_csv(lowtide, profile):  # noqa: F811
