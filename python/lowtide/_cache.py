@@ -219,8 +219,7 @@ def cache(
     max_bytes: bytes of arguments and results, measured once when they are kept; an int, or text like ``"256MiB"``.
     ttl: seconds that a result is good for.
 
-    A method is known by its place in the body of a class, or by a first parameter named ``self`` or ``cls``. Its entries
-    belong to the instance, known by identity, and go with it; an instance that cannot be referenced weakly is held as
+    A method is known by its place in a class, or by a first parameter named ``self`` or ``cls``. Its entries belong to the instance, known by identity, and go with it; an instance that cannot be referenced weakly is held as
     ``lru_cache`` holds it. Concurrent awaits of an async function with equal arguments compute once.
 
     >>> @cache(max_bytes="64MiB", ttl=60)
@@ -259,12 +258,21 @@ def _is_method(function: Callable[..., Any]) -> bool:
     return code is not None and code.co_argcount > 0 and code.co_varnames[0] in ("self", "cls")
 
 
+def _stands_in(kind: type, wrapper: Callable[..., Any]) -> bool:
+    return any(vars(each).get(wrapper.__name__) is wrapper for each in kind.__mro__)
+
+
 def _async_function(function: Callable[..., Any], kept: _keep.CachedFunction) -> Any:
     from lowtide import _cache_tasks  # asyncio takes long to import
 
     flights: dict[Hashable, Any] = {}
+    is_method = _is_method(function)
 
     async def wrapper(*args: Any, **kwargs: Any) -> Any:
+        nonlocal is_method
+        if not is_method and args and type(args[0]).__weakrefoffset__ and _stands_in(type(args[0]), wrapper):
+            is_method = True
+            kept.__set_name__(type(args[0]), wrapper.__name__)
         key = kept._key(*args, **kwargs)
         return await _cache_tasks.compute_once(
             flights,

@@ -151,6 +151,19 @@ static PyObject *function_insert(PyObject *self, PyObject *args) {
     Py_RETURN_NONE;
 }
 
+/* The interpreter binds a method descriptor without asking it: this is the type of those that are known to be methods.
+ * The others are asked, and so learn that they are. */
+static PyTypeObject method_type = {
+    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "lowtide._keep.CachedFunction",
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_METHOD_DESCRIPTOR | Py_TPFLAGS_HAVE_VECTORCALL,
+    .tp_base = &keep_function_type,
+};
+
+static void become_method(PyObject *callable) {
+    ((keep_function_t *)callable)->is_method = true;
+    if (Py_IS_TYPE(callable, &keep_function_type)) Py_SET_TYPE(callable, &method_type);
+}
+
 static PyObject *function_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     static char *names[] = {"function",  "maxsize", "typed",     "info_type",
                             "max_bytes", "ttl",     "is_method", NULL};
@@ -178,7 +191,7 @@ static PyObject *function_new(PyTypeObject *type, PyObject *args, PyObject *kwar
     self->function = Py_NewRef(function);
     self->info_type = Py_NewRef(info_type);
     self->is_typed = is_typed;
-    self->is_method = is_method;
+    if (is_method) become_method((PyObject *)self);
     return (PyObject *)self;
 }
 
@@ -206,7 +219,7 @@ static PyObject *function_bytes(PyObject *callable, PyObject *Py_UNUSED(ignored)
 }
 
 static PyObject *function_set_name(PyObject *callable, PyObject *Py_UNUSED(args)) {
-    ((keep_function_t *)callable)->is_method = true; /* it stands in the body of a class */
+    become_method(callable); /* it stands in the body of a class */
     Py_RETURN_NONE;
 }
 
@@ -220,6 +233,7 @@ static PyObject *function_itself(PyObject *callable, PyObject *Py_UNUSED(ignored
 
 static PyObject *function_bind(PyObject *callable, PyObject *instance, PyObject *Py_UNUSED(owner)) {
     if (!instance || instance == Py_None) return Py_NewRef(callable);
+    if (!((keep_function_t *)callable)->is_method) become_method(callable);
     return PyMethod_New(callable, instance);
 }
 
@@ -284,8 +298,8 @@ static PyGetSetDef function_getset[] = {
 PyTypeObject keep_function_type = {
     PyVarObject_HEAD_INIT(NULL, 0).tp_name = "lowtide._keep.CachedFunction",
     .tp_basicsize = sizeof(keep_function_t),
-    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC |
-                Py_TPFLAGS_METHOD_DESCRIPTOR | Py_TPFLAGS_HAVE_VECTORCALL,
+    .tp_flags =
+        Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_HAVE_VECTORCALL,
     .tp_new = function_new,
     .tp_dealloc = function_dealloc,
     .tp_traverse = function_traverse,
@@ -301,5 +315,6 @@ PyTypeObject keep_function_type = {
 
 int keep_function_ready(void) {
     if (!keyword_mark) keyword_mark = PyObject_CallNoArgs((PyObject *)&PyBaseObject_Type);
-    return keyword_mark ? PyType_Ready(&keep_function_type) : -1;
+    if (!keyword_mark || PyType_Ready(&keep_function_type) < 0) return -1;
+    return PyType_Ready(&method_type);
 }
