@@ -49,11 +49,24 @@ static int read_lines(rss_found_t *f, err_t *e) {
                    "was to be read; `lowtide rss PID` tells it of a live one");
 }
 
+/* One that is damaged is as good as none. */
+static void read_profile(rss_found_t *f) {
+    const model_t *m = f->load.model;
+    err_t e;
+    if (profile_build(f->load.rec, model_namer(m), &f->profile, &e))
+        f->profile = NULL;
+    else if (!f->profile->sample_count || profile_join(f->profile, m, NULL, &e)) {
+        profile_free(f->profile);
+        f->profile = NULL;
+    }
+}
+
 static int read_recorded(rss_found_t *f, const char *path, err_t *e) {
     int status = load_open(path, &f->load, e);
     if (!status) status = read_lines(f, e);
     if (!status) status = model_owners(f->load.model, OWNERS_MAX, &f->owners, e);
     if (!status) status = model_pins(f->load.model, OWNERS_MAX, &f->pins, e);
+    if (!status && f->pins.count) read_profile(f);
     return status;
 }
 
@@ -138,6 +151,7 @@ static int rss_exec(const command_t *self, int argc, char **argv) {
         rss_print_json(&found);
     else
         rss_print_text(&found);
+    profile_free(found.profile);
     model_owners_free(&found.owners);
     model_pins_free(&found.pins);
     load_close(&found.load);

@@ -56,6 +56,7 @@ static void pins_json(json_t *j, const rss_found_t *f) {
         const model_pin_t *p = &f->pins.pins[i];
         pin_json(j, p->type, p->objects, p->arenas, p->bytes, p->returnable_bytes);
         json_text(j, "path", p->path);
+        view_pin_site_json(f->profile, f->load.model, p, j);
         json_close(j);
     }
     for (unsigned i = 0; !f->load.model && i < f->answer.pin_count; i++) {
@@ -182,15 +183,17 @@ static void gpu_text(const screen_t *s, const rss_found_t *f) {
     }
 }
 
-static void pin_text(const screen_t *s, const model_pin_t *p, bool first) {
-    char count[UNITS_BYTES], text[768];
+static void pin_text(const screen_t *s, const model_pin_t *p, const profile_frame_t *site,
+                     bool first) {
+    char count[UNITS_BYTES], text[1024], place[300];
     if (first) fputs("\nNearly empty arenas, and what keeps each:\n", stdout);
     figures(p->bytes, p->returnable_bytes);
     bool objects = p->objects && p->type[0] != '(';
-    snprintf(text, sizeof text, "%u %s: %s%s%.200s%s%.400s", (unsigned)p->arenas,
+    snprintf(text, sizeof text, "%u %s: %s%s%.200s%s%.400s%s%.300s", (unsigned)p->arenas,
              p->arenas == 1 ? "arena" : "arenas", objects ? units_count(count, p->objects) : "",
              objects ? " " : "", objects ? p->type : "blocks that are no objects",
-             p->path ? ", held by " : "", p->path ? p->path : "");
+             p->path ? ", held by " : "", p->path ? p->path : "", site ? ", made at " : "",
+             site ? view_place(place, sizeof place, site->file, site->line) : "");
     screen_wrapped(s, text, NAME_AT, s->width - NAME_AT);
 }
 
@@ -198,8 +201,10 @@ static void pins_text(const screen_t *s, const rss_found_t *f) {
     uint32_t count = f->load.model ? f->pins.count : f->answer.pin_count;
     for (uint32_t i = 0, said = 0; i < count; i++) {
         model_pin_t p;
+        const profile_frame_t *site = NULL;
         if (f->load.model) {
             p = f->pins.pins[i];
+            site = view_pin_site(f->profile, f->load.model, &p);
         } else {
             const ctl_pin_t *t = &f->answer.pins[i];
             p = (model_pin_t){.type = t->type,
@@ -208,7 +213,7 @@ static void pins_text(const screen_t *s, const rss_found_t *f) {
                               .bytes = t->bytes,
                               .returnable_bytes = t->returnable_bytes};
         }
-        if (p.bytes >= SAID_MIN) pin_text(s, &p, said++ == 0);
+        if (p.bytes >= SAID_MIN) pin_text(s, &p, site, said++ == 0);
     }
 }
 

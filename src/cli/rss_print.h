@@ -11,6 +11,7 @@
 #include "collect/gpu.h"
 #include "explain/model_owners.h"
 #include "explain/model_pins.h"
+#include "explain/profile.h"
 
 typedef struct rss_found {
     pid_t pid; /* 0: not known */
@@ -20,6 +21,7 @@ typedef struct rss_found {
     load_t load; /* what owners and pins point into; closed: there are none */
     model_owners_t owners;
     model_pins_t pins;
+    profile_t *profile; /* which lines made what pins arenas; NULL where the recording has none */
     gpu_device_t gpus[GPU_DEVICES]; /* of a live process */
     unsigned gpu_count;
 } rss_found_t;

@@ -75,15 +75,20 @@ static void ledger_json(const report_t *r, json_t *j) {
     json_close(j);
 }
 
-static void pin_site_json(const report_t *r, const model_pin_t *p, json_t *j) {
+const profile_frame_t *view_pin_site(const profile_t *p, const model_t *m, const model_pin_t *pin) {
     profile_share_t share;
-    uint32_t order = p->holder == LOWTIDE_NONE ? 0 : model_order(r->model, p->holder);
-    profile_kept_t kept = {.model = r->model, .when = PROFILE_AT_END, .orders = &order, .count = 1};
-    if (p->holder == LOWTIDE_NONE || !r->profile || !profile_makers(r->profile, &kept, 1, &share)) {
+    if (pin->holder == LOWTIDE_NONE || !p) return NULL;
+    uint32_t order = model_order(m, pin->holder);
+    profile_kept_t kept = {.model = m, .when = PROFILE_AT_END, .orders = &order, .count = 1};
+    return profile_makers(p, &kept, 1, &share) ? &p->lines[share.line].frame : NULL;
+}
+
+void view_pin_site_json(const profile_t *p, const model_t *m, const model_pin_t *pin, json_t *j) {
+    const profile_frame_t *frame = view_pin_site(p, m, pin);
+    if (!frame) {
         json_null(j, "site");
         return;
     }
-    const profile_frame_t *frame = &r->profile->lines[share.line].frame;
     json_open(j, "site", '{');
     json_text(j, "file", frame->file);
     json_uint(j, "line", frame->line);
@@ -100,7 +105,7 @@ static void pins_json(const report_t *r, json_t *j) {
         json_text(j, "type", p->type);
         json_uint(j, "objects", p->objects);
         json_text(j, "path", p->path);
-        pin_site_json(r, p, j);
+        view_pin_site_json(r->profile, r->model, p, j);
         json_uint(j, "arenas", p->arenas);
         json_uint(j, "bytes", p->bytes);
         json_uint(j, "returnable_bytes", p->returnable_bytes);

@@ -220,15 +220,17 @@ static void owners_lines(const report_t *r, const screen_t *s, uint64_t whole) {
 /* "        37.0 MiB  in 37 nearly empty arenas, kept by 412 Order in app.cache" */
 static void pins_lines(const report_t *r, const screen_t *s, uint64_t whole) {
     enum { PINS_SAID = 5, SHARE_CELLS = 7 };
-    char size[UNITS_BYTES], arenas[UNITS_BYTES], count[UNITS_BYTES], line[768];
+    char size[UNITS_BYTES], arenas[UNITS_BYTES], count[UNITS_BYTES], line[1024], place[300];
     for (uint32_t i = 0; i < r->pins.count && i < PINS_SAID; i++) {
         const model_pin_t *p = &r->pins.pins[i];
         if (p->bytes * 100 < whole) break;
-        snprintf(line, sizeof line, "%s nearly empty %s, kept by %s%s%.200s%s%.300s",
+        const profile_frame_t *site = view_pin_site(r->profile, r->model, p);
+        snprintf(line, sizeof line, "%s nearly empty %s, kept by %s%s%.200s%s%.300s%s%.300s",
                  units_count(arenas, p->arenas), p->arenas == 1 ? "arena" : "arenas",
                  p->objects ? units_count(count, p->objects) : "", p->objects ? " " : "",
                  p->objects ? p->type : "blocks that are no objects", p->path ? ", held by " : "",
-                 p->path ? p->path : "");
+                 p->path ? p->path : "", site ? ", made at " : "",
+                 site ? view_place(place, sizeof place, site->file, site->line) : "");
         figure(s, units_size(size, p->bytes), BYTES_CELLS);
         screen_gap(s, SHARE_CELLS + GAP);
         screen_wrapped(s, line, BYTES_CELLS + SHARE_CELLS + GAP,

@@ -78,6 +78,9 @@ void view_made_text(const screen_t *s, const char *lead, const profile_frame_t *
 void view_findings_text(const model_findings_t *f, const screen_t *s);
 void view_findings_json(const model_findings_t *f, json_t *j);
 void view_owners_json(const model_owners_t *owners, json_t *j);
+/* The program's own line that made most of what holds the arenas; NULL where no profile knows it. */
+const profile_frame_t *view_pin_site(const profile_t *p, const model_t *m, const model_pin_t *pin);
+void view_pin_site_json(const profile_t *p, const model_t *m, const model_pin_t *pin, json_t *j);
 /* The bold line above a list, and what stands behind it on the same line (or NULL). */
 void view_heading(const screen_t *s, const char *title, const char *note);
 

@@ -91,6 +91,27 @@ def test_what_pins_arenas_is_named_with_its_path_and_is_what_keeps_them(
     assert target.finish()[0] == 0
 
 
+def test_what_pins_arenas_is_told_with_the_line_that_made_it_where_a_profile_knows(
+    this_python: Python, lowtide: Lowtide, tmp_path: Path
+) -> None:
+    app, file = tmp_path / "app.py", tmp_path / "a.tide"
+    app.write_text(ORDERS)
+    words = ["-o", file, "--no-report", "--python", this_python.executable, app]
+    made = [n for n, line in enumerate(ORDERS.splitlines(), 1) if "def __init__" in line or "made = [" in line]
+    for how, known in ((["--interval", "4K"], True), (["--no-profile"], False)):
+        done = lowtide("run", *how, *words)
+        assert (done.status, done.stderr) == (0, "")
+        for command in ("report", "rss"):
+            pin = json.loads(lowtide(command, file, "--json").stdout)["pins"][0]
+            assert (pin["type"], pin["path"]) == ("__main__.Order", "shop.cache"), pin
+            if not known:
+                assert pin["site"] is None
+                continue
+            assert pin["site"]["file"] == str(app) and pin["site"]["line"] in made, pin
+            text = " ".join(lowtide(command, file).stdout.split())
+            assert f"Order, held by shop.cache, made at {app}:{pin['site']['line']}" in text, text
+
+
 def test_what_malloc_keeps_at_the_end_of_its_heap_a_trim_and_a_threshold_return(
     this_python: Python, spawn: Spawn, lowtide: Lowtide, tmp_path: Path
 ) -> None:
