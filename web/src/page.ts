@@ -187,6 +187,13 @@ function tables(report: Report, home: string): HTMLElement[] {
   ];
 }
 
+/** The frames of the flame graph have no room for an error each: the rule for what is made in small blocks, as docs/profile.md has it. */
+function mayBeOff(interval: number): string {
+  const off = (n: number): string => bytes(1.96 * Math.sqrt(n * interval + 3 * interval ** 2));
+  const [ten, hundred] = [10 * 2 ** 20, 100 * 2 ** 20];
+  return `a frame of ${bytes(ten)} may be off by ${off(ten)}, one of ${bytes(hundred)} by ${off(hundred)}, at the peak by more`;
+}
+
 function draw(page: HTMLElement, data: PageData): void {
   const { report, tree, moments, events } = data;
   const own = (report.allocations.sites ?? []).map((site) => site.from?.file ?? site.file);
@@ -199,7 +206,7 @@ function draw(page: HTMLElement, data: PageData): void {
   }
   if (tree && tree.parent.length > 1) {
     const interval = report.allocations.interval_bytes ?? 0;
-    const how = interval ? `sampled, one in ${bytes(interval)}` : "exact";
+    const how = interval ? `sampled, one in ${bytes(interval)}: ${mayBeOff(interval)}` : "exact";
     const room = element("div");
     page.append(
       element("h2", {}, "Who makes it, from the outermost call down"),
