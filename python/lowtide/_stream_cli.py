@@ -10,13 +10,14 @@ import json
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any, NoReturn
 
 from lowtide._stream import StreamError, Summary, stream
 from lowtide._stream_bar import Bar, text_time
 from lowtide._stream_engine import Progress
-from lowtide._stream_memory import text_bytes
+from lowtide._stream_memory import StreamWarning, text_bytes
 
 
 class _Parser(argparse.ArgumentParser):
@@ -148,6 +149,15 @@ def main(argv: list[str]) -> int:
             watcher.bar.close()
         print(text, file=file)
 
+    show = warnings.showwarning
+
+    def warn(message: Any, category: type[Warning], *where: Any, **more: Any) -> None:
+        if issubclass(category, StreamWarning):
+            say(f"lowtide: {message}")
+        else:
+            show(message, category, *where, **more)
+
+    warnings.showwarning = warn
     own = os.getpid()
 
     def stop(number: int, _: Any) -> None:

@@ -175,7 +175,7 @@ def compress(data: Any, how: str) -> Any:
         return lzma.compress(data)
     import zstandard
 
-    return zstandard.ZstdCompressor().compress(data)
+    return zstandard.ZstdCompressor(write_checksum=True).compress(data)
 
 
 def write_rows(rows: Iterable[Any], delimiter: str) -> bytes:

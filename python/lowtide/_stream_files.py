@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import warnings
 import zlib
-from collections.abc import Iterator
-from typing import IO
+from collections.abc import Callable, Iterator
+from typing import IO, Any
 
 from lowtide._keep import stream_cut
-from lowtide._stream_memory import CHUNK_MIN, StreamError, text_bytes
+from lowtide._stream_memory import CHUNK_MIN, StreamError, StreamWarning, text_bytes
 from lowtide._stream_plan import Handle
 
 BOM = b"\xef\xbb\xbf"
 _LOOK_BYTES = 64 << 10
+_PACKED_BYTES = 16 << 10
 
 
 def why(error: OSError) -> str:
@@ -20,7 +22,7 @@ def why(error: OSError) -> str:
 
 
 class _Frames:
-    """A file of zstd frames (RFC 8878), read as it is; one that ends within a frame is an EOFError.
+    """A file of zstd frames (RFC 8878), read as it is; one that ends within a frame is `torn`.
 
     The reader of the zstandard package takes such an end for a good one. What tells is the lengths of the frames' parts:
     `_steps` says, part by part, how many bytes of it are looked at, and then how many are passed over.
@@ -32,11 +34,11 @@ class _Frames:
         self._seen = bytearray()
         self._look, self._skip = next(self._steps), 0
         self._between = True
+        self.torn = False
 
     def read(self, count: int = -1) -> bytes:
         data = self.raw.read(count)
-        if not data and (not self._between or self._seen or self._skip):
-            raise EOFError
+        self.torn = not data and bool(not self._between or self._seen or self._skip)
         at = 0
         while at < len(data):
             skipped = min(self._skip, len(data) - at)
@@ -75,26 +77,107 @@ class _Frames:
             self._skip += 4 * checksum
 
 
-def _decompressor(raw: IO[bytes], compression: str, path: str) -> IO[bytes]:
-    if compression == "gz":
-        import gzip
-
-        return gzip.GzipFile(fileobj=raw)  # type: ignore[return-value]
-    if compression == "bz2":
-        import bz2
-
-        return bz2.BZ2File(raw)
-    if compression == "xz":
-        import lzma
-
-        return lzma.LZMAFile(raw)
-    if compression == "zst":
+class _Zstd:
+    def __init__(self, raw: IO[bytes], path: str) -> None:
         try:
             import zstandard
         except ImportError:
             raise StreamError(f"{path} needs the package zstandard; pip install 'lowtide[stream]'") from None
-        return zstandard.ZstdDecompressor().stream_reader(_Frames(raw), read_across_frames=True)  # type: ignore[arg-type]
-    return raw
+        self.frames = _Frames(raw)
+        self.file = zstandard.ZstdDecompressor().stream_reader(self.frames, read_across_frames=True)  # type: ignore[arg-type]
+
+    def read(self, count: int) -> bytes:
+        part = self.file.read(count)
+        if not part and self.frames.torn:
+            raise EOFError
+        return part
+
+
+class _Gzip:
+    """One member; as the decompressors of bz2 and lzma are used."""
+
+    def __init__(self) -> None:
+        self.inner = zlib.decompressobj(31)
+
+    def decompress(self, data: bytes, count: int) -> bytes:
+        return self.inner.decompress(self.inner.unconsumed_tail + data, count)
+
+    @property
+    def needs_input(self) -> bool:
+        return not self.inner.unconsumed_tail
+
+    @property
+    def eof(self) -> bool:
+        return self.inner.eof
+
+    @property
+    def unused_data(self) -> bytes:
+        return self.inner.unused_data
+
+
+class _Members:
+    """A file of gzip, bzip2 or xz, whose members follow each other; what follows the last and begins as none is passed over.
+
+    The library's own readers take damage within the first kilobytes of a further member for such junk, or lose what they
+    have read when a member is cut off: here that is an error, and comes behind the data.
+    """
+
+    def __init__(self, raw: IO[bytes], path: str, magic: bytes, make: Callable[[], Any]) -> None:
+        self.raw, self.path, self.magic, self.make = raw, path, magic, make
+        self.member: Any = None
+        self.given, self.ended = b"", False  # read, and not yet handed to the member
+
+    def read(self, count: int) -> bytes:
+        if self.member is None:
+            self._begin()
+        while not self.ended:
+            if self.member.eof:
+                self._next(self.member.unused_data)
+                continue
+            data = b""
+            if self.member.needs_input:
+                data = self.given or self.raw.read(_PACKED_BYTES)
+                self.given = b""
+            last = self.member.needs_input and not data
+            part: bytes = self.member.decompress(data, count)
+            if part:
+                return part
+            if last:
+                raise EOFError
+        return b""
+
+    def _begin(self) -> None:
+        self.member, self.given = self.make(), self.raw.read(_PACKED_BYTES)
+        self.ended = not self.given
+        if self.given and self.make is _Gzip and not self.magic.startswith(self.given[:2]):
+            raise OSError(f"Not a gzipped file ({self.given[:2]!r})")
+
+    def _next(self, rest: bytes) -> None:
+        """Begins the next member, if there is one behind this."""
+        rest = rest.lstrip(b"\0")
+        while len(rest) < len(self.magic) and (more := self.raw.read(_PACKED_BYTES)):
+            rest = (rest + more).lstrip(b"\0")
+        if rest and self.magic.startswith(rest[: len(self.magic)]):
+            self.member, self.given = self.make(), rest
+            return
+        self.ended = True
+        if rest:
+            text = f"{self.path} goes on behind its compressed data with what is none of it; that is not read"
+            warnings.warn(StreamWarning(text), stacklevel=2)
+
+
+def _decompressor(raw: IO[bytes], compression: str, path: str) -> Any:
+    if compression == "gz":
+        return _Members(raw, path, b"\x1f\x8b", _Gzip)
+    if compression == "bz2":
+        import bz2
+
+        return _Members(raw, path, b"BZh", bz2.BZ2Decompressor)
+    if compression == "xz":
+        import lzma
+
+        return _Members(raw, path, b"\xfd7zXZ\0", lzma.LZMADecompressor)
+    return _Zstd(raw, path) if compression == "zst" else raw
 
 
 class Packed:
@@ -108,6 +191,7 @@ class Packed:
             raise StreamError(f"cannot read {path}: {why(error)}") from None
         self.file = _decompressor(self.raw, compression, path)
         self.plain = 0  # bytes given out
+        self.failed: StreamError | None = None  # behind them
 
     def position(self) -> int:
         return self.raw.tell()
@@ -118,21 +202,25 @@ class Packed:
             self.plain = count
         while self.plain < count:
             if not self.read(min(1 << 20, count - self.plain)):
+                self.check()
                 raise StreamError(f"{self.path} ends before the place to go on from; it is not the file it was")
 
     def read(self, count: int) -> bytes:
-        """`count` bytes, fewer at the end."""
+        """`count` bytes, fewer at the end, or where it can be read no further: check() tells."""
         parts, missing = [], count
-        while missing:
+        while missing and not self.failed:
             try:
                 part = self.file.read(missing)
             except EOFError:
-                raise StreamError(self._broken("ends in the middle")) from None
+                self.failed = self._broken("ends in the middle", count - missing)
+                break
             except (OSError, ValueError, zlib.error) as error:
                 cause = why(error) if isinstance(error, OSError) and error.errno else f"is damaged ({error})"
-                raise StreamError(self._broken(cause)) from None
+                self.failed = self._broken(cause, count - missing)
+                break
             except Exception as error:  # lzma.LZMAError and zstandard.ZstdError are no OSErrors
-                raise StreamError(self._broken(f"is damaged ({error})")) from None
+                self.failed = self._broken(f"is damaged ({error})", count - missing)
+                break
             if not part:
                 break
             parts.append(part)
@@ -140,21 +228,24 @@ class Packed:
         self.plain += count - missing
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def _broken(self, cause: str) -> str:
+    def check(self) -> None:
+        if self.failed:
+            raise self.failed
+
+    def _broken(self, cause: str, more: int) -> StreamError:
         what = {"gz": "gzip", "bz2": "bzip2", "xz": "xz", "zst": "zstd"}.get(self.compression)
         if not what:
-            return f"cannot read {self.path}: {cause}"
-        return f"cannot read {self.path}: its {what} data {cause} after {self.plain} bytes of text; get the file anew"
+            return StreamError(f"cannot read {self.path}: {cause}")
+        after = f"after {self.plain + more} bytes of text"
+        return StreamError(f"cannot read {self.path}: its {what} data {cause} {after}; get the file anew")
 
     def close(self) -> None:
-        if self.file is not self.raw:
-            self.file.close()
         self.raw.close()
 
 
 class Opened(Packed):
     def __init__(self, file: IO[bytes], path: str) -> None:
-        self.path, self.compression, self.plain = path, "", 0
+        self.path, self.compression, self.plain, self.failed = path, "", 0, None
         self.raw = self.file = file  # type: ignore[assignment]
 
     def position(self) -> int:

@@ -29,6 +29,10 @@ class StreamError(Exception):
     """What stopped a stream: one line, cause first. With a checkpoint, the same call goes on from there."""
 
 
+class StreamWarning(UserWarning):
+    """What a stream passed over."""
+
+
 def parse_bytes(size: int | str, what: str = "memory") -> int:
     """Bytes of an int, or of text such as ``"512MiB"``, ``"1.5GB"``, ``"512M"`` (a bare letter means IEC units).
 

@@ -279,6 +279,7 @@ class Files(Source):
             if end:
                 return rest, end
             if ended:
+                file.check()
                 return rest, len(rest)
             if size >= longest:
                 raise too_long(file.path, start, longest)
@@ -338,6 +339,24 @@ class OpenFile(Files):
         return Opened(self.file, self.names[index])
 
 
+class OpenText:
+    """A text file that is open, in bytes."""
+
+    def __init__(self, text: Any) -> None:
+        self.text, self.rest = text, b""
+        self.name = getattr(text, "name", "the open file")
+
+    def fileno(self) -> int:
+        number: int = self.text.fileno()
+        return number
+
+    def read(self, count: int) -> bytes:
+        data = self.rest or self.text.read(count).encode()
+        self.rest = data[count:]
+        part: bytes = data[:count]
+        return part
+
+
 def source_of(source: Any, options: Options) -> Source:
     if isinstance(source, Source):
         return source
@@ -346,7 +365,8 @@ def source_of(source: Any, options: Options) -> Source:
     if isinstance(source, (io.BufferedIOBase, io.RawIOBase)):
         return OpenFile(source, options)  # type: ignore[arg-type]
     if isinstance(source, io.TextIOBase):
-        return OpenFile(source.buffer, options) if hasattr(source, "buffer") else Items(source, options)
+        same = hasattr(source, "buffer") and str(source.encoding).lower().replace("-", "") == "utf8"
+        return OpenFile(source.buffer if same else OpenText(source), options)  # type: ignore[attr-defined,arg-type]
     if not isinstance(source, Iterable):
         raise TypeError(f"a stream reads paths or an iterable, not {type(source).__name__}")
     return Items(source, options)
