@@ -151,12 +151,17 @@ static PyObject *function_insert(PyObject *self, PyObject *args) {
     Py_RETURN_NONE;
 }
 
+static PyObject *function_bind(PyObject *callable, PyObject *instance, PyObject *owner);
+
 /* The interpreter binds a method descriptor without asking it: this is the type of those that are known to be methods.
  * The others are asked, and so learn that they are. */
 static PyTypeObject method_type = {
     PyVarObject_HEAD_INIT(NULL, 0).tp_name = "lowtide._keep.CachedFunction",
     .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_METHOD_DESCRIPTOR | Py_TPFLAGS_HAVE_VECTORCALL,
     .tp_base = &keep_function_type,
+    .tp_call = PyVectorcall_Call,
+    .tp_vectorcall_offset = offsetof(keep_function_t, vectorcall),
+    .tp_descr_get = function_bind,
 };
 
 static void become_method(PyObject *callable) {
