@@ -19,15 +19,16 @@
 /* false: too long. An empty name: nobody is to be called. */
 bool call_set(const char *key, size_t key_bytes, const char *name, size_t name_bytes);
 
-/* A socket on which HELLO has been said, or -1. Where the recorder has too many callers waiting, it does without this one. */
+/* A socket on which HELLO has been said, or -1 with errno. Where the recorder has too many callers waiting this waits, an eighth of
+ * a second at most. */
 int call_dial(uint32_t what);
 bool call_say(int sock, const ctl_msg_t *m);
 void call_status(int sock, int status, const err_t *e);
-/* Closes the region's descriptor. parent: a PID, or 0. */
-void call_region(int sock, const rt_t *rt, int region, pid_t parent);
+/* Closes the region's descriptor. parent: a PID, or 0. Returns 0, or a negative errno with a line. */
+int call_region(int sock, const rt_t *rt, int region, pid_t parent, err_t *e);
 
 /* In the only thread of a forked child, where allocations are being watched: gives it a profile of its own and tells the recorder, or,
- * where it is not to be followed or nobody answers, lets its hooks count nothing. Returns whether it is followed. */
+ * where it is not to be followed or nobody answers (which the recorder finds in its parent's region), lets its hooks count nothing. Returns whether it is followed. */
 bool call_forked(const rt_t *rt, bool follow);
 
 #endif

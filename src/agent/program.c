@@ -93,7 +93,10 @@ static void *at_exit(void *self, void *args) {
     ended = true;
     peak_end();
     keep_low_end();
-    int sock = follow || getpid() == program ? call_dial(CTL_PROGRAM_ENDS) : -1;
+    bool ours = follow || getpid() == program;
+    region_t *region = alloc_region();
+    int sock = ours ? call_dial(CTL_PROGRAM_ENDS) : -1;
+    if (ours && sock < 0 && region) region->end_code = (uint32_t)errno;
     ctl_msg_t m;
     int out = -1;
     if (sock >= 0 && is_asked(sock, &m, &out)) {
@@ -156,7 +159,7 @@ static void start_profile(int sock) {
     err_t e;
     peak_begin(&runtime, dial_at_peak);
     int status = alloc_start(&runtime, &o, &region, &e);
-    if (!status) call_region(sock, &runtime, region, 0);
+    if (!status) status = call_region(sock, &runtime, region, 0, &e);
     if (status) call_status(sock, status, &e);
     /* peak_end: of two threads a fork warns (Python 3.12 and later), and one of them would be ours. */
     if (!status) pthread_atfork(peak_end, NULL, on_fork);

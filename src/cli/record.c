@@ -10,7 +10,19 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <unistd.h>
+
+static struct rlimit descriptors;
+
+static void descriptors_raise(void) {
+    if (getrlimit(RLIMIT_NOFILE, &descriptors)) return;
+    setrlimit(RLIMIT_NOFILE, &(struct rlimit){descriptors.rlim_max, descriptors.rlim_max});
+}
+
+void record_descriptors_restore(void) {
+    if (descriptors.rlim_max) setrlimit(RLIMIT_NOFILE, &descriptors);
+}
 
 int record_open(record_t *r, const char *to, bool live, err_t *e) {
     char path[sizeof r->output.part];
@@ -19,6 +31,7 @@ int record_open(record_t *r, const char *to, bool live, err_t *e) {
     r->gpu_count = 0;
     r->ledger.count = 0;
     r->to_file = to != NULL;
+    descriptors_raise();
     int status = collect_begin(&r->collect, e);
     if (!status && to) status = output_open(&r->output, to, e);
     if (status) return status;

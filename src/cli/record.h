@@ -23,7 +23,8 @@ typedef struct record {
     answer_t ledger; /* where no heap was captured: what the agent told instead, or no lines */
 } record_t;
 
-/* to: NULL for memory. */
+/* to: NULL for memory. From here on this process may have as many descriptors as its hard limit says: it needs one for each process that
+ * it watches. */
 int record_open(record_t *r, const char *to, bool live, err_t *e);
 /* An empty file beside the recording, without a name, for what will go into it; or -1. */
 int record_scratch(const record_t *r);
@@ -33,6 +34,8 @@ bool record_has_profile(const record_t *r);
 int record_finish(record_t *r);
 /* Removes all files. */
 void record_abandon(record_t *r);
+/* In a child of ours: as many as before. */
+void record_descriptors_restore(void);
 void record_close(record_t *r);
 
 #endif

@@ -96,6 +96,7 @@ static int start(run_t *r) {
     } else if (r->child == 0) {
         child_environment(r);
         signal(SIGPIPE, SIG_DFL);
+        record_descriptors_restore();
         execvp(r->argv[0], r->argv);
         code = errno;
         ssize_t ignored = write(said[1], &code, sizeof code);
@@ -128,8 +129,17 @@ static int attend(run_t *r) {
 
 /* ── Reporting ── */
 
+/* Why it could not call us at its end, or 0. */
+static uint32_t mute_code(const run_t *r) {
+    const collect_processes_t *all = &r->record.collect.processes;
+    size_t i = 0;
+    while (i < all->count && !all->at[i]->mode) i++; /* a shell may stand before it */
+    return i < all->count ? all->at[i]->mute_code : 0;
+}
+
 static int say_no_heap(const run_t *r, int how) {
     const run_listen_t *l = &r->listen;
+    uint32_t code = mute_code(r);
     const char *program = r->script ? r->script : r->argv[0];
     if (l->refused[0]) return command_fail("no heap was captured: %s", l->refused);
     if (!l->began)
@@ -142,6 +152,9 @@ static int say_no_heap(const run_t *r, int how) {
             "no heap was captured: %s was ended by SIG%s; to see a running process: "
             "lowtide dump PID",
             program, sigabbrev_np(WTERMSIG(how)));
+    if (code)
+        return command_fail("no heap was captured: %s did not reach lowtide at its end: %s",
+                            program, collect_why_mute(code));
     return command_fail(
         "no heap was captured: %s left without its exit functions (exec, a fatal error, or "
         "os._exit of a process forked from it); to see a running process: lowtide dump PID",

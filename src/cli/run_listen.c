@@ -14,8 +14,19 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-enum { LAST_PEAK_MS = 10000, LAST_STEP_MS = 20 };
-enum { SEND_MS = 2000, BACKLOG = 128, NAME_BYTES = 16, KEY_BYTES = 24 };
+enum {
+    LAST_PEAK_MS = 10000,
+    LAST_STEP_MS = 20,
+    LAST_CALLS = 1 << 16,
+    RETRY_MS = 20,
+    SILENT_US = 2000000
+};
+enum {
+    SEND_MS = 2000,
+    BACKLOG = 1 << 16 /* as many as the system allows */,
+    NAME_BYTES = 16,
+    KEY_BYTES = 24
+};
 
 static int random_hex(char *out, size_t bytes, err_t *e) {
     unsigned char raw[32];
@@ -63,7 +74,8 @@ static bool somebody_writes(const run_listen_t *l) {
 }
 
 void run_listen_last(run_listen_t *l) {
-    for (int i = 0; i < RUN_CALLERS_MOST; i++) run_listen_wait(l, -1, 0);
+    for (int i = 0; i < LAST_CALLS && run_listen_wait(l, -1, 0); i++) {
+    }
     /* The child that writes the heap of a program which was killed at its peak is alive. */
     for (int ms = 0; somebody_writes(l) && ms < LAST_PEAK_MS; ms += LAST_STEP_MS)
         run_listen_wait(l, -1, LAST_STEP_MS);
@@ -130,6 +142,13 @@ static void program_peaks(run_listen_t *l, run_caller_t *c) {
     if (c->peaks && ctl_send(c->sock, &m, fd, 0, &e)) hang_up(l, c);
 }
 
+/* A child that called and will have no profile. */
+static void refuse(run_listen_t *l, const run_caller_t *c, const char *why) {
+    char line[600];
+    snprintf(line, sizeof line, "process %d: %s", (int)c->pid, why);
+    collect_refused(&l->record->collect, line);
+}
+
 /* The first RESULT tells of the heap, the next of the profile. */
 static void hear_result(run_listen_t *l, run_caller_t *c, const ctl_result_t *r) {
     char *say = c->heard == 1 ? l->refused : l->unprofiled;
@@ -138,6 +157,7 @@ static void hear_result(run_listen_t *l, run_caller_t *c, const ctl_result_t *r)
         c->peaks = false;
         return;
     }
+    if (c->hello.what == CTL_PROGRAM_FORKED && r->status < 0) refuse(l, c, r->text);
     if (c->main && r->status < 0) snprintf(say, sizeof l->refused, "%s", r->text);
     if (c->heard == 1 && !r->status && c->hello.what == CTL_PROGRAM_BEGINS)
         collect_add(&l->record->collect, c->pid, 0, COLLECT_EXECED, -1, "", NULL);
@@ -151,6 +171,10 @@ static void hear_region(run_listen_t *l, run_caller_t *c, const ctl_region_t *r,
     int status = collect_add(&l->record->collect, c->pid, forked ? (pid_t)r->parent : 0,
                              forked ? COLLECT_FORKED : COLLECT_EXECED, fd, r->python, &e);
     if (status < 0 && c->main) snprintf(l->unprofiled, sizeof l->unprofiled, "%s", e.text);
+    if (status == -E2BIG)
+        collect_refused(&l->record->collect, e.text);
+    else if (status < 0 && !c->main)
+        refuse(l, c, e.text);
 }
 
 static void answer(run_listen_t *l, run_caller_t *c) {
@@ -159,6 +183,9 @@ static void answer(run_listen_t *l, run_caller_t *c) {
     int fd = -1, status = ctl_recv(c->sock, &m, &fd, 0, &e);
     if (status == -ETIMEDOUT || status == -EINTR) return;
     if (status) {
+        if (status != -EPIPE && c->said && !c->main) refuse(l, c, e.text);
+        if (status != -EPIPE && c->said && c->main)
+            snprintf(l->unprofiled, sizeof l->unprofiled, "%s", e.text);
         hang_up(l, c);
         return;
     }
@@ -181,42 +208,55 @@ static void answer(run_listen_t *l, run_caller_t *c) {
 
 /* ── Callers ── */
 
-/* A place for another one; of those that hold the line without a word the oldest has to go. */
+/* A place for another one, or NULL; who has held the line for long without a word has to go. */
 static run_caller_t *place(run_listen_t *l) {
     run_caller_t *oldest = l->callers;
     for (size_t i = 0; i < RUN_CALLERS_MOST; i++) {
         if (l->callers[i].sock < 0) return &l->callers[i];
         if (l->callers[i].since_us < oldest->since_us) oldest = &l->callers[i];
     }
+    if (collect_now_us(&l->record->collect) - oldest->since_us < SILENT_US) return NULL;
     hang_up(l, oldest);
     return oldest;
 }
 
-static void accept_caller(run_listen_t *l) {
+/* Whether there may be another one. Those for whom there is no place or descriptor wait. */
+static bool accept_caller(run_listen_t *l) {
     struct ucred who;
     socklen_t n = sizeof who;
-    int sock = accept4(l->sock, NULL, NULL, SOCK_CLOEXEC);
-    if (sock < 0) return;
+    run_caller_t *c = place(l);
+    int sock = c ? accept4(l->sock, NULL, NULL, SOCK_CLOEXEC) : -1;
+    l->full = !c || (sock < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOMEM));
+    if (sock < 0) return false;
     if (getsockopt(sock, SOL_SOCKET, SO_PEERCRED, &who, &n)) {
         close(sock);
-        return;
+        return true;
     }
-    run_caller_t *c = place(l);
     *c = (run_caller_t){
         .sock = sock, .pid = who.pid, .since_us = collect_now_us(&l->record->collect)};
+    return true;
 }
 
-void run_listen_wait(run_listen_t *l, int also, int timeout_ms) {
+bool run_listen_wait(run_listen_t *l, int also, int timeout_ms) {
     struct pollfd fds[RUN_CALLERS_MOST + 2];
+    run_caller_t *callers[RUN_CALLERS_MOST + 2];
     for (size_t i = 0; i < RUN_CALLERS_MOST; i++)
         if (l->callers[i].peaks && peak_dear(&l->record->collect, l->callers[i].pid))
             hang_up(l, &l->callers[i]);
-    fds[0] = (struct pollfd){.fd = l->sock, .events = POLLIN};
+    if (l->full && timeout_ms > RETRY_MS) timeout_ms = RETRY_MS;
+    fds[0] = (struct pollfd){.fd = l->full ? -1 : l->sock, .events = POLLIN};
     fds[1] = (struct pollfd){.fd = also, .events = POLLIN};
-    for (size_t i = 0; i < RUN_CALLERS_MOST; i++)
-        fds[i + 2] = (struct pollfd){.fd = l->callers[i].sock, .events = POLLIN};
-    if (poll(fds, RUN_CALLERS_MOST + 2, timeout_ms) <= 0) return;
-    for (size_t i = 0; i < RUN_CALLERS_MOST; i++)
-        if (fds[i + 2].revents && l->callers[i].sock == fds[i + 2].fd) answer(l, &l->callers[i]);
-    if (fds[0].revents) accept_caller(l);
+    nfds_t count = 2; /* more than this process may have descriptors would be an error */
+    for (size_t i = 0; i < RUN_CALLERS_MOST; i++) {
+        if (l->callers[i].sock < 0) continue;
+        callers[count] = &l->callers[i];
+        fds[count++] = (struct pollfd){.fd = l->callers[i].sock, .events = POLLIN};
+    }
+    bool heard = poll(fds, count, timeout_ms) > 0;
+    for (nfds_t i = 2; heard && i < count; i++)
+        if (fds[i].revents && callers[i]->sock == fds[i].fd) answer(l, callers[i]);
+    if (l->full || (heard && fds[0].revents)) {
+        while (accept_caller(l)) heard = true;
+    }
+    return heard;
 }

@@ -31,6 +31,7 @@ typedef struct run_listen {
     uint32_t flags; /* of CAPTURE */
     ctl_profile_t profile;
     run_caller_t callers[RUN_CALLERS_MOST];
+    bool full; /* who calls now has to wait */
     bool began, ended, captured;
     uint32_t program; /* PID of the first Python that began, as it knows itself */
     ctl_result_t result;
@@ -42,8 +43,8 @@ int run_listen_open(run_listen_t *l, record_t *record, err_t *e);
 /* What the program needs to find us: the value of CTL_RUN_VARIABLE. */
 void run_listen_environment(const run_listen_t *l, const char *agent, char *variable, size_t room);
 /* Waits up to timeout_ms for callers and for `also` (a descriptor, or -1), and answers who has called. Stays with a caller
- * whose heap is being written. */
-void run_listen_wait(run_listen_t *l, int also, int timeout_ms);
+ * whose heap is being written. Returns whether anybody said anything. */
+bool run_listen_wait(run_listen_t *l, int also, int timeout_ms);
 /* What the last callers had to say is in their sockets by now: hears it, and waits for who writes the heap of a peak. */
 void run_listen_last(run_listen_t *l);
 void run_listen_close(run_listen_t *l);

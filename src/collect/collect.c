@@ -12,11 +12,13 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -30,6 +32,10 @@ enum {
     GRAIN_US_MAX = 1000000,
     POINTS_A_STRETCH = 200, /* the grain is so small a part of the age, up to a second … */
     POINTS_IN_ALL = 4000,   /* … and from then on this part */
+    DESCRIPTORS_SPARED = 96,
+    STAT_STATE = 3, /* places in /proc/PID/stat */
+    STAT_STARTED = 22,
+    STAT_EXIT_CODE = 52,
     EVENTS_MOST = 1 << 20,
     SAMPLES_MOST = 4 << 20
 };
@@ -45,17 +51,20 @@ uint64_t collect_now_us(const collect_t *c) {
 }
 
 int collect_begin(collect_t *c, err_t *e) {
+    struct rlimit descriptors = {.rlim_cur = 1024};
+    getrlimit(RLIMIT_NOFILE, &descriptors);
     *c = (collect_t){.begin_ns = clock_ns(CLOCK_MONOTONIC),
                      .began_ns = clock_ns(CLOCK_REALTIME),
                      .live = {.fd = -1}};
+    rlim_t most = descriptors.rlim_cur < INT_MAX ? descriptors.rlim_cur : INT_MAX;
+    c->descriptor_most = (int)most - DESCRIPTORS_SPARED;
     if (sites_begin(&c->sites)) return err_sys(e, -ENOMEM, "cannot record");
     return 0;
 }
 
 static void process_close(collect_process_t *p) {
     if (p->pidfd >= 0) close(p->pidfd);
-    if (p->statm >= 0) close(p->statm);
-    p->pidfd = p->statm = -1;
+    p->pidfd = -1;
     observed_close(&p->observed);
     collect_numbers_free(&p->seen.frames);
     collect_numbers_free(&p->seen.stacks);
@@ -116,11 +125,25 @@ static void read_command(collect_process_t *p) {
         if (!p->command[i]) p->command[i] = '\x1f';
 }
 
-static void process_open(collect_process_t *p) {
-    char path[64];
-    snprintf(path, sizeof path, "/proc/%d/statm", (int)p->pid);
-    p->statm = open(path, O_RDONLY | O_CLOEXEC);
+/* A number of its stat, by its place there; 0: it has ended. */
+static uint64_t stat_number(pid_t pid, int place, char *state) {
+    char stat[1024];
+    proc_read(stat, sizeof stat, pid, "stat");
+    const char *at = strrchr(stat, ')'); /* the name in parentheses may hold anything */
+    *state = at && at[1] ? at[2] : 'X';
+    for (int field = STAT_STATE - 1; at && field < place; field++) at = strchr(at + 1, ' ');
+    return at ? strtoull(at, NULL, 10) : 0;
+}
+
+/* A descriptor for each would be too many where few are allowed; then its start tells it from others. */
+static void process_open(const collect_t *c, collect_process_t *p) {
+    char state;
     p->pidfd = (int)syscall(SYS_pidfd_open, p->pid, 0);
+    if (p->pidfd >= 0 && p->pidfd >= c->descriptor_most) {
+        close(p->pidfd);
+        p->pidfd = -1;
+    }
+    p->started_at = stat_number(p->pid, STAT_STARTED, &state);
     p->past_peak_bytes = proc_status_bytes(p->pid, "VmHWM");
     read_command(p);
 }
@@ -133,6 +156,7 @@ static void read_profile(collect_t *c, uint32_t number) {
     sites_read(&c->sites, p->pid, &p->observed, &p->seen);
     read_events(c, number, p);
     observed_lost(&p->observed, &p->lost_stacks, &p->lost_blocks);
+    observed_mute(&p->observed, &p->mute_children, &p->mute_children_code, &p->mute_code);
 }
 
 static void process_ends(collect_t *c, uint32_t number, int status) {
@@ -176,7 +200,7 @@ int collect_add(collect_t *c, pid_t pid, pid_t parent, enum collect_how how, int
         p->parent = old && !parent ? before : number_of(c, parent);
         if (!p->parent || p->parent > number) p->parent = ancestor_of(c, pid);
         if (p->parent > number) p->parent = 0;
-        process_open(p);
+        process_open(c, p);
         /* One that ended at once has no words any more; they were its parent's. */
         if (how == COLLECT_FORKED && p->parent && !p->command[0])
             memcpy(p->command, c->processes.at[p->parent - 1]->command, sizeof p->command);
@@ -190,7 +214,7 @@ int collect_add(collect_t *c, pid_t pid, pid_t parent, enum collect_how how, int
     p->gc = (collect_gc_t){.collecting_at = observed.gc_collecting, .stats_at = observed.gc_stats};
     snprintf(p->python, sizeof p->python, "%s", python);
     /* A child that was gone before it was its turn; what it shared is here. */
-    if (p->pidfd < 0 && p->statm < 0) process_ends(c, number, -1);
+    if (p->pidfd < 0 && !p->started_at) process_ends(c, number, -1);
     return (int)number;
 }
 
@@ -224,9 +248,7 @@ static uint64_t grain_us(uint64_t age_us) {
 
 static bool read_rss(collect_process_t *p) {
     char text[128];
-    ssize_t n = p->statm < 0 ? 0 : pread(p->statm, text, sizeof text - 1, 0);
-    if (n <= 0) return false;
-    text[n] = '\0';
+    proc_read(text, sizeof text, p->pid, "statm");
     const char *at = strchr(text, ' ');
     uint64_t pages = at ? strtoull(at + 1, NULL, 10) : 0;
     if (!pages) return false; /* a zombie */
@@ -348,7 +370,7 @@ typedef struct exit_info {
     int32_t exit_code;
 } exit_info_t;
 _Static_assert(sizeof(exit_info_t) == 64, "as the kernel has it");
-enum { EXIT_INFO = 1 << 3, STAT_EXIT_CODE = 52 };
+enum { EXIT_INFO = 1 << 3 };
 
 static int status_from_pidfd(const collect_process_t *p) {
     exit_info_t info = {.mask = EXIT_INFO};
@@ -359,12 +381,9 @@ static int status_from_pidfd(const collect_process_t *p) {
 
 /* While its parent has not waited for it. */
 static int status_of_zombie(const collect_process_t *p) {
-    char stat[1024];
-    proc_read(stat, sizeof stat, p->pid, "stat");
-    const char *at = strrchr(stat, ')');
-    if (!at || at[1] != ' ' || at[2] != 'Z') return -1;
-    for (int field = 2; at && field < STAT_EXIT_CODE; field++) at = strchr(at + 1, ' ');
-    return at ? atoi(at) : -1;
+    char state;
+    int status = (int)stat_number(p->pid, STAT_EXIT_CODE, &state);
+    return state == 'Z' ? status : -1;
 }
 
 /* The wait status of one that has ended and may be nobody's child by now; -1: not known. */
@@ -373,12 +392,17 @@ static int status_of(const collect_process_t *p) {
     return status >= 0 ? status : status_from_pidfd(p);
 }
 
+static bool has_ended(const collect_process_t *p) {
+    struct pollfd fd = {.fd = p->pidfd, .events = POLLIN};
+    char state;
+    if (p->pidfd >= 0) return poll(&fd, 1, 0) > 0;
+    return stat_number(p->pid, STAT_STARTED, &state) != p->started_at || strchr("ZX", state);
+}
+
 static void look_for_ends(collect_t *c) {
     for (size_t i = 0; i < c->processes.count; i++) {
-        collect_process_t *p = c->processes.at[i];
-        struct pollfd fd = {.fd = p->pidfd, .events = POLLIN};
-        if (!p->ended && p->pidfd >= 0 && poll(&fd, 1, 0) > 0)
-            process_ends(c, (uint32_t)i, status_of(p));
+        const collect_process_t *p = c->processes.at[i];
+        if (!p->ended && has_ended(p)) process_ends(c, (uint32_t)i, status_of(p));
     }
 }
 
@@ -413,9 +437,16 @@ void collect_drain(collect_t *c) {
 
 void collect_refused(collect_t *c, const char *line) {
     size_t used = strlen(c->refused), n = strlen(line);
-    if (used + n + 2 > sizeof c->refused) return;
+    if (used + n + 2 > sizeof c->refused || strstr(c->refused, line)) return;
     if (used) c->refused[used++] = '\x1f';
     memcpy(c->refused + used, line, n + 1);
+}
+
+const char *collect_why_mute(uint32_t code) {
+    if (code == EMFILE || code == ENFILE) return "no file descriptor was free (ulimit -n)";
+    if (code == ECONNREFUSED) return "in another network namespace";
+    if (code == EAGAIN || code == ETOOMANYREFS) return "too many called at once";
+    return strerror((int)code);
 }
 
 uint64_t collect_rss(collect_process_t *p) {

@@ -64,9 +64,10 @@ typedef struct collect_gc {
 
 typedef struct collect_process {
     pid_t pid;
-    uint32_t parent; /* number + 1, or 0 */
-    uint32_t how;    /* collect_how */
-    int pidfd, statm;
+    uint32_t parent;     /* number + 1, or 0 */
+    uint32_t how;        /* collect_how */
+    int pidfd;           /* -1: its descriptor is spared, or this system has none */
+    uint64_t started_at; /* clock ticks since boot: tells it from another one with its PID */
     bool ended, frozen;
     bool changed; /* since it was last written to the live file */
     uint64_t begin_us, end_us;
@@ -84,7 +85,9 @@ typedef struct collect_process {
     uint64_t point_us, point_rss, point_rss_us; /* last point of the timeline; highest since */
     uint64_t point_heap, seen_heap_peak;        /* the heap when that passed between two looks */
     uint64_t lost_stacks, lost_blocks;          /* observed_lost */
-    uint64_t end_heap_bytes;                    /* live when it ended, or had run its last line */
+    uint64_t mute_children;                     /* observed_mute */
+    uint32_t mute_children_code, mute_code;
+    uint64_t end_heap_bytes; /* live when it ended, or had run its last line */
     collect_gc_t gc;
     uint64_t looked_us;             /* at its RSS */
     uint64_t tree_shared;           /* of its RSS, what others count (collect_tree.h) */
@@ -136,10 +139,11 @@ typedef struct collect {
     collect_points_t timeline;
     collect_events_t events;
     collect_samples_t samples;
-    char refused[4096]; /* collect_refused */
-    bool peaks;         /* snapshots of peaks are wanted: the caller's to set */
-    uint64_t peaks_us;  /* what they have cost the processes */
-    uint64_t fault_ns;  /* a page fault on this machine; 0: not measured yet */
+    char refused[4096];  /* collect_refused */
+    int descriptor_most; /* what is above is left to others */
+    bool peaks;          /* snapshots of peaks are wanted: the caller's to set */
+    uint64_t peaks_us;   /* what they have cost the processes */
+    uint64_t fault_ns;   /* a page fault on this machine; 0: not measured yet */
     uint64_t gc_every_us;
     uint64_t tree_due_us; /* when shared pages may be counted again */
     collect_live_t live;
@@ -177,8 +181,11 @@ uint64_t collect_rss(collect_process_t *p);
 /* Writes META that the heap's capture could not know (all of it where there is no heap) and the tables. */
 void collect_write(const collect_t *c, rec_writer_t *w, bool heap);
 
-/* A process below ours that is not followed, and why: a line for the recording. What has no room is dropped. */
+/* A process below ours that is not followed, and why: a line for the recording. Said once, and what has no room is dropped. */
 void collect_refused(collect_t *c, const char *line);
+
+/* Why a process could not call us, in words: an errno. */
+const char *collect_why_mute(uint32_t code);
 
 /* For the timeline; dropped where there are very many. */
 void collect_note(collect_t *c, const collect_event_t *event);

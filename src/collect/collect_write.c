@@ -216,6 +216,20 @@ static void write_lost(const collect_t *c, rec_writer_t *w) {
     if (blocks) meta_number(w, "lost_blocks", blocks);
 }
 
+static void write_not_followed(const collect_t *c, rec_writer_t *w) {
+    char text[2 * sizeof c->refused];
+    size_t used = (size_t)snprintf(text, sizeof text, "%s", c->refused);
+    for (size_t i = 0; i < c->processes.count && used < sizeof c->refused; i++) {
+        const collect_process_t *p = c->processes.at[i];
+        if (!p->mute_children) continue;
+        used += (size_t)snprintf(text + used, sizeof text - used,
+                                 "%s%" PRIu64 " forked from process %d: %s", used ? "\x1f" : "",
+                                 p->mute_children, (int)p->pid,
+                                 collect_why_mute(p->mute_children_code));
+    }
+    if (used) rec_meta(w, "not_followed", text);
+}
+
 void write_meta(const collect_t *c, rec_writer_t *w, bool heap) {
     if (!c->processes.count) return;
     const collect_process_t *first = c->processes.at[0];
@@ -237,7 +251,7 @@ void write_meta(const collect_t *c, rec_writer_t *w, bool heap) {
                  (unsigned)((end_us - first->begin_us) / 1000 % 1000));
         rec_meta(w, "duration_s", text);
     }
-    if (c->refused[0]) rec_meta(w, "not_followed", c->refused);
+    write_not_followed(c, w);
     write_lost(c, w);
     if (first->status) {
         int how = (int)first->status - 1; /* as a shell says it */

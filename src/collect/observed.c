@@ -163,6 +163,14 @@ void observed_lost(const observed_t *o, uint64_t *stacks, uint64_t *blocks) {
     *blocks = atomic_load_explicit(&o->region->lost_blocks, memory_order_relaxed);
 }
 
+void observed_mute(const observed_t *o, uint64_t *children, uint32_t *children_code,
+                   uint32_t *end_code) {
+    if (!o->region) return;
+    *children = atomic_load_explicit(&o->region->lost_children, memory_order_relaxed);
+    *children_code = atomic_load_explicit(&o->region->lost_children_code, memory_order_relaxed);
+    *end_code = atomic_load_explicit(&o->region->end_code, memory_order_relaxed);
+}
+
 void observed_snapshot_above(observed_t *o, uint64_t bytes) {
     int64_t above = bytes < INT64_MAX ? (int64_t)bytes : INT64_MAX;
     if (o->region) atomic_store_explicit(&o->region->snapshot_above, above, memory_order_relaxed);

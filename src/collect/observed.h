@@ -68,6 +68,9 @@ uint64_t observed_heap_bytes(const observed_t *o);
 uint64_t observed_heap_peak_bytes(const observed_t *o); /* at the highest */
 /* How often a stack was counted without its callers, and a block not at all, for want of room. */
 void observed_lost(const observed_t *o, uint64_t *stacks, uint64_t *blocks);
+/* How many forked children could not call us, and why (errno); and why it could not itself at its end, or 0. */
+void observed_mute(const observed_t *o, uint64_t *children, uint32_t *children_code,
+                   uint32_t *end_code);
 /* The process is to call for a snapshot when more is live than that; UINT64_MAX: never. */
 void observed_snapshot_above(observed_t *o, uint64_t bytes);
 /* Nobody will read the region any more: the process need not count. */

@@ -313,6 +313,8 @@ int ctl_recv(int sock, ctl_msg_t *m, int *fd, int timeout_ms, err_t *e) {
     ssize_t n = recvmsg(sock, &h, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
     if (n <= 0) return recv_failed(n, e);
     int came = take_fds(&h);
+    bool no_room = h.msg_flags & MSG_CTRUNC && came < 0;
+    if (no_room) return err_set(e, -EMFILE, "no file descriptor is free (ulimit -n)");
     status = h.msg_flags & (MSG_TRUNC | MSG_CTRUNC)
                  ? err_set(e, -EBADMSG, "a message came that is too large")
                  : ctl_decode(packet, (unsigned long)n, m, e);

@@ -38,7 +38,7 @@
 #include <stdint.h>
 
 enum { REGION_SHARE_ALL = 65536 };
-enum { REGION_VERSION = 5, REGION_LARGE_BYTES = 1 << 20, REGION_SHOWN_BYTES = 1 << 16 };
+enum { REGION_VERSION = 6, REGION_LARGE_BYTES = 1 << 20, REGION_SHOWN_BYTES = 1 << 16 };
 #define REGION_MAGIC 0x6c61746564697431ull
 
 enum region_mode { REGION_SAMPLED = 1, REGION_EXACT = 2 };
@@ -117,6 +117,10 @@ typedef struct region {
     _Atomic int64_t heap_bytes, heap_peak_bytes; /* live now, and at the highest */
     _Atomic uint64_t heap_epoch, rss_epoch;
     _Atomic uint64_t lost_blocks, lost_stacks, lost_events;
+    /* Children that could not call the recorder, each counted by itself, and why the last one could not; and why this process could
+     * not at its end (errno, or 0). */
+    _Atomic uint64_t lost_children;
+    _Atomic uint32_t lost_children_code, end_code;
     /* The recorder's: with more live than this the process calls for a snapshot, once, and sets it to INT64_MAX, as it is
      * from the beginning. */
     _Atomic int64_t snapshot_above;
