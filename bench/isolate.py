@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import os
 import statistics
 import time
@@ -37,17 +38,30 @@ def total(array: Any) -> float:
     return float(array[0] + array[-1])
 
 
-@lowtide.isolate
-def isolated_add(a: int, b: int) -> int:
-    return a + b
-
-
 def forked_add() -> None:
     """The least that a call in a fresh child can cost: a fork of this process."""
     pid = os.fork()
     if pid == 0:
         os._exit(0)
     os.waitpid(pid, 0)
+
+
+def start_methods(rounds: int) -> None:
+    """What an isolated call takes, child and all, however its child is started; they take turns. No thread may run."""
+    calls = {method: lowtide.isolate(add, start_method=method) for method in ("forkserver", "fork", "spawn")}
+    acts: dict[str, Callable[[], object]] = {
+        **{method: functools.partial(call, 1, 2) for method, call in calls.items()},
+        "a bare fork of this process": forked_add,
+    }
+    for act in acts.values():
+        act()
+    taken: dict[str, list[float]] = {name: [] for name in acts}
+    for _ in range(rounds):
+        for name, act in acts.items():
+            taken[name].append(seconds(act, 2 if name == "spawn" else 10))
+    print("\n| an isolated call by start method | ms |\n|---|---|")
+    for name, times in taken.items():
+        print(f"| {name} | {statistics.median(times) * 1e3:.1f} |", flush=True)
 
 
 def seconds(act: Callable[[], object], times: int = 1) -> float:
@@ -91,11 +105,7 @@ def main() -> None:
         print(f"| {what} | {cells} | {ratio:.2f} ({1 / ratio:.1f}× faster) |", flush=True)
     for pool in pools.values():
         pool.shutdown()
-    calls = statistics.median(seconds(lambda: isolated_add(1, 2), 10) for _ in range(args.rounds))
-    forks = statistics.median(seconds(forked_add, 10) for _ in range(args.rounds))
-    print(
-        f"\nAn isolated call, child and all: {calls * 1e3:.1f} ms. A bare fork of this process: {forks * 1e3:.1f} ms."
-    )
+    start_methods(args.rounds)
 
 
 if __name__ == "__main__":
