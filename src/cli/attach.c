@@ -120,10 +120,11 @@ static void say_what(const attach_t *a) {
 }
 
 static int finish(attach_t *a) {
-    if (a->heap && !a->record.heap) command_fail("no heap was captured: %s", a->why.text);
     int status = record_finish(&a->record);
-    if (status != EXIT_DONE || strcmp(a->to, "-") == 0) return status;
-    say_what(a);
+    if (status != EXIT_DONE) return status;
+    if (a->heap && !a->record.heap) command_fail("no heap was captured: %s", a->why.text);
+    if (strcmp(a->to, "-") == 0) return status;
+    if (!command_unheard()) say_what(a);
     return a->report ? report_print(a->to) : EXIT_DONE;
 }
 

@@ -34,6 +34,8 @@ typedef struct command {
 
 /* Prints usage, summary and help to standard output; returns EXIT_DONE. */
 int command_help(const command_t *c);
+/* Standard output was closed when lowtide began: what is only news beside a file need not be printed. */
+bool command_unheard(void);
 /* One line "lowtide: …" to standard error; returns EXIT_FAILED. */
 int command_fail(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 /* One line "lowtide: …; see `lowtide <name> --help`" to standard error; returns EXIT_USAGE. */

@@ -127,7 +127,7 @@ static int dump(dump_t *d) {
     if (status != EXIT_DONE) return status;
     if (d->json && strcmp(d->to, "-") != 0)
         print_json(d, &result);
-    else
+    else if (!command_unheard() || strcmp(d->to, "-") == 0)
         print_line(d, &result);
     return EXIT_DONE;
 }

@@ -85,6 +85,12 @@ int command_usage(const command_t *c, const char *fmt, ...) {
     return EXIT_USAGE;
 }
 
+static bool unheard;
+
+bool command_unheard(void) {
+    return unheard;
+}
+
 /* What was printed is worth nothing if it did not arrive: a full disk behind `>` is a failure. */
 static int stdout_close(int status) {
     errno = 0;
@@ -231,6 +237,7 @@ static void streams_set(void) {
         if (fcntl(fd, F_GETFD) >= 0) continue;
         /* The wrong way round, so that using it still fails; and closed again for a program that is run. */
         if (open("/dev/null", (fd ? O_RDONLY : O_WRONLY) | O_CLOEXEC) != fd) _exit(EXIT_FAILED);
+        if (fd == STDOUT_FILENO) unheard = true;
     }
 }
 

@@ -122,18 +122,27 @@ static int copy_out(record_t *r, err_t *e) {
     return 0;
 }
 
+/* Where there is no room for the recording there may be for its tables, now that it is gone. */
+static int say_what_stays(record_t *r, const err_t *e) {
+    char name[sizeof r->output.path];
+    snprintf(name, sizeof name, "%s", r->output.path);
+    if (r->to_file) output_abandon(&r->output);
+    bool stays = collect_live_keep(&r->collect);
+    const char *before = name[0] && !strstr(e->text, name) ? name : "";
+    return command_fail("%s%s%s%s%s", before, *before ? ": " : "", e->text,
+                        stays ? "; what was known without the heap is in " : "",
+                        stays ? r->collect.live.path : "");
+}
+
 int record_finish(record_t *r) {
     err_t e;
     int status = write_tables(r, &e);
     if (!status && r->to_file && !r->output.part[0]) status = copy_out(r, &e);
-    if (status) {
-        record_abandon(r);
-        return r->to_file && r->output.path[0] ? command_fail("%s: %s", r->output.path, e.text)
-                                               : command_fail("%s", e.text);
-    }
-    if (r->to_file) status = output_finish(&r->output);
+    if (!status && r->to_file) status = output_commit(&r->output, &e);
+    if (status == -EPIPE) status = 0; /* a reader that went away */
+    if (status) return say_what_stays(r, &e);
     collect_live_remove(&r->collect);
-    return status;
+    return EXIT_DONE;
 }
 
 void record_abandon(record_t *r) {

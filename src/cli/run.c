@@ -175,17 +175,19 @@ static int finish(run_t *r, int how) {
     char path[64];
     int status = EXIT_DONE;
     bool profile = record_has_profile(&r->record);
-    if (!r->listen.captured && !r->missing) status = say_no_heap(r, how);
     if (!r->listen.captured && !profile) {
+        if (!r->missing) status = say_no_heap(r, how);
         record_abandon(&r->record);
         return status;
     }
+    status = record_finish(&r->record);
+    if (status != EXIT_DONE) return status;
+    if (!r->listen.captured && !r->missing) say_no_heap(r, how);
     if (r->listen.unprofiled[0])
         command_fail("allocations were not watched: %s", r->listen.unprofiled);
     if (r->listen.captured && r->listen.result.text[0]) command_fail("%s", r->listen.result.text);
-    status = record_finish(&r->record);
     snprintf(path, sizeof path, "/proc/self/fd/%d", r->record.fd);
-    if (status == EXIT_DONE && r->report && !r->missing) status = report(r, r->to ? r->to : path);
+    if (r->report && !r->missing) status = report(r, r->to ? r->to : path);
     return status;
 }
 

@@ -156,6 +156,8 @@ void collect_end(collect_t *c);
  * tell. */
 void collect_live(collect_t *c, const char *path);
 void collect_live_remove(collect_t *c);
+/* The file is all that will be: writes once more what there is room for. Returns whether it is there. */
+bool collect_live_keep(collect_t *c);
 
 /* region: of its profile, or -1; the caller's. parent: a PID, or 0. A process that is known already and called exec ends as what
  * it was. Returns its number, or a negative errno. */

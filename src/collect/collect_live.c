@@ -41,6 +41,12 @@ void collect_live_remove(collect_t *c) {
     l->made = false;
 }
 
+bool collect_live_keep(collect_t *c) {
+    if (c->live.path[0]) live_write(c, collect_now_us(c));
+    live_close(c);
+    return c->live.made;
+}
+
 /* All that stands in c by now is in the file. */
 static void note_written(collect_t *c) {
     collect_live_t *l = &c->live;

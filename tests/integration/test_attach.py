@@ -8,6 +8,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import pytest
 from conftest import Lowtide, Python, Spawn
 from tide_decoder import Recording, read_recording
 
@@ -92,6 +93,18 @@ def test_what_a_process_allocates_meanwhile_is_told_by_line(
     assert (process["pid"], process["how"], process["mode"]) == (target.pid, 4, 1)
     assert len(list(recording.table_rows("timeline"))) > 5
     assert recording.objects
+
+
+@pytest.mark.parametrize("words", [["dump"], ["attach", "--for", "100ms", "--no-heap"]])
+def test_a_recording_is_whole_without_a_standard_output(
+    words: list[str], this_python: Python, lowtide_exe: Path, spawn: Spawn, tmp_path: Path
+) -> None:
+    target = spawn(this_python, GROW)
+    shell = ["sh", "-c", 'exec "$@" >&-', "sh", lowtide_exe, *words, str(target.pid), "-o", tmp_path / "a.tide"]
+    done = subprocess.run(shell, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert read_recording((tmp_path / "a.tide").read_bytes()).meta["pid"] == str(target.pid)
+    assert target.finish() == (0, "still True\n")
 
 
 def test_a_profile_can_be_taken_again_and_again(

@@ -112,9 +112,16 @@ time.sleep(1)
     "end, status",
     [("import os; os.kill(os.getpid(), 9)", -9), ("import os; os.abort()", -6)],
 )
-def test_a_program_that_just_dies_leaves_its_profile(end: str, status: int, lowtide: Lowtide, tmp_path: Path) -> None:
-    recording = run(lowtide, tmp_path, APP + end, status=status)
+@pytest.mark.parametrize("mode", ["sampled", "exact"])
+def test_a_program_that_just_dies_leaves_its_profile(
+    mode: str, end: str, status: int, lowtide: Lowtide, tmp_path: Path
+) -> None:
+    last = "\ndef last(): return bytes(3_000_000)\nlast_words = last()\n"
+    options = ["--exact"] if mode == "exact" else []
+    recording = run(lowtide, tmp_path, APP + last + end, *options, status=status)
     assert not recording.objects
+    if mode == "exact":
+        assert live_bytes(recording, "last") == 3_000_033  # to the last line: nobody wrote a file for it
     assert live_bytes(recording, "build") > 2e6
     assert recording.meta["exit_status"] == str(status if status > 0 else 128 - status)
 

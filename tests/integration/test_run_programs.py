@@ -318,3 +318,48 @@ def test_a_program_that_will_not_be_ended_goes_on_to_its_end(lowtide_exe: Path, 
         assert process.communicate(timeout=PATIENCE_S)[0] == "done\n"
     assert process.returncode == 0
     assert (tmp_path / "a.tide").exists()
+
+
+FULL = """
+import os, time
+def build():
+    return [{"i": i} for i in range(50_000)]
+kept = build()
+def partial():
+    try: return os.stat("t.tide.partial")
+    except OSError: return None
+def another(before):
+    while (now := partial()) == before or not now: time.sleep(0.05)
+    return now
+another(another(another(None))) # at the second there is all
+filler = os.open("filler", os.O_CREAT | os.O_WRONLY)
+try:
+    while True: os.write(filler, bytes(4096))
+except OSError: pass
+"""
+
+
+def test_a_disk_that_fills_up_keeps_what_was_known_and_says_where(lowtide_exe: Path, tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(FULL)
+    (tmp_path / "small").mkdir()
+    if subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode:
+        pytest.skip("nobody may mount here")
+    script = """
+        mount -t tmpfs -o size=3m none small && cd small || exit 99
+        "$1" run --no-report -o t.tide ../app.py; echo "status $?"
+        ls; cp t.tide.partial ..
+    """
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script, "sh", lowtide_exe], cwd=tmp_path, capture_output=True, text=True
+    )
+    if done.returncode == 99:
+        pytest.skip("nobody may mount here")
+    assert done.stdout.split("\n")[:-1] == ["status 0", "filler", "t.tide.partial"]
+    assert done.stderr == (
+        "lowtide: t.tide: cannot write the recording: No space left on device; "
+        "what was known without the heap is in t.tide.partial\n"
+    )
+    recording = read_recording((tmp_path / "t.tide.partial").read_bytes())
+    functions = {row["function"] for row in recording.table_rows("frames")}
+    assert "build" in functions
+    assert sum(int(row["live_bytes"]) for row in recording.table_rows("allocations")) > 2_000_000
