@@ -115,3 +115,21 @@ def test_killed_within_the_last_of_several_inputs_it_goes_on_there(folder: Path,
     done = subprocess.run([*words, "--json"], capture_output=True, text=True, check=True, **more)
     assert '"records_in": 3000, "records_out": 3000' in done.stdout and '"resumed": true' in done.stdout
     assert (folder / "out.txt").read_text() == text
+
+
+def test_what_iteration_sets_aside_is_in_its_file_too(folder: Path) -> None:
+    (folder / "in.txt").write_text("1\nx\n3\n")
+    assert list(lowtide.stream("in.txt", errors="bad.jsonl").map(int)) == [1, 3]
+    assert [bad["record"] for bad in lowtide.stream("bad.jsonl")] == [2]
+    early = iter(lowtide.stream("in.txt", errors="bad.jsonl"))
+    assert next(early) == "1"
+    early.close()  # type: ignore[attr-defined]
+    assert list(lowtide.stream("bad.jsonl")) == []
+
+
+def test_a_name_that_is_no_utf8_is_set_aside_as_it_is(folder: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.txt")
+    (folder / name).write_text("x\n")
+    summary = lowtide.stream(name, errors="bad.jsonl").map(int).write("out.txt")
+    assert summary.aside == 1
+    assert [bad["file"] for bad in lowtide.stream("bad.jsonl")] == [name]

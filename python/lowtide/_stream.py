@@ -275,12 +275,22 @@ class _Job:
         return checkpoint
 
     def results(self) -> Generator[Result, None, None]:
-        """For iteration: nothing is kept."""
+        """For iteration: nothing is kept but what is set aside."""
         self.engine = self._engine()
-        for result in self.engine.results(self.state):
-            self._take(result)
-            self.aside.clear()
-            yield result
+        checkpoint = Checkpoint(None)
+        try:
+            with contextlib.closing(self.engine.results(self.state)) as results:
+                for result in results:
+                    self._take(result)
+                    if self.aside:
+                        checkpoint.save(self.state, self.aside)
+                        self.aside.clear()
+                    yield result
+        finally:
+            try:
+                self._write_aside(checkpoint)
+            finally:
+                checkpoint.close(remove=True)
 
     def _take(self, result: Result) -> None:
         """Counts a chunk in; raises where one of its records failed and that is to stop the stream."""

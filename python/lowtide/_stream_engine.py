@@ -6,6 +6,7 @@ import concurrent.futures
 import dataclasses
 import json
 import pickle
+import re
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
@@ -333,5 +334,7 @@ def _how(error: WorkerDied) -> str:
 
 
 def aside_line(name: str, record: int, error: str) -> str:
-    """A record that was set aside, as a line of JSON."""
-    return json.dumps({"file": name, "record": record, "error": error}, ensure_ascii=False)
+    """A record that was set aside, as a line of JSON; of what is no UTF-8, such as some names, as escapes."""
+    line = {"file": name, "record": record, "error": error}
+    text = json.dumps(line, ensure_ascii=False)
+    return text if text.isascii() or not re.search("[\ud800-\udfff]", text) else json.dumps(line)
