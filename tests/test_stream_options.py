@@ -133,3 +133,22 @@ def test_a_name_that_is_no_utf8_is_set_aside_as_it_is(folder: Path) -> None:
     summary = lowtide.stream(name, errors="bad.jsonl").map(int).write("out.txt")
     assert summary.aside == 1
     assert [bad["file"] for bad in lowtide.stream("bad.jsonl")] == [name]
+
+
+def test_what_fails_below_batches_is_set_aside_once_even_if_it_is_killed(folder: Path) -> None:
+    (folder / "in.txt").write_text("".join(f"{i}\n" if i % 1000 else "x\n" for i in range(20_000)))
+    armed = [True]
+
+    def total(batch: list[int]) -> str:
+        if armed and batch[0] > 15_000:
+            armed.clear()
+            raise KeyboardInterrupt
+        return str(sum(batch))
+
+    stream = lowtide.stream("in.txt", errors="bad.jsonl", resume=True).map(int).batch(7).map(total)
+    with pytest.raises(KeyboardInterrupt):
+        stream.write("out.txt")
+    summary = stream.write("out.txt")
+    assert summary.resumed and summary.aside == 20
+    assert [bad["record"] for bad in lowtide.stream("bad.jsonl")] == list(range(1, 20_000, 1000))
+    assert sum(map(int, lowtide.stream("out.txt"))) == sum(i for i in range(20_000) if i % 1000)

@@ -11,11 +11,12 @@ import pickle
 import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO, Any, Generic, Literal, TypeVar, overload
 
 from lowtide._keep import deep_size
 from lowtide._pool_child import refuse_while_importing
+from lowtide._stream_bar import Bar
 from lowtide._stream_codec import compress, write_rows
 from lowtide._stream_engine import Engine, Progress, Result, aside_line
 from lowtide._stream_memory import StreamError, parse_bytes
@@ -121,11 +122,7 @@ class Stream(Generic[_T]):
 
     def __iter__(self) -> Iterator[_T]:
         """The records, in order. A record that raises stops the iteration, unless ``errors="skip"``."""
-        job = _Job(self, "records")
-        with contextlib.closing(job.results()) as results:
-            for result in results:
-                for part in result.parts:
-                    yield from part.data
+        return _Job(self, "records").records()
 
     def reduce(self, f: Callable[[_A, _T], _A], initial: _A, combine: Callable[[_A, _A], _A] | None = None) -> _A:
         """``f(so_far, record)`` over all records, as ``functools.reduce``.
@@ -160,6 +157,7 @@ class _Batches(Source):
     def __init__(self, inner: Stream[Any], limit: int, by_bytes: bool) -> None:
         self.inner, self.limit, self.by_bytes = inner, limit, by_bytes
         self.base = source_of(inner._source, inner._settings["options"])
+        self.aside: list[str] = []  # by the inner stream, and not yet taken over
         self.total, self.names = 0, [f"the batches of {', '.join(self.base.names[:3])}"]
 
     def marks(self) -> list[Any]:
@@ -171,7 +169,10 @@ class _Batches(Source):
     def _batches(self) -> Generator[list[Any], None, None]:
         batch: list[Any] = []
         size = 0
-        for record in self.inner:
+        job = _Job(self.inner, "records")
+        job.told = self.aside
+        self.aside.clear()
+        for record in job.records():
             batch.append(record)
             if self.by_bytes:
                 size += len(record) if isinstance(record, (str, bytes)) else deep_size(record)
@@ -213,6 +214,8 @@ class _Job:
         )
         self.errors = settings["errors"]
         self.aside: list[str] = []
+        self.told: list[str] | None = None  # where what is set aside goes, if somebody else keeps it
+        self._inner_aside = 0
         self.state = State()
         self.resumed = False
         if kind in ("parquet", "arrow"):
@@ -229,11 +232,9 @@ class _Job:
         return path
 
     def _check_out(self) -> None:
-        if not self.regular:
-            if self.plan.out in ("parquet", "arrow"):
-                raise StreamError(f"{self.plan.out} is written to a file by its name")
-            return
-        if self.out.endswith("/"):
+        if not self.regular and self.plan.writes_tables:
+            raise StreamError(f"{self.plan.out} is written to a file by its name")
+        if self.regular and self.out.endswith("/"):
             raise StreamError(f"{self.out} names a folder; name a file in it")
 
     def _engine(self) -> Engine:
@@ -274,6 +275,12 @@ class _Job:
             raise
         return checkpoint
 
+    def records(self) -> Iterator[Any]:
+        with contextlib.closing(self.results()) as results:
+            for result in results:
+                for part in result.parts:
+                    yield from part.data
+
     def results(self) -> Generator[Result, None, None]:
         """For iteration: nothing is kept but what is set aside."""
         self.engine = self._engine()
@@ -282,15 +289,35 @@ class _Job:
             with contextlib.closing(self.engine.results(self.state)) as results:
                 for result in results:
                     self._take(result)
-                    if self.aside:
-                        checkpoint.save(self.state, self.aside)
-                        self.aside.clear()
+                    self._tell_aside(checkpoint)
                     yield result
+                self._take_inner()
         finally:
             try:
-                self._write_aside(checkpoint)
+                self._tell_aside(checkpoint)
+                if self.told is None:
+                    self._write_aside(checkpoint)
             finally:
                 checkpoint.close(remove=True)
+
+    def _tell_aside(self, checkpoint: Checkpoint) -> None:
+        if self.told is not None:
+            self.told += self.aside
+        elif self.aside and self.errors != "skip":
+            checkpoint.save(self.state, self.aside)
+        self.aside.clear()
+
+    def _take_inner(self) -> None:
+        """What the stream below batches has set aside. A run that goes on has some of it already."""
+        if not isinstance(self.source, _Batches):
+            return
+        for line in self.source.aside:
+            self._inner_aside += 1
+            if self._inner_aside > self.state.inner_aside:
+                self.state.inner_aside += 1
+                self.state.aside += 1
+                self.aside.append(line)
+        self.source.aside.clear()
 
     def _take(self, result: Result) -> None:
         """Counts a chunk in; raises where one of its records failed and that is to stop the stream."""
@@ -300,6 +327,7 @@ class _Job:
             raise StreamError(f"record {record} of {name}: {error}")
         self._sound = False  # until it is committed: Ctrl-C may come in between
         self.aside += [aside_line(name, record, error) for record, error in result.bad]
+        self._take_inner()
         state = self.state
         state.aside += len(result.bad)
         state.records_in += sum(part.records_in for part in result.parts)
@@ -333,6 +361,7 @@ class _Job:
                 with contextlib.suppress(StreamError):
                     save_now()
             raise
+        self._take_inner()
         save_now()
 
     def write(self) -> Summary:
@@ -386,7 +415,7 @@ class _Job:
             raise StreamError(f"{sink.path} cannot be gone on with; write to a file")
         engine = self.engine
         if self.state.fields is not None:
-            engine.plan = _with_fields(engine.plan, tuple(self.state.fields))
+            engine.plan = replace(engine.plan, fields=tuple(self.state.fields))
         self._sound = True
 
         def commit(result: Result) -> None:
@@ -459,12 +488,6 @@ class _Job:
         finally:
             checkpoint.close(remove=done)
         return so_far
-
-
-def _with_fields(plan: Plan, fields: tuple[str, ...]) -> Plan:
-    import dataclasses
-
-    return dataclasses.replace(plan, fields=fields)
 
 
 @overload
@@ -553,8 +576,6 @@ def stream(
         raise TypeError(f"progress takes True, False or a function, not {type(progress).__name__}")
     told: Callable[[Progress], object] | None = progress if callable(progress) else None
     if progress is True:
-        from lowtide._stream_bar import Bar
-
         told = Bar(sys.stderr) if sys.stderr.isatty() else None
     settings = {
         "memory": parse_bytes(memory),

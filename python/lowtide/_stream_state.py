@@ -26,6 +26,7 @@ class State:
     records_in: int = 0
     records_out: int = 0
     aside: int = 0
+    inner_aside: int = 0  # of them, by the stream below batches
     chunks: int = 0
     seconds: float = 0.0
     fields: list[str] | None = None
