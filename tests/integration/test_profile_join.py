@@ -59,6 +59,21 @@ def test_every_kind_of_block_leads_from_its_line_to_what_holds_it(
     assert {row[0] for row in rows} >= OWNERS - {"bytearray"}
 
 
+@pytest.mark.parametrize("mode", [[], ["--exact"]])
+def test_small_blocks_lead_to_the_objects_that_own_them(mode: list[str], lowtide: Lowtide, tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text("kept = [{i: i} for i in range(100_000)]\n")
+    out = tmp_path / "t.tide"
+    done = lowtide("run", *mode, "--no-report", "-o", out, "--python", sys.executable, tmp_path / "app.py")
+    assert done.status == 0, done.stderr
+    # A dict's table is a block of its own, of more bytes than the dict.
+    query = (
+        "select count(*), count(s.object) from samples s join sites t on t.id = s.site "
+        "where t.file like '%app.py' and s.bytes between 80 and 1000"
+    )
+    ((samples, joined),) = json.loads(lowtide("sql", out, query, "--json").stdout)["rows"]
+    assert samples > 0 and joined >= samples * 0.9
+
+
 def test_why_names_the_lines_that_made_what_is_asked_for(lowtide: Lowtide, tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(CODE)
     out = tmp_path / "t.tide"

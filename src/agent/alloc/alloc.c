@@ -199,5 +199,5 @@ void alloc_mark(const char *text) {
 }
 
 bool alloc_may_know(uintptr_t block) {
-    return count_may_have((const void *)block);
+    return count_may_have((const void *)block) || count_is_shown((const void *)block);
 }

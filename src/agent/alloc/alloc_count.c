@@ -301,6 +301,16 @@ uint32_t count_cell_at(const void *block) {
     return word && word[0] & ((1u << CELL_SHIFT) - 1) ? word[0] >> CELL_SHIFT : 0;
 }
 
+bool count_is_shown(const void *block) {
+    if (!count_cell_at(block)) return false;
+    const uint32_t *word = shadow_word(block, false);
+    uint32_t code = word[0] & ((1u << CELL_SHIFT) - 1);
+    uint64_t bytes = code - 1;
+    if (code == BIG) bytes = word[1];
+    if (!bytes && code == BIG) memcpy(&bytes, &word[2], sizeof bytes);
+    return is_shown(block, bytes);
+}
+
 void count_put_back(void *block, const count_taken_t *taken, bool alone) {
     if (!taken->known) return;
     if (count.mode == REGION_SAMPLED) {

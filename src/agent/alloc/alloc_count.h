@@ -95,6 +95,8 @@ count_taken_t count_died(void *block, bool alone);
 
 /* The cell of the block that begins here, plus 1; 0: none that is known. Also in a forked child that counts nothing. */
 uint32_t count_cell_at(const void *block);
+/* Exact: whether the recorder has been told of the block that begins here. In a forked child, too. */
+bool count_is_shown(const void *block);
 
 /* Mapped memory, in either mode: counted one by one. */
 void count_mapped(void *at, size_t bytes);
