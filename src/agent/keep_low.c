@@ -5,6 +5,7 @@
 #include "agent/capture.h"
 #include "agent/free/free_steps.h"
 #include "agent/gil.h"
+#include "agent/gone.h"
 #include "agent/limit/limit_watch.h"
 #include "base/limit_size.h"
 
@@ -31,7 +32,6 @@ enum {
     DUMP_EVERY_S = 600,
     STACK_BYTES = 256 << 10
 };
-enum { GONE_TRIES = 100, GONE_EVERY_US = 100 };
 enum { RESERVE_SHARE = 20, RESERVE_MAX = 64 << 20, PATH_BYTES = 4096 };
 #define TIME_SHARE 0.1
 
@@ -324,12 +324,8 @@ static void end(void) {
     atomic_store(&low.stop, true);
     limit_watch_stop(&low.watch);
     while (low.count) pthread_join(low.threads[--low.count], NULL);
-    /* One that was joined is counted among the process's threads for a moment more. */
     for (int i = 0; i < 2; i++) {
-        for (int n = 0;
-             n < GONE_TRIES && low.tasks[i] && syscall(SYS_tgkill, getpid(), low.tasks[i], 0) == 0;
-             n++)
-            usleep(GONE_EVERY_US);
+        gone_wait(low.tasks[i]);
         low.tasks[i] = 0;
     }
 }

@@ -4,6 +4,7 @@
 #include "agent/alloc/alloc.h"
 #include "agent/capture.h"
 #include "agent/gil.h"
+#include "agent/gone.h"
 
 #include <errno.h>
 #include <linux/close_range.h>
@@ -34,6 +35,7 @@ static struct {
     _Atomic bool stop, closed;
     _Atomic bool done;
     pthread_t thread;
+    pid_t task; /* its */
     gil_t gil;
 } peak;
 
@@ -81,6 +83,7 @@ static void answer(int sock, const ctl_msg_t *request, int out) {
 
 static void *snapshot(void *unused) {
     (void)unused;
+    peak.task = (pid_t)syscall(SYS_gettid);
     prctl(PR_SET_NAME, "lowtide");
     /* A table of descriptors of its own, and empty: no number of it is one that the program counts on. */
     if (syscall(SYS_close_range, 0, ~0u, CLOSE_RANGE_UNSHARE)) unshare(CLONE_FILES);
@@ -133,6 +136,7 @@ void peak_end(void) {
     atomic_store(&peak.stop, true);
     if (atomic_compare_exchange_strong(&peak.state, &was, BUSY)) {
         pthread_join(peak.thread, NULL);
+        gone_wait(peak.task);
         atomic_store(&peak.state, IDLE);
     }
     atomic_store(&peak.stop, false);
