@@ -234,6 +234,7 @@ static void add_point(collect_t *c, uint32_t number, uint64_t t_us, uint64_t rss
                              .rss_bytes = rss,
                              .heap_bytes = heap > p->point_heap ? heap : p->point_heap};
     p->point_heap = 0;
+    p->heap_peak_passed = false;
     p->point_us = t_us;
     p->point_rss = 0;
     collect_points_push(&c->timeline, point); /* without memory the line has a gap */
@@ -275,8 +276,12 @@ static void read_untouched(collect_t *c, uint32_t number, bool peak) {
         cell->untouched = 0;
     }
     p->untouched_bytes = touched_not(&p->observed, p->pid, untouched_add, p);
-    for (size_t i = 0; peak && i < p->seen.cells.count; i++)
-        p->seen.cells.at[i].peak_untouched = p->seen.cells.at[i].untouched;
+    for (size_t i = 0; peak && i < p->seen.cells.count; i++) {
+        collect_cell_t *cell = &p->seen.cells.at[i];
+        if (cell_lives_as(cell, &cell->figures.peak)) cell->peak_untouched = cell->untouched;
+        if (cell_lives_as(cell, &cell->figures.rss_peak))
+            cell->rss_peak_untouched = cell->untouched;
+    }
     if (peak) {
         p->peak_stale = false;
         p->high_rss = p->rss_bytes;
@@ -301,8 +306,9 @@ static void correct_untouched(collect_process_t *p, uint64_t highest) {
     for (size_t i = 0; more && i < p->seen.cells.count; i++) {
         collect_cell_t *cell = &p->seen.cells.at[i];
         if (!cell->peak_untouched || cell_lives_as(cell, &cell->figures.peak)) continue;
-        cell->peak_untouched -=
-            (uint64_t)((double)cell->peak_untouched * ((double)more / (double)may));
+        double part = (double)more / (double)may;
+        cell->peak_untouched -= (uint64_t)((double)cell->peak_untouched * part);
+        cell->rss_peak_untouched -= (uint64_t)((double)cell->rss_peak_untouched * part);
         cell->changed = true;
     }
     p->high_rss = highest - left;
@@ -310,12 +316,13 @@ static void correct_untouched(collect_process_t *p, uint64_t highest) {
 }
 
 /* It fell: the kernel knows how high it was between two looks, and the process how high its heap. */
-static void look_back(collect_t *c, collect_process_t *p, bool heap_peak, bool now) {
+static void look_back(collect_t *c, collect_process_t *p, bool now) {
     uint64_t highest = proc_status_bytes(p->pid, "VmHWM");
     if (highest <= p->past_peak_bytes) return;
     if (highest > p->rss_peak_bytes) {
+        uint64_t t = p->looked_us > p->begin_us ? p->looked_us : p->begin_us;
         p->rss_peak_bytes = p->point_rss = highest;
-        p->rss_peak_us = p->point_rss_us = p->looked_us;
+        p->rss_peak_us = p->point_rss_us = t > p->point_us ? t : p->point_us;
     }
     uint64_t begin = collect_now_us(c);
     if (highest > p->high_rss && (now || begin >= p->back_due_us)) {
@@ -325,7 +332,7 @@ static void look_back(collect_t *c, collect_process_t *p, bool heap_peak, bool n
         p->back_due_us = end + LOOK_PART * (end - begin);
     }
     uint64_t untouched = 0;
-    if (!heap_peak) return;
+    if (!p->heap_peak_passed) return;
     for (size_t i = 0; i < p->seen.cells.count; i++)
         untouched += p->seen.cells.at[i].peak_untouched;
     p->point_heap = p->seen_heap_peak > untouched ? p->seen_heap_peak - untouched : 0;
@@ -334,13 +341,15 @@ static void look_back(collect_t *c, collect_process_t *p, bool heap_peak, bool n
 /* The point of a stretch is its highest: so no peak falls between two points. */
 static void look(collect_t *c, uint32_t number, bool now) {
     collect_process_t *p = c->processes.at[number];
-    uint64_t before = p->rss_bytes;
     if (p->ended || p->frozen || !read_rss(p)) return;
-    uint64_t t = collect_now_us(c);
-    uint64_t heap_peak = observed_heap_peak_bytes(&p->observed);
-    bool heap_peak_passed = heap_peak > p->seen_heap_peak;
+    uint64_t t = collect_now_us(c), heap_peak = observed_heap_peak_bytes(&p->observed);
+    p->heap_peak_passed |= heap_peak > p->seen_heap_peak;
     p->seen_heap_peak = heap_peak;
-    if (p->rss_bytes < before || now) look_back(c, p, heap_peak_passed, now);
+    bool fell =
+        p->heap_peak_passed && observed_heap_bytes(&p->observed) < heap_peak - heap_peak / 64;
+    if (p->rss_bytes < p->looked_rss || fell || now) look_back(c, p, now);
+    if (fell) p->heap_peak_passed = false;
+    p->looked_rss = p->rss_bytes;
     if (p->rss_bytes > p->rss_peak_bytes) {
         p->rss_peak_bytes = p->rss_bytes;
         p->rss_peak_us = t;

@@ -84,12 +84,13 @@ typedef struct collect_process {
     uint64_t past_peak_bytes;     /* the highest RSS before it was recorded */
     uint64_t point_us, point_rss, point_rss_us; /* last point of the timeline; highest since */
     uint64_t point_heap, seen_heap_peak;        /* the heap when that passed between two looks */
+    bool heap_peak_passed;                      /* since the last point */
     uint64_t lost_stacks, lost_blocks;          /* observed_lost */
     uint64_t mute_children;                     /* observed_mute */
     uint32_t mute_children_code, mute_code;
     uint64_t end_heap_bytes; /* live when it ended, or had run its last line */
     collect_gc_t gc;
-    uint64_t looked_us;             /* at its RSS */
+    uint64_t looked_us, looked_rss; /* at its RSS, and what it was */
     uint64_t tree_shared;           /* of its RSS, what others count (collect_tree.h) */
     bool tree_read, tree_gone;      /* gone: it has ended, and that was not heard of yet */
     collect_peak_t peak, next_peak; /* next: being written */

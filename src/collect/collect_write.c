@@ -93,9 +93,9 @@ static void write_counts(rec_writer_t *w, const observed_counts_t *counts, uint6
 }
 
 /* A peak may have passed before anybody looked. */
-static uint64_t untouched_at(const collect_cell_t *c, const observed_counts_t *peak) {
-    return cell_lives_as(c, peak) && c->untouched > c->peak_untouched ? c->untouched
-                                                                      : c->peak_untouched;
+static uint64_t untouched_at(const collect_cell_t *c, const observed_counts_t *peak,
+                             uint64_t then) {
+    return cell_lives_as(c, peak) && c->untouched > then ? c->untouched : then;
 }
 
 static void write_cell(rec_writer_t *w, uint64_t process, const collect_cell_t *c) {
@@ -105,8 +105,8 @@ static void write_cell(rec_writer_t *w, uint64_t process, const collect_cell_t *
     rec_table_number(w, cell->domain);
     write_counts(w, &cell->live, c->untouched);
     write_counts(w, &cell->total, 0);
-    write_counts(w, &cell->peak, untouched_at(c, &cell->peak));
-    write_counts(w, &cell->rss_peak, untouched_at(c, &cell->rss_peak));
+    write_counts(w, &cell->peak, untouched_at(c, &cell->peak, c->peak_untouched));
+    write_counts(w, &cell->rss_peak, untouched_at(c, &cell->rss_peak, c->rss_peak_untouched));
     rec_table_number(w, cell->live.variance);
     rec_table_number(w, cell->total.variance);
     rec_table_number(w, cell->peak.variance);

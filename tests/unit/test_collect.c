@@ -555,6 +555,37 @@ static void a_live_file_without_room_keeps_what_it_has_and_goes_on_later(void **
     munmap(r, sizeof *r);
 }
 
+static void what_was_never_touched_is_no_memory_when_it_is_gone_either(void **state) {
+    enum { BYTES = 256 << 20 };
+    (void)state;
+    region_sample_t sample, *r;
+    collect_t c;
+    err_t e;
+    region_sample(&sample);
+    assert_int_equal(collect_begin(&c, &e), 0);
+    collect_process_t *p = add(&c, share(&sample, &r));
+    void *at = mmap(NULL, BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    assert_true(at != MAP_FAILED);
+    r->cells[1].domain = REGION_MMAP;
+    r->cells[1].live.bytes = BYTES;
+    r->head.heap_bytes = r->head.heap_peak_bytes = BYTES;
+    r->blocks[5].bytes = BYTES;
+    r->blocks[5].address = (uint64_t)(uintptr_t)at;
+    collect_drain(&c);
+    assert_int_equal(p->seen.cells.at[1].peak_untouched, BYTES);
+    r->blocks[5].address = 0;
+    r->cells[1].peak.bytes = BYTES;
+    r->cells[1].heap_epoch = r->head.heap_epoch;
+    r->cells[1].live.bytes = 0;
+    r->head.heap_bytes = 3000;
+    munmap(at, BYTES);
+    collect_drain(&c);
+    assert_int_equal(p->seen.cells.at[1].untouched, 0);
+    assert_int_equal(p->seen.cells.at[1].peak_untouched, BYTES);
+    collect_end(&c);
+    munmap(r, sizeof *r);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_region_is_read_whole),
@@ -566,6 +597,7 @@ int main(void) {
         cmocka_unit_test(a_snapshot_is_wanted_once_it_is_worth_its_cost),
         cmocka_unit_test(a_snapshot_that_costs_too_much_is_given_up),
         cmocka_unit_test(a_peak_between_two_looks_is_told),
+        cmocka_unit_test(what_was_never_touched_is_no_memory_when_it_is_gone_either),
         cmocka_unit_test(what_was_touched_before_a_dip_is_told_of_what_goes_later),
         cmocka_unit_test(the_live_file_has_it_all_and_is_at_most_twice_as_long_and_a_write),
         cmocka_unit_test(a_live_file_without_room_keeps_what_it_has_and_goes_on_later),
