@@ -38,7 +38,7 @@
 #include <unistd.h>
 
 /* A recorder that has ended closes the line; one on a busy machine may be naming C functions for seconds. */
-enum { ANSWER_MS = 30000, LOOK_MS = 500, METH_NOARGS = 4 };
+enum { ANSWER_MS = 30000, ANSWER_CHILD_MS = 10000, LOOK_MS = 500, METH_NOARGS = 4 };
 
 /* PyMethodDef, as the stable ABI has it. */
 typedef struct method_def {
@@ -76,9 +76,9 @@ static bool is_asked(int sock, ctl_msg_t *m, int *out) {
     struct ucred recorder = {0};
     socklen_t n = sizeof recorder;
     err_t e;
-    int status = -ETIMEDOUT;
+    int status = -ETIMEDOUT, most_ms = getpid() == program ? ANSWER_MS : ANSWER_CHILD_MS;
     getsockopt(sock, SOL_SOCKET, SO_PEERCRED, &recorder, &n);
-    for (int ms = 0; status == -ETIMEDOUT && ms < ANSWER_MS; ms += LOOK_MS) {
+    for (int ms = 0; status == -ETIMEDOUT && ms < most_ms; ms += LOOK_MS) {
         status = ctl_recv(sock, m, out, LOOK_MS, &e);
         if (status == -ETIMEDOUT && is_stopped(recorder.pid)) break;
     }
@@ -159,10 +159,13 @@ static void start_profile(int sock) {
     err_t e;
     peak_begin(&runtime, dial_at_peak);
     int status = alloc_start(&runtime, &o, &region, &e);
-    if (!status) status = call_region(sock, &runtime, region, 0, &e);
+    if (!status) {
+        /* peak_end: of two threads a fork warns (Python 3.12 and later), and one of them would be ours. */
+        pthread_atfork(peak_end, NULL, on_fork);
+        status = call_region(sock, &runtime, region, 0, &e);
+        if (status) alloc_region()->dismissed = 1; /* nobody will read it */
+    }
     if (status) call_status(sock, status, &e);
-    /* peak_end: of two threads a fork warns (Python 3.12 and later), and one of them would be ours. */
-    if (!status) pthread_atfork(peak_end, NULL, on_fork);
     watched = !status;
 }
 

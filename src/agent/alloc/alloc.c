@@ -171,8 +171,11 @@ int alloc_fork_child(int *region_fd, err_t *e) {
         status = store_open(alloc.options.mode, alloc.options.interval_bytes, region_fd, e);
         if (!status) tell_of_collector();
         stack_close();
-        if (!status && !stack_open(alloc.rt, alloc.options.native))
+        if (!status && !stack_open(alloc.rt, alloc.options.native)) {
             status = err_set(e, -ENOMEM, "no memory");
+            close(*region_fd);
+        }
+        if (status) *region_fd = -1;
     } else {
         err_set(e, status, "not followed");
     }
