@@ -47,7 +47,7 @@ bool collect_live_keep(collect_t *c) {
     return c->live.made;
 }
 
-/* All that stands in c by now is in the file. */
+/* All that stands in c by now is in the file that has the name. */
 static void note_written(collect_t *c) {
     collect_live_t *l = &c->live;
     l->rows = (collect_rows_t){.changed = true,
@@ -65,9 +65,7 @@ static void note_written(collect_t *c) {
 static bool write_rows(collect_t *c, rec_writer_t *w, const collect_rows_t *rows) {
     write_meta(c, w, false);
     write_tables(c, w, rows);
-    if (rec_status(w)) return false;
-    note_written(c);
-    return true;
+    return !rec_status(w);
 }
 
 static bool write_afresh(collect_t *c) {
@@ -86,7 +84,14 @@ static bool write_afresh(collect_t *c) {
     l->to = w;
     l->fd = fd;
     l->made = true;
+    note_written(c);
     return true;
+}
+
+static bool append(collect_t *c) {
+    bool done = write_rows(c, c->live.to, &c->live.rows);
+    if (done) note_written(c);
+    return done;
 }
 
 void live_write(collect_t *c, uint64_t begin_us) {
@@ -94,7 +99,7 @@ void live_write(collect_t *c, uint64_t begin_us) {
     bool large = l->to && l->bytes > BYTES_LEAST && l->bytes > 2 * l->fresh_bytes;
     bool grew = c->sites.stacks.count > l->rows.stacks;
     bool fresh = (!l->to || large) && write_afresh(c);
-    if (!fresh && l->to && !write_rows(c, l->to, &l->rows)) live_close(c);
+    if (!fresh && l->to && !append(c)) live_close(c);
     if (l->to) l->bytes = lseek(l->fd, 0, SEEK_CUR);
     if (fresh || large) l->fresh_bytes = l->bytes;
     /* What is done once for each stack (naming it, writing afresh) comes to an end by itself. */

@@ -122,7 +122,7 @@ bool observed_cell(const observed_t *o, uint64_t i, observed_cell_t *out) {
     return domain >= REGION_RAW && domain < REGION_DOMAINS;
 }
 
-/* The table is hashed, so its slots are filled all over: `used` says how many, not up to where. */
+/* The table is hashed: its slots are filled all over, up to `used`. */
 bool observed_block(const observed_t *o, uint64_t i, region_block_t *out) {
     if (i >= o->blocks.room) return false;
     const region_block_t *block = (const region_block_t *)o->blocks.at + i;

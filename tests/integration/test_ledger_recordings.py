@@ -53,7 +53,9 @@ def test_an_attach_without_a_heap_that_ctrl_c_ends_holds_the_ledger(
     )
     partial, end = Path(f"{file}.partial"), time.monotonic() + PATIENCE_S
     while not (partial.exists() and partial.stat().st_size > 2000) and time.monotonic() < end:
+        assert process.poll() is None
         time.sleep(0.02)
+    assert partial.stat().st_size > 2000, "it does not record"
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0

@@ -555,6 +555,44 @@ static void a_live_file_without_room_keeps_what_it_has_and_goes_on_later(void **
     munmap(r, sizeof *r);
 }
 
+/* What was written afresh and did not get the name is in no file. */
+static void a_live_file_that_cannot_take_its_name_lacks_nothing_later(void **state) {
+    (void)state;
+    int fd;
+    large_t *r = large_region(&fd);
+    char folder[] = "/tmp/lowtide-live-XXXXXX", path[64], aside[80];
+    collect_t c;
+    err_t e;
+    assert_non_null(mkdtemp(folder));
+    snprintf(path, sizeof path, "%s/t.partial", folder);
+    snprintf(aside, sizeof aside, "%s.aside", path);
+    assert_int_equal(collect_begin(&c, &e), 0);
+    add(&c, fd);
+    collect_live(&c, path);
+    large_grow(r, 100, 1);
+    write_now(&c);
+    for (uint32_t round = 2; bytes_of(path) <= 256 << 10; round++) {
+        large_grow(r, MANY_CELLS / 2, round);
+        write_now(&c); /* so long at last that the next is written afresh */
+    }
+    assert_int_equal(rename(path, aside), 0);
+    assert_int_equal(mkdir(path, 0700), 0);
+    large_grow(r, MANY_CELLS, 1000);
+    write_now(&c);
+    assert_int_equal(rmdir(path), 0);
+    assert_int_equal(rename(aside, path), 0);
+    live_says(path, r, 1000);
+    for (uint32_t round = 1001; round < 1005; round++) {
+        large_grow(r, MANY_CELLS, round);
+        write_now(&c);
+        live_says(path, r, round);
+    }
+    collect_live_remove(&c);
+    assert_int_equal(rmdir(folder), 0);
+    collect_end(&c);
+    munmap(r, sizeof *r);
+}
+
 static void what_was_never_touched_is_no_memory_when_it_is_gone_either(void **state) {
     enum { BYTES = 256 << 20 };
     (void)state;
@@ -601,6 +639,7 @@ int main(void) {
         cmocka_unit_test(what_was_touched_before_a_dip_is_told_of_what_goes_later),
         cmocka_unit_test(the_live_file_has_it_all_and_is_at_most_twice_as_long_and_a_write),
         cmocka_unit_test(a_live_file_without_room_keeps_what_it_has_and_goes_on_later),
+        cmocka_unit_test(a_live_file_that_cannot_take_its_name_lacks_nothing_later),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
