@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import collections
+import contextvars
 import functools
 import os
 import signal
@@ -12,6 +14,7 @@ from typing import Any
 
 import lowtide
 import pytest
+from lowtide import _cache_tasks
 
 
 def end(awaited: Coroutine[Any, Any, Any]) -> Any:
@@ -191,3 +194,132 @@ def test_a_forked_child_does_not_wait_for_what_its_parents_tasks_compute() -> No
         return "by the child"
 
     assert asyncio.run(cache.get_or_compute("key", by_parent)) == "by the parent"
+
+
+def test_an_abandoned_coroutine_that_is_collected_while_needs_are_looked_at_does_not_stop_the_thread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cache, got = lowtide.Cache[str, int](), list[int]()
+    kept: list[Any] = []
+    reaches = _cache_tasks._Flight.reaches
+
+    async def for_ever() -> int:
+        return await asyncio.get_running_loop().create_future()
+
+    async def abandoned() -> int:
+        return await lowtide.Cache[str, int]().get_or_compute("inner", for_ever)
+
+    def collect(flight: Any, other: Any) -> bool:
+        kept.clear()
+        return reaches(flight, other)
+
+    async def one() -> int:
+        await asyncio.sleep(0)
+        return 1
+
+    async def two() -> int:
+        return sum(await asyncio.gather(cache.get_or_compute("one", one), cache.get_or_compute("one", one)))
+
+    async def main() -> None:
+        coroutine = lowtide.Cache[str, int]().get_or_compute("outer", abandoned)
+        contextvars.copy_context().run(coroutine.send, None)
+        kept.append(coroutine)
+        del coroutine
+        got.append(await cache.get_or_compute("two", two))
+
+    monkeypatch.setattr(_cache_tasks._Flight, "reaches", collect)
+    thread = threading.Thread(target=lambda: asyncio.run(main()), daemon=True)
+    thread.start()
+    thread.join(120)
+    assert got == [2] and not kept
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_tasks_that_a_computation_begins_and_nobody_awaits_compute_no_multitude(apart: bool) -> None:
+    cache, keys = lowtide.Cache[str, str](), "abcd"
+    loads, tasks, may_end = collections.Counter[str](), list[asyncio.Task[None]](), asyncio.Event()
+
+    async def warm() -> None:
+        for other in keys:
+            await cache.get_or_compute(other, functools.partial(load, other))
+
+    async def load(key: str) -> str:
+        loads[key] += 1
+        context = contextvars.Context() if apart else None
+        tasks.append(asyncio.create_task(warm(), context=context))
+        await may_end.wait()
+        return key
+
+    async def main() -> None:
+        asked = asyncio.create_task(cache.get_or_compute("a", functools.partial(load, "a")))
+        for _ in range(1000):
+            await asyncio.sleep(0)
+        may_end.set()
+        assert await asked == "a"
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    end(main())
+    assert max(loads.values()) <= (1 if apart else 1 + _cache_tasks.DOUBLES)
+    assert not cache._tasks
+
+
+def test_those_that_would_wait_for_themselves_share_what_one_of_them_computes() -> None:
+    cache, calls = lowtide.Cache[str, int](), list[int]()
+
+    async def one() -> int:
+        calls.append(1)
+        await asyncio.sleep(0)
+        return 1
+
+    async def sum_of_itself() -> int:
+        return sum(await asyncio.gather(*(cache.get_or_compute("a", one) for _ in range(100))))
+
+    assert end(cache.get_or_compute("a", sum_of_itself)) == 100
+    assert len(calls) == 1 and not cache._tasks
+
+
+class Changeable:
+    """A key whose hash is another after a computation, or raises a KeyError."""
+
+    def __init__(self) -> None:
+        self.hash: int | None = 1
+
+    def __hash__(self) -> int:
+        if self.hash is None:
+            raise KeyError("no hash")
+        return self.hash
+
+
+@pytest.mark.parametrize("hash_then", [2, None])
+def test_a_key_whose_hash_changes_meanwhile_and_back_is_computed_anew(hash_then: int | None) -> None:
+    cache, key = lowtide.Cache[Changeable, int](), Changeable()
+
+    def change() -> int:
+        key.hash = hash_then
+        return 1
+
+    async def change_in_task() -> int:
+        return change()
+
+    async def two() -> int:
+        return 2
+
+    def ask(function: Any) -> Any:
+        """In a thread of its own, for a thread never waits for itself."""
+        got: list[Any] = []
+        thread = threading.Thread(target=lambda: got.append(function()), daemon=True)
+        thread.start()
+        thread.join(120)
+        return got
+
+    for first in (lambda: cache.get_or_compute(key, change), lambda: end(cache.get_or_compute(key, change_in_task))):
+        if hash_then is None:
+            with pytest.raises(KeyError):
+                first()
+        else:
+            assert first() == 1
+        assert not cache._tasks
+        key.hash = 1
+    assert ask(lambda: cache.get_or_compute(key, lambda: 2)) == [2]
+    cache.clear()
+    assert ask(lambda: end(cache.get_or_compute(key, two))) == [2]

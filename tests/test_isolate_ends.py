@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -252,3 +253,10 @@ def test_where_an_import_leaves_a_thread_behind_children_import_by_themselves_fr
     )
     assert ran.stderr == ""
     assert json.loads(ran.stdout) == [[True, 1]] * 5  # its thread is alive in the child, and none where it was forked
+
+
+@pytest.mark.parametrize("seconds", [float("inf"), 1e10, 30 * 86400, Decimal("1e3")])
+def test_a_timeout_may_be_any_number_of_seconds(seconds: Any) -> None:
+    assert lowtide.isolate(os.getpid, timeout=seconds)() != os.getpid()
+    with lowtide.Pool(max_workers=1, timeout=seconds, max_age=seconds) as pool:
+        assert pool.submit(os.getpid).result() != os.getpid()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 import threading
 from collections.abc import Awaitable, Callable, Hashable
 from concurrent.futures import Future
@@ -17,20 +16,21 @@ _K = TypeVar("_K", bound=Hashable)
 _V = TypeVar("_V")
 
 MISSING = object()
+DOUBLES = 8  #: how often a computation that is under way is begun again because it would wait for itself
 
 
 class _Flight:
     """A computation under way: what others wait on, and which computations it needs itself."""
 
-    __slots__ = ("depth", "future", "needs", "parent", "pid")
+    __slots__ = ("double", "future", "needs", "parent", "pid")
 
     def __init__(self, parent: _Flight | None) -> None:
         while parent is not None and parent.future is None:  # a task that outlived the computation that began it
             parent = parent.parent
         self.parent: _Flight | None = parent
-        self.depth: int = 0 if parent is None else parent.depth + 1
         self.future: Future[Any] | None = Future()  #: None when it is over, so that no context keeps the value alive
         self.needs: list[_Flight] = []
+        self.double: _Flight | None = None  #: computes the same for those on which this one waits
         self.pid = os.getpid()  #: in a forked child nobody computes it
 
     def reaches(self, other: _Flight) -> bool:
@@ -48,12 +48,13 @@ class _Flight:
 
 #: In which computation the code runs. Tasks have it of the one that began them: so it goes through gather() and wait_for().
 _within: ContextVar[_Flight | None] = ContextVar("lowtide_flight", default=None)
-_needs_lock = threading.Lock()
+#: The same thread may come again: where a collection that begins under the lock ends a coroutine nobody awaits any more.
+_needs_lock = threading.RLock()
 
 
 def _renew_lock() -> None:
     global _needs_lock
-    _needs_lock = threading.Lock()
+    _needs_lock = threading.RLock()
 
 
 os.register_at_fork(after_in_child=_renew_lock)
@@ -79,20 +80,18 @@ async def compute_once(
         flight: _Flight = flights.setdefault(key, mine)
         if flight is mine:
             return await _compute(mine, insert, f, flights, key)
-        if flight.pid != mine.pid:
-            _take_out(flights, key)
+        if flight.pid != mine.pid or flight.future is None:
+            _take_out(flights, key, flight)
             continue
-        if (future := flight.future) is None:
-            continue
-        if mine.parent is not None and not _begin_to_need(mine.parent, flight):
-            if mine.depth > sys.getrecursionlimit():
-                raise RecursionError("the computation of a cached value needs that value itself, over and over")
+        if mine.parent is not None and (flight := _begin_to_need(mine.parent, flight, mine)) is mine:
             return await _compute(mine, insert, f)
         try:
+            if (future := flight.future) is None:
+                continue
             return await asyncio.shield(asyncio.wrap_future(future))
         except asyncio.CancelledError:
             task = asyncio.current_task()
-            if not future.cancelled() or (task and task.cancelling()):
+            if future is None or not future.cancelled() or (task and task.cancelling()):
                 raise
         finally:
             if mine.parent is not None:
@@ -105,13 +104,26 @@ def _ask_for_frames(count: int) -> None:
         _ask_for_frames(count - 1)
 
 
-def _begin_to_need(flight: _Flight, other: _Flight) -> bool:
-    """False, and nothing done, where the other one needs this one already."""
+def _begin_to_need(flight: _Flight, other: _Flight, fresh: _Flight) -> _Flight:
+    """The one to wait for: the other one, or the first of its doubles that does not need this one already.
+
+    Where there is none, the fresh one, which is not waited for but computed, and is a double from now on. Doubles are
+    shared and few, so that tasks that a computation begins and awaits nowhere cannot multiply what is computed.
+    """
     with _needs_lock:
-        if other.reaches(flight):
-            return False
+        doubles = 0
+        while other.reaches(flight):
+            while other.double is not None and other.double.future is None:
+                other.double = other.double.double
+            if doubles == DOUBLES:
+                raise RecursionError("the computation of a cached value needs that value itself, over and over")
+            doubles += 1
+            if other.double is None:
+                other.double = fresh
+                return fresh
+            other = other.double
         flight.needs.append(other)
-    return True
+        return other
 
 
 def _end_to_need(flight: _Flight, other: _Flight) -> None:
@@ -147,7 +159,7 @@ async def _compute(
         return value
     finally:
         if flights is not None:
-            _take_out(flights, key)
+            _take_out(flights, key, mine)
         mine.future = None
         if mine.parent is not None:
             _end_to_need(mine.parent, mine)
@@ -155,11 +167,15 @@ async def _compute(
             _within.set(before)
 
 
-def _take_out(flights: dict[Any, Any], key: Hashable) -> None:
+def _take_out(flights: dict[Any, Any], key: Hashable, flight: _Flight) -> None:
     try:
-        flights.pop(key, None)
-    except Exception:  # its __hash__ or __eq__ raises by now: better computed twice than waited for in vain
-        flights.clear()
+        if flights.get(key) is flight:
+            flights.pop(key, None)
+            return
+    except Exception:
+        pass
+    if flight in list(flights.values()):  # its __hash__ or __eq__ raises by now, or says something else:
+        flights.clear()  # better computed twice than waited for in vain
 
 
 async def get_or_compute(cache: _keep.Cache[_K, _V], key: _K, f: Callable[[], Awaitable[_V]]) -> Any:

@@ -196,7 +196,7 @@ def isolate(
     ... def summarize(path):
     ...     return pandas.read_csv(path).describe()
     """
-    limit = check_options(memory, timeout, start_method)
+    limit, seconds = check_options(memory, timeout, start_method)
 
     def decorate(function: Callable[..., Any]) -> Any:
         if not callable(function):
@@ -207,6 +207,6 @@ def isolate(
                 "let it return a list"
             )
         kind = IsolatedAsync if inspect.iscoroutinefunction(function) else Isolated
-        return kind(function, limit, timeout, start_method)
+        return kind(function, limit, seconds, start_method)
 
     return decorate if function is None else decorate(function)

@@ -252,12 +252,12 @@ class Pool(Executor):
         if max_tasks is not None:
             _check_count("max_tasks", max_tasks)
         if max_age is not None:
-            _check_seconds("max_age", max_age)
+            max_age = _seconds("max_age", max_age)
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be callable")
-        limit = check_options(memory, timeout, start_method)
+        limit, seconds = check_options(memory, timeout, start_method)
         self._state = _State(max_workers, _pool_worker.Setup(limit, initializer, tuple(initargs)), start_method)
-        self._state.timeout = timeout
+        self._state.timeout = seconds
         self._state.max_growth = None if max_growth is None else _keep.parse_bytes(max_growth, "max_growth")
         self._state.max_tasks, self._state.max_age = max_tasks, max_age
         if start_method == "fork":
@@ -330,20 +330,22 @@ def _check_count(name: str, given: object) -> None:
         raise ValueError(f"{name} must be at least 1, not {given!r}")
 
 
-def _check_seconds(name: str, given: object) -> None:
+def _seconds(name: str, given: object) -> float:
     if not isinstance(given, SupportsFloat):
         raise TypeError(f"{name} must be a number of seconds, not {given!r}")
-    if not float(given) > 0:
+    if not (seconds := float(given)) > 0:
         raise ValueError(f"{name} must be more than 0 seconds, not {given!r}")
+    return seconds
 
 
-def check_options(memory: int | str | None, timeout: float | None, start_method: str | None) -> int | None:
-    """The bytes that memory means."""
+def check_options(
+    memory: int | str | None, timeout: float | None, start_method: str | None
+) -> tuple[int | None, float | None]:
+    """The bytes that memory means, and the seconds that timeout does."""
     limit = None if memory is None else _keep.parse_bytes(memory, "memory")
     if limit == 0:
         raise ValueError(f"memory must be more than 0 bytes, not {memory!r}")
-    if timeout is not None:
-        _check_seconds("timeout", timeout)
+    seconds = None if timeout is None else _seconds("timeout", timeout)
     if start_method is not None and start_method not in _pool_child.START:
         raise ValueError(f"start_method must be one of {', '.join(_pool_child.START)}, not {start_method!r}")
-    return limit
+    return limit, seconds

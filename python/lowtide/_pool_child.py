@@ -21,6 +21,7 @@ from lowtide._pool_errors import IsolatedMemoryError, IsolatedTimeout, RemoteTra
 PAGE = os.sysconf("SC_PAGE_SIZE")
 #: How fast a child may fill memory: it is looked at again before it could have filled what is left.
 FILL_BYTES_PER_S = 4e9
+POLL_S = 86400.0  # at most in one poll, which knows no more than 24 days
 START = ("forkserver", "fork", "spawn")
 
 
@@ -280,8 +281,8 @@ class Child:
                     text = f"{what} had {size(rss)} resident, more than its {size(memory)}, and was killed"
                     raise IsolatedMemoryError(text, memory, rss)
                 look = min(max((memory - rss) / FILL_BYTES_PER_S, 0.002), 0.05)
-            wait = min((t for t in (left, look) if t is not None), default=None)
-            ready = [fd for fd, _ in poll.poll(None if wait is None else wait * 1000 + 0.5)]
+            wait = min(t for t in (left, look, POLL_S) if t is not None)
+            ready = [fd for fd, _ in poll.poll(wait * 1000 + 0.5)]
             if socket_fd in ready:
                 answer = self._answer()
                 if answer is not None:

@@ -98,13 +98,19 @@ static PyObject *compute(keep_cache_t *cache, PyObject *key, PyObject *f) {
     return value;
 }
 
-/* Where the key's __hash__ or __eq__ raises by now, all go: better computed twice than found for ever. */
-static void take_out(keep_cache_t *cache, PyObject *key) {
+static bool holds(PyObject *flights, const keep_flight_t *flight) {
+    PyObject *found;
+    for (Py_ssize_t at = 0; PyDict_Next(flights, &at, NULL, &found);)
+        if (found == (const PyObject *)flight) return true;
+    return false;
+}
+
+/* Where the key's __hash__ or __eq__ raises by now (it may be a KeyError), or says something else, all go: better
+ * computed twice than found for ever. */
+static void take_out(keep_cache_t *cache, PyObject *key, const keep_flight_t *flight) {
     PyObject *flights = Py_XNewRef(cache->flights);
-    if (flights && PyDict_DelItem(flights, key) < 0) {
-        if (!PyErr_ExceptionMatches(PyExc_KeyError)) PyDict_Clear(flights);
-        PyErr_Clear();
-    }
+    if (flights && PyDict_DelItem(flights, key) < 0) PyErr_Clear();
+    if (flights && holds(flights, flight)) PyDict_Clear(flights);
     Py_XDECREF(flights);
 }
 
@@ -115,7 +121,7 @@ static PyObject *fly(keep_cache_t *cache, keep_flight_t *flight, PyObject *key, 
     flight->value = Py_XNewRef(value);
     if (error && PyObject_TypeCheck(error, (PyTypeObject *)PyExc_Exception))
         flight->error = Py_NewRef(error);
-    take_out(cache, key);
+    take_out(cache, key, flight);
     PyThread_release_lock(flight->lock);
     if (error) keep_error_give(error);
     return value;
@@ -140,7 +146,7 @@ static PyObject *compute_once(keep_cache_t *cache, PyObject *key, PyObject *f) {
         if (!found) return NULL;
         keep_flight_t *flight = (keep_flight_t *)found;
         if (flight->pid != getpid()) {
-            take_out(cache, key);
+            take_out(cache, key, flight);
             Py_DECREF(found);
             continue;
         }
