@@ -19,7 +19,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { PROFILE_GIL_MS = 30000, LEAVE_GIL_MS = 10000, QUIET_MS = 5000 };
+enum { PROFILE_GIL_MS = 30000, AGAIN_GIL_MS = 2000, LEAVE_GIL_MS = 10000, QUIET_MS = 5000 };
 enum { SEND_WAIT_MS = 1000, PROGRESS_EVERY_MS = 250 };
 enum { OTHER_TRIES = 20, OTHER_EVERY_US = 100000 };
 
@@ -31,6 +31,7 @@ typedef struct talk {
     int ended;     /* not 0: leave after this request */
     bool canceled; /* this request */
     bool profiled; /* the hooks are in */
+    bool stayed;   /* and could not be taken out when that was asked for */
     uint32_t timeout_ms;
     int64_t told_ms; /* last PROGRESS */
     gil_t gil;
@@ -236,8 +237,8 @@ static void stay_loaded(void) {
         dlopen(here.dli_fname, RTLD_NOW | RTLD_NOLOAD | RTLD_NODELETE);
 }
 
-static int take_out(gil_t *gil, uint32_t timeout_ms, err_t *e) {
-    int status = gil_take(gil, timeout_ms, NULL, NULL, e);
+static int take_out(gil_t *gil, uint32_t timeout_ms, bool (*stop)(void *arg), void *arg, err_t *e) {
+    int status = gil_take(gil, timeout_ms, stop, arg, e);
     if (status) return status;
     status = alloc_stop(e);
     gil_release(gil);
@@ -246,9 +247,17 @@ static int take_out(gil_t *gil, uint32_t timeout_ms, err_t *e) {
     return alloc_quiet(QUIET_MS, e);
 }
 
+static bool wants_no_more(void *arg) {
+    return wants_stop(arg, 0);
+}
+
 static int profile_stop(talk_t *t, err_t *e) {
     if (!t->profiled) return 0;
-    int status = take_out(&t->gil, PROFILE_GIL_MS, e);
+    t->canceled = false;
+    int status = t->ended
+                     ? take_out(&t->gil, t->stayed ? AGAIN_GIL_MS : PROFILE_GIL_MS, NULL, NULL, e)
+                     : take_out(&t->gil, PROFILE_GIL_MS, wants_no_more, t, e);
+    t->stayed = status && !t->ended;
     watching = t->profiled = status != 0;
     return status;
 }
@@ -265,19 +274,15 @@ __attribute__((visibility("default"))) int agent_leave(char *text, size_t room) 
         status = err_set(&e, -EAGAIN, "another lowtide is in the process");
     if (!status && !runtime.layout) return 0; /* it has not come to any hooks */
     if (!status) status = gil_find(&gil, &runtime, &e);
-    if (!status) status = take_out(&gil, LEAVE_GIL_MS, &e);
+    if (!status) status = take_out(&gil, LEAVE_GIL_MS, NULL, NULL, &e);
     if (status) snprintf(text, room, "%s", e.text);
     return status;
-}
-
-static bool stop_giving(void *arg) {
-    return wants_stop(arg, 0);
 }
 
 static void serve_give(talk_t *t) {
     err_t e = {{0}};
     ctl_msg_t m = {.type = CTL_RESULT};
-    give_t g = {.sock = t->sock, .rt = &runtime, .gil = &t->gil, .stop = stop_giving, .arg = t};
+    give_t g = {.sock = t->sock, .rt = &runtime, .gil = &t->gil, .stop = wants_no_more, .arg = t};
     t->canceled = false;
     m.result.status = runtime.layout ? 0 : rt_find(&runtime, &e);
     if (m.result.status)

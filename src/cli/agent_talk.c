@@ -55,9 +55,9 @@ int agent_talk_ask(agent_talk_t *t, const ctl_msg_t *m, int send_fd, uint16_t ty
     return status;
 }
 
-static int work(agent_talk_t *t, const ctl_msg_t *question, int send_fd,
-                void (*heard)(void *arg, const ctl_msg_t *m), void *arg, uint32_t timeout_ms,
-                bool heed, ctl_result_t *result, err_t *e) {
+int agent_talk_work(agent_talk_t *t, const ctl_msg_t *question, int send_fd,
+                    void (*heard)(void *arg, const ctl_msg_t *m), void *arg, uint32_t timeout_ms,
+                    ctl_result_t *result, err_t *e) {
     ctl_msg_t m;
     bool canceled = false;
     int64_t silent_ms = 0;
@@ -76,7 +76,7 @@ static int work(agent_talk_t *t, const ctl_msg_t *question, int send_fd,
             status =
                 err_set(e, -ETIMEDOUT, "the agent in process %d is silent; is the process stopped?",
                         (int)t->pid);
-        if (!status && heed && !canceled && interrupt_signal()) {
+        if (!status && !canceled && interrupt_signal()) {
             canceled = true;
             m.type = CTL_CANCEL;
             status = ctl_send(t->sock, &m, -1, GIVE_UP_MS, e);
@@ -87,23 +87,16 @@ static int work(agent_talk_t *t, const ctl_msg_t *question, int send_fd,
     return status;
 }
 
-int agent_talk_work(agent_talk_t *t, const ctl_msg_t *question, int send_fd,
-                    void (*heard)(void *arg, const ctl_msg_t *m), void *arg, uint32_t timeout_ms,
-                    ctl_result_t *result, err_t *e) {
-    return work(t, question, send_fd, heard, arg, timeout_ms, true, result, e);
-}
-
 static void take_line(void *arg, const ctl_msg_t *m) {
     answer_t *a = arg;
     if (m->type == CTL_LINE && a->count < ANSWER_LINES_MAX) a->lines[a->count++] = m->line;
     if (m->type == CTL_PIN && a->pin_count < ANSWER_PINS_MAX) a->pins[a->pin_count++] = m->pin;
 }
 
-int agent_talk_answer(agent_talk_t *t, const ctl_msg_t *question, answer_t *answer, bool heed,
-                      err_t *e) {
+int agent_talk_answer(agent_talk_t *t, const ctl_msg_t *question, answer_t *answer,
+                      uint32_t timeout_ms, err_t *e) {
     memset(answer, 0, sizeof *answer);
-    return work(t, question, -1, take_line, answer, question->free.timeout_ms + WORK_MS, heed,
-                &answer->result, e);
+    return agent_talk_work(t, question, -1, take_line, answer, timeout_ms, &answer->result, e);
 }
 
 int agent_talk_once(pid_t pid, const ctl_msg_t *question, answer_t *answer, err_t *e) {
@@ -114,7 +107,7 @@ int agent_talk_once(pid_t pid, const ctl_msg_t *question, answer_t *answer, err_
     interrupt_defer();
     status = agent_talk_open(&t, pid, agent, question->free.timeout_ms, e);
     if (status) return status;
-    status = agent_talk_answer(&t, question, answer, true, e);
+    status = agent_talk_answer(&t, question, answer, question->free.timeout_ms + WORK_MS, e);
     agent_talk_close(&t);
     return interrupt_signal() ? err_set(e, -EINTR, "interrupted") : status;
 }

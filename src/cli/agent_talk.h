@@ -49,9 +49,9 @@ typedef struct answer {
     ctl_result_t result;
 } answer_t;
 
-/* question: FREE or RSS. heed: a signal asks the agent to give up, as above. */
-int agent_talk_answer(agent_talk_t *t, const ctl_msg_t *question, answer_t *answer, bool heed,
-                      err_t *e);
+/* question: FREE or RSS. As agent_talk_work; answer->result tells whether it was the agent that failed. */
+int agent_talk_answer(agent_talk_t *t, const ctl_msg_t *question, answer_t *answer,
+                      uint32_t timeout_ms, err_t *e);
 int agent_talk_once(pid_t pid, const ctl_msg_t *question, answer_t *answer, err_t *e);
 
 #endif

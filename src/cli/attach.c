@@ -17,7 +17,12 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { FOR_MS_DEFAULT = 30000, STOP_MS = 60000 };
+enum {
+    FOR_MS_DEFAULT = 30000,
+    STOP_MS = 60000,
+    LEDGER_GIL_MS = 5000,
+    LEDGER_MS = 15000, /* of silence */
+};
 
 typedef struct attach {
     pid_t pid;
@@ -65,11 +70,29 @@ static void freeze(collect_t *c) {
     for (size_t i = 0; i < c->processes.count; i++) collect_freeze(c, c->processes.at[i]->pid);
 }
 
-/* In place of the one that a heap has beside it. Without it, too, there is a recording. */
-static void read_ledger(attach_t *a) {
-    const ctl_msg_t ask = {.type = CTL_RSS, .free = {.timeout_ms = a->timeout_ms}};
+/* In place of the one that a heap has beside it. Without it, too, there is a recording. -ETIMEDOUT: the agent is silent. */
+static int read_ledger(attach_t *a, err_t *e) {
+    const ctl_msg_t ask = {
+        .type = CTL_RSS,
+        .free = {.timeout_ms = a->timeout_ms < LEDGER_GIL_MS ? a->timeout_ms : LEDGER_GIL_MS}};
+    answer_t *ledger = &a->record.ledger;
+    int status = agent_talk_answer(&a->talk, &ask, ledger, LEDGER_MS, e);
+    if (status) ledger->count = ledger->pin_count = 0;
+    return ledger->result.status ? 0 : status;
+}
+
+static void heard_nothing(void *arg, const ctl_msg_t *m) {
+    (void)arg, (void)m;
+}
+
+/* What stays for now an agent that leaves tries once more to take along, and after it the next visitor. */
+static void take_hooks_out(attach_t *a) {
+    const ctl_msg_t stop = {.type = CTL_STOP};
+    ctl_result_t result;
     err_t e;
-    if (agent_talk_answer(&a->talk, &ask, &a->record.ledger, false, &e)) a->record.ledger.count = 0;
+    int status = agent_talk_work(&a->talk, &stop, -1, heard_nothing, NULL, STOP_MS, &result, &e);
+    if (status && status != -ESRCH)
+        command_fail("the hooks stay in process %d: %s", (int)a->pid, e.text);
 }
 
 /* The heap first: its samples are then of blocks that the profile still knows. */
@@ -78,8 +101,9 @@ static void end_profile(attach_t *a) {
                    .capture = {.flags = a->values ? 0 : CTL_NO_VALUES,
                                .timeout_ms = a->timeout_ms,
                                .pid = (uint32_t)a->pid}};
-    ctl_msg_t got, stop = {.type = CTL_STOP};
-    int fd, status = 0;
+    ctl_result_t result;
+    int status = 0;
+    interrupt_forget();              /* that ended the watching; another ends the waiting */
     a->record.collect.peaks = false; /* one capture at a time */
     peaks_aim(&a->record.collect);
     if (!collect_find(&a->record.collect, a->pid))
@@ -87,18 +111,21 @@ static void end_profile(attach_t *a) {
     if (!status && a->heap) {
         collect_samples(&a->record.collect, a->pid);
         a->record.gpu_count = gpu_rows(a->pid, a->record.gpus);
-        status = agent_talk_ask(&a->talk, &m, a->record.fd, CTL_RESULT, &got, &fd,
-                                a->timeout_ms + STOP_MS, &a->why);
+        status = agent_talk_work(&a->talk, &m, a->record.fd, heard_nothing, NULL,
+                                 a->timeout_ms + STOP_MS, &result, &a->why);
         a->record.heap = !status;
-        if (!status && got.result.text[0]) command_fail("%s", got.result.text);
+        if (!status && result.text[0]) command_fail("%s", result.text);
     }
-    if (!a->record.heap && status != -ESRCH && status != -ETIMEDOUT) read_ledger(a);
-    freeze(&a->record.collect);
-    if (status == -ESRCH) return;
     err_t e;
-    int stopped = agent_talk_ask(&a->talk, &stop, -1, CTL_RESULT, &got, &fd, STOP_MS, &e);
-    if (stopped && stopped != -ESRCH)
-        command_fail("the hooks stay in process %d: %s", (int)a->pid, e.text);
+    int unheard = 0;
+    if (!a->record.heap && status != -ESRCH && status != -ETIMEDOUT && !interrupt_signal())
+        unheard = read_ledger(a, &e);
+    freeze(&a->record.collect);
+    if (status == -ESRCH || unheard == -ESRCH) return;
+    if (unheard)
+        command_fail("the hooks stay in process %d until it goes on: %s", (int)a->pid, e.text);
+    else
+        take_hooks_out(a);
 }
 
 static void say_what(const attach_t *a) {
@@ -227,7 +254,8 @@ const command_t command_attach = {
     .help = "The process needs no preparation. Its allocations are sampled for a while, and\n"
             "those of all Pythons below it; its heap is captured, and all are left as they\n"
             "were. Ctrl-C ends it early, and what was recorded is kept; so it is when the\n"
-            "process ends.\n"
+            "process ends. Another Ctrl-C ends the waiting for a process that is slow to\n"
+            "answer.\n"
             "\n"
             "  --for T          how long (30s, 500ms, 2m)\n"
             "  -o, --output F   where the recording goes, - for standard output; else\n"
@@ -236,7 +264,8 @@ const command_t command_attach = {
             "  --interval N     bytes between two samples, in the mean (512K)\n"
             "  --native         record the C functions on the stacks, too\n"
             "  --no-children    leave the processes below it alone\n"
-            "  --no-heap        capture no heap at the end\n"
+            "  --no-heap        capture no heap at the end; the ledger is asked for all the same,\n"
+            "                   which takes the GIL for a moment\n"
             "  --no-peak-snapshot\n"
             "                   do not capture the heap at its peaks, too, as is done where it\n"
             "                   costs below a hundredth of the time (--peak-snapshot)\n"

@@ -57,6 +57,8 @@ bool command_number(const command_t *c, const char *option, const char *text, lo
 void interrupt_defer(void);
 /* The signal that came since interrupt_defer(), or 0. */
 int interrupt_signal(void);
+/* It was heeded: what comes from here on is another one. */
+void interrupt_forget(void);
 /* 128 + signal: what a command returns that stopped for it. */
 int interrupt_status(void);
 

@@ -52,6 +52,9 @@ void interrupt_defer(void) {
 int interrupt_signal(void) {
     return came;
 }
+void interrupt_forget(void) {
+    came = 0;
+}
 int interrupt_status(void) {
     return 128 + came;
 }

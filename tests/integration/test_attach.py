@@ -209,6 +209,48 @@ def test_a_process_that_ends_meanwhile_leaves_its_profile(
     assert any("grow" in name for name in functions(read_recording(out.read_bytes())))
 
 
+# Waits in C with the GIL, until somebody writes.
+HOLDS = (
+    GROW.replace('print("still"', "#")
+    + """
+import ctypes, os
+os.read(0, 100)
+print("holds", flush=True)
+ctypes.PyDLL(None).read(0, ctypes.create_string_buffer(9), 9)
+while not select.select([sys.stdin], [], [], 0.005)[0]:
+    grow()
+print("still", len(kept) == 20)
+"""
+)
+
+
+@pytest.mark.parametrize("how", [["--no-heap"], []], ids=["ledger", "heap"])
+def test_another_interrupt_ends_the_waiting_for_a_process_that_keeps_the_gil(
+    how: list[str], this_python: Python, lowtide: Lowtide, lowtide_exe: Path, spawn: Spawn, tmp_path: Path
+) -> None:
+    target, out = spawn(this_python, HOLDS), tmp_path / "a.tide"
+    process = subprocess.Popen(
+        [lowtide_exe, "attach", str(target.pid), "--for", "1h", *how, "-o", out],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_for_profile(process, out.with_name("a.tide.partial"))
+    target.say("x")
+    target.wait_for("holds")
+    while process.poll() is None:
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.2)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert f"the hooks stay in process {target.pid}: canceled" in said
+    assert any("grow" in name for name in functions(read_recording(out.read_bytes())))
+    target.say("x")
+    done = lowtide("attach", target.pid, "--for", "300ms", "--no-heap", "-o", out)
+    assert (done.status, done.stderr) == (0, "")
+    assert target.finish() == (0, "still True\n")
+
+
 def test_what_cannot_be_attached_is_one_line(lowtide: Lowtide, tmp_path: Path) -> None:
     with subprocess.Popen(["sleep", "60"]) as process:
         done = lowtide("attach", process.pid, "-o", tmp_path / "a.tide")
