@@ -125,18 +125,19 @@ static void read_command(collect_process_t *p) {
         if (!p->command[i]) p->command[i] = '\x1f';
 }
 
-/* A number of its stat, by its place there; 0: it has ended. */
+/* A number of its stat, by its place there. The state X: it has ended; ?: that is not known. */
 static uint64_t stat_number(pid_t pid, int place, char *state) {
     char stat[1024];
-    proc_read(stat, sizeof stat, pid, "stat");
+    bool read = proc_read(stat, sizeof stat, pid, "stat") > 0;
+    *state = read || proc_gone(errno) ? 'X' : '?';
     const char *at = strrchr(stat, ')'); /* the name in parentheses may hold anything */
-    *state = at && at[1] ? at[2] : 'X';
+    if (at && at[1]) *state = at[2];
     for (int field = STAT_STATE - 1; at && field < place; field++) at = strchr(at + 1, ' ');
     return at ? strtoull(at, NULL, 10) : 0;
 }
 
-/* A descriptor for each would be too many where few are allowed; then its start tells it from others. */
-static void process_open(const collect_t *c, collect_process_t *p) {
+/* A descriptor for each would be too many where few are allowed; then its start tells it from others. Returns whether it is there. */
+static bool process_open(const collect_t *c, collect_process_t *p) {
     char state;
     p->pidfd = (int)syscall(SYS_pidfd_open, p->pid, 0);
     if (p->pidfd >= 0 && p->pidfd >= c->descriptor_most) {
@@ -146,6 +147,7 @@ static void process_open(const collect_t *c, collect_process_t *p) {
     p->started_at = stat_number(p->pid, STAT_STARTED, &state);
     p->past_peak_bytes = proc_status_bytes(p->pid, "VmHWM");
     read_command(p);
+    return p->pidfd >= 0 || state != 'X';
 }
 
 static void read_events(collect_t *c, uint32_t number, collect_process_t *p);
@@ -194,13 +196,14 @@ int collect_add(collect_t *c, pid_t pid, pid_t parent, enum collect_how how, int
         return err_sys(e, -ENOMEM, "cannot record another process");
     }
     uint32_t number = same ? before - 1 : (uint32_t)c->processes.count - 1;
+    bool there = true;
     if (!same) {
         if (old && !old->ended) process_ends(c, before - 1, -1);
         *p = (collect_process_t){.pid = pid, .how = how, .begin_us = collect_now_us(c)};
         p->parent = old && !parent ? before : number_of(c, parent);
         if (!p->parent || p->parent > number) p->parent = ancestor_of(c, pid);
         if (p->parent > number) p->parent = 0;
-        process_open(c, p);
+        there = process_open(c, p);
         /* One that ended at once has no words any more; they were its parent's. */
         if (how == COLLECT_FORKED && p->parent && !p->command[0])
             memcpy(p->command, c->processes.at[p->parent - 1]->command, sizeof p->command);
@@ -214,7 +217,7 @@ int collect_add(collect_t *c, pid_t pid, pid_t parent, enum collect_how how, int
     p->gc = (collect_gc_t){.collecting_at = observed.gc_collecting, .stats_at = observed.gc_stats};
     snprintf(p->python, sizeof p->python, "%s", python);
     /* A child that was gone before it was its turn; what it shared is here. */
-    if (p->pidfd < 0 && !p->started_at) process_ends(c, number, -1);
+    if (!there) process_ends(c, number, -1);
     return (int)number;
 }
 
@@ -249,7 +252,8 @@ static uint64_t grain_us(uint64_t age_us) {
 
 static bool read_rss(collect_process_t *p) {
     char text[128];
-    proc_read(text, sizeof text, p->pid, "statm");
+    if (!proc_read(text, sizeof text, p->pid, "statm") && !proc_gone(errno))
+        return p->rss_bytes > 0; /* as it was: we may be short of descriptors */
     const char *at = strchr(text, ' ');
     uint64_t pages = at ? strtoull(at + 1, NULL, 10) : 0;
     if (!pages) return false; /* a zombie */
@@ -401,17 +405,25 @@ static int status_of(const collect_process_t *p) {
     return status >= 0 ? status : status_from_pidfd(p);
 }
 
-static bool has_ended(const collect_process_t *p) {
+static bool has_ended(collect_process_t *p) {
     struct pollfd fd = {.fd = p->pidfd, .events = POLLIN};
     char state;
     if (p->pidfd >= 0) return poll(&fd, 1, 0) > 0;
-    return stat_number(p->pid, STAT_STARTED, &state) != p->started_at || strchr("ZX", state);
+    uint64_t started_at = stat_number(p->pid, STAT_STARTED, &state);
+    if (state == '?') return false;
+    if (!p->started_at) p->started_at = started_at;
+    return started_at != p->started_at || strchr("ZX", state);
 }
 
-static void look_for_ends(collect_t *c) {
+/* A pidfd is asked at little cost; for the others a file is read, now and then. */
+static void look_for_ends(collect_t *c, bool now) {
+    uint64_t t = collect_now_us(c);
+    now |= t >= c->ends_due_us;
+    if (now) c->ends_due_us = t + LOOK_US_MAX;
     for (size_t i = 0; i < c->processes.count; i++) {
-        const collect_process_t *p = c->processes.at[i];
-        if (!p->ended && has_ended(p)) process_ends(c, (uint32_t)i, status_of(p));
+        collect_process_t *p = c->processes.at[i];
+        if (!p->ended && (now || p->pidfd >= 0) && has_ended(p))
+            process_ends(c, (uint32_t)i, status_of(p));
     }
 }
 
@@ -437,7 +449,7 @@ static void read_events(collect_t *c, uint32_t number, collect_process_t *p) {
 }
 
 void collect_drain(collect_t *c) {
-    look_for_ends(c);
+    look_for_ends(c, true);
     for (uint32_t i = 0; i < c->processes.count; i++) {
         look(c, i, true);
         read_profile(c, i);
@@ -496,7 +508,7 @@ void collect_freeze(collect_t *c, pid_t pid) {
 
 int collect_tick(collect_t *c) {
     uint64_t next_us = LOOK_US_MAX, now = collect_now_us(c);
-    look_for_ends(c);
+    look_for_ends(c, false);
     for (uint32_t i = 0; i < c->processes.count; i++) {
         collect_process_t *p = c->processes.at[i];
         if (p->ended) continue;

@@ -64,10 +64,11 @@ typedef struct collect_gc {
 
 typedef struct collect_process {
     pid_t pid;
-    uint32_t parent;     /* number + 1, or 0 */
-    uint32_t how;        /* collect_how */
-    int pidfd;           /* -1: its descriptor is spared, or this system has none */
-    uint64_t started_at; /* clock ticks since boot: tells it from another one with its PID */
+    uint32_t parent; /* number + 1, or 0 */
+    uint32_t how;    /* collect_how */
+    int pidfd;       /* -1: its descriptor is spared, or this system has none */
+    uint64_t
+        started_at; /* clock ticks since boot, 0 not known: tells it from others with its PID */
     bool ended, frozen;
     bool changed; /* since it was last written to the live file */
     uint64_t begin_us, end_us;
@@ -146,6 +147,7 @@ typedef struct collect {
     uint64_t peaks_us;   /* what they have cost the processes */
     uint64_t fault_ns;   /* a page fault on this machine; 0: not measured yet */
     uint64_t gc_every_us;
+    uint64_t ends_due_us; /* when those without a pidfd are looked at again */
     uint64_t tree_due_us; /* when shared pages may be counted again */
     collect_live_t live;
 } collect_t;

@@ -224,6 +224,53 @@ static void how_a_process_ended_is_known_of_a_child_and_of_a_zombie(void **state
     collect_end(&c);
 }
 
+static pid_t one_that_waits(void) {
+    pid_t pid = fork();
+    if (!pid) {
+        pause();
+        _exit(0);
+    }
+    assert_true(pid > 0);
+    return pid;
+}
+
+static void without_descriptors_nobody_is_taken_for_ended(void **state) {
+    (void)state;
+    collect_t c;
+    err_t e;
+    struct rlimit old, none;
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &old), 0);
+    none = (struct rlimit){0, old.rlim_max};
+    assert_int_equal(collect_begin(&c, &e), 0);
+    c.descriptor_most = 0; /* no pidfd */
+    pid_t pids[2] = {one_that_waits(), one_that_waits()};
+    int early = collect_add(&c, pids[0], 0, COLLECT_STARTED, -1, "3.13.0", &e);
+    assert_true(early >= 0);
+    collect_drain(&c);
+    uint64_t rss = collect_rss(c.processes.at[early]);
+    assert_true(rss > 0);
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &none), 0);
+    int late = collect_add(&c, pids[1], 0, COLLECT_STARTED, -1, "3.13.0", &e);
+    assert_true(late >= 0);
+    collect_drain(&c);
+    bool ended = c.processes.at[early]->ended || c.processes.at[late]->ended;
+    uint64_t then = collect_rss(c.processes.at[early]);
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &old), 0);
+    assert_false(ended);
+    assert_int_equal(then, rss);
+    collect_drain(&c);
+    for (int i = 0; i < 2; i++) {
+        collect_process_t *p = c.processes.at[i ? late : early];
+        assert_false(p->ended);
+        assert_true(p->started_at > 0 && p->rss_bytes > 0);
+        kill(pids[i], SIGKILL);
+        assert_int_equal(waitpid(pids[i], NULL, 0), pids[i]);
+        collect_drain(&c);
+        assert_true(p->ended);
+    }
+    collect_end(&c);
+}
+
 static void a_snapshot_is_wanted_once_it_is_worth_its_cost(void **state) {
     (void)state;
     region_sample_t sample, *r;
@@ -632,6 +679,7 @@ int main(void) {
         cmocka_unit_test(what_does_not_hold_reads_as_nothing),
         cmocka_unit_test(a_recording_has_what_was_read),
         cmocka_unit_test(how_a_process_ended_is_known_of_a_child_and_of_a_zombie),
+        cmocka_unit_test(without_descriptors_nobody_is_taken_for_ended),
         cmocka_unit_test(a_snapshot_is_wanted_once_it_is_worth_its_cost),
         cmocka_unit_test(a_snapshot_that_costs_too_much_is_given_up),
         cmocka_unit_test(a_peak_between_two_looks_is_told),
