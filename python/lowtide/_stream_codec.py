@@ -159,7 +159,12 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
 
 def compress(data: Any, how: str) -> Any:
     """A member (frame, stream) of its own; a file of several of them reads as one."""
-    if not how or not data:
+    return pack(data, how) if data else data
+
+
+def pack(data: Any, how: str) -> Any:
+    """The same, of no bytes too."""
+    if not how:
         return data
     if how == "gz":
         import gzip

@@ -33,12 +33,13 @@ class _Frames:
         self._steps = self._parts()
         self._seen = bytearray()
         self._look, self._skip = next(self._steps), 0
-        self._between = True
+        self._between = self._empty = True
         self.torn = False
 
     def read(self, count: int = -1) -> bytes:
         data = self.raw.read(count)
-        self.torn = not data and bool(not self._between or self._seen or self._skip)
+        self.torn = not data and bool(not self._between or self._seen or self._skip or self._empty)
+        self._empty = self._empty and not data
         at = 0
         while at < len(data):
             skipped = min(self._skip, len(data) - at)
@@ -148,8 +149,9 @@ class _Members:
 
     def _begin(self) -> None:
         self.member, self.given = self.make(), self.raw.read(_PACKED_BYTES)
-        self.ended = not self.given
-        if self.given and self.make is _Gzip and not self.magic.startswith(self.given[:2]):
+        if not self.given:
+            raise EOFError
+        if self.make is _Gzip and not self.magic.startswith(self.given[:2]):
             raise OSError(f"Not a gzipped file ({self.given[:2]!r})")
 
     def _next(self, rest: bytes) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import stat
 from collections.abc import Iterable
 from typing import Any
 
@@ -18,17 +20,50 @@ def name_of(file: Any) -> str | None:
     """The path of a file by its name, or of one that is open; None of what has none."""
     if isinstance(file, (str, os.PathLike)):
         return os.fspath(file)
+    status = _status(file)
+    return os.path.realpath(f"/proc/self/fd/{file.fileno()}") if status and stat.S_ISREG(status.st_mode) else None
+
+
+def _status(file: Any) -> os.stat_result | None:
     try:
-        return os.path.realpath(f"/proc/self/fd/{file.fileno()}")
+        return os.stat(file if isinstance(file, (str, os.PathLike)) else file.fileno())
     except (AttributeError, OSError, ValueError):
         return None
 
 
+def _inodes(files: Iterable[Any]) -> set[tuple[int, int]]:
+    return {(status.st_dev, status.st_ino) for status in map(_status, files) if status}
+
+
+_DESCRIPTOR = re.compile(r"/dev/std(in|out|err)|/(dev|proc/(self|thread-self|\d+))/fd/\d+")
+
+
+def _check_named(name: str) -> None:
+    """Raises StreamError for a descriptor's name that leads to a file: that would be replaced below whoever has it open."""
+    path = os.path.abspath(name)
+    for _ in range(40):
+        if _DESCRIPTOR.fullmatch(path):
+            if os.path.exists(name) and not os.path.isfile(name):
+                return  # a pipe or a terminal
+            raise StreamError(f"{name} is a descriptor; name the file, or write `-o -` for standard output")
+        if not os.path.islink(path):
+            return
+        path = os.path.normpath(os.path.join(os.path.dirname(path), os.readlink(path)))
+
+
 def check_apart(sources: Iterable[Any], out: Any, errors: str | None, checkpoint: str | None, tables: bool) -> None:
     """Raises StreamError where a run would write over what it reads, or over something else that it writes."""
+    for name in (out, errors, checkpoint):
+        if isinstance(name, str):
+            _check_named(name)
+    sources = list(sources)
+    read = _inodes(sources)
     taken = {os.path.realpath(name): "is read" for name in map(name_of, sources) if name}
+    ends: tuple[str, ...] = (
+        (".part", ".part.whole") if tables else (".part",) if isinstance(out, (str, os.PathLike)) else ()
+    )
     written: list[tuple[str, str | None, tuple[str, ...]]] = [
-        ("written", name_of(out), (".part", ".part.whole") if tables else (".part",)),
+        ("written", name_of(out), ends),
         ("takes the checkpoint", checkpoint, ("-journal",)),
         ("takes what is set aside", errors, (".part",)),
     ]
@@ -48,6 +83,8 @@ def check_apart(sources: Iterable[Any], out: Any, errors: str | None, checkpoint
         real = os.path.realpath(name)
         ours = {real: name, **{os.path.realpath(real + end): name + end for end in ends}}
         for path, shown in ours.items():
+            if path not in taken and path != real and _inodes([path]) & read:
+                taken[path] = "is read"  # by another link to it
             if path in taken:
                 way = "" if path == real else f", on the way to {name}"
                 raise StreamError(f"{shown} {taken[path]} and {does}{way}; write to another name")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import struct
 from collections.abc import Iterator
 from typing import IO, Any
@@ -20,6 +21,20 @@ _WRITE_BACK_BYTES = 8 << 20
 
 def _cannot(path: str, error: OSError) -> StreamError:
     return StreamError(f"cannot write {path}: {error.strerror or error}")
+
+
+def open_part(part: str, anew: bool) -> int:
+    """A descriptor of an unfinished file. Anew it is a file of its own, never what a link of that name leads to."""
+    if anew:
+        _remove_link(part)
+    return os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_EXCL if anew else 0), 0o666)
+
+
+def _remove_link(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        mode = os.lstat(path).st_mode
+        if stat.S_ISREG(mode) or stat.S_ISLNK(mode):
+            os.remove(path)
 
 
 class _WriteBack:
@@ -71,7 +86,7 @@ class FileSink(Sink):
     def __init__(self, path: str, start: int) -> None:
         self.part = write_beside(path)
         try:
-            descriptor = os.open(self.part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            descriptor = open_part(self.part, anew=not start)
             file = os.fdopen(descriptor, "r+b", buffering=0)
             if os.fstat(descriptor).st_size < start:
                 raise StreamError(f"{self.part} lost what the stopped run had written to it; begin anew without resume")
@@ -165,6 +180,7 @@ class TableSink(FileSink):
                     schema = here
                 elif schema != here:
                     schema = pa.unify_schemas([schema, here], promote_options="permissive")
+            _remove_link(self.whole_path)
             with pa.OSFile(self.whole_path, "wb") as file:
                 self._write_all(pa, schema if schema is not None else pa.schema([]), file)
         except pa.ArrowException as error:
@@ -238,6 +254,7 @@ class DirectTableSink(TableSink):
         try:
             if self._writer is None:
                 self._schema = table.schema
+                _remove_link(self.whole_path)
                 self._file = pa.OSFile(self.whole_path, "wb")
                 self._writer = self._open_writer(pa, self._schema, self._file)
             if table.schema.equals(self._schema, check_metadata=True):

@@ -357,6 +357,16 @@ class OpenText:
         return part
 
 
+def _bytes_of(text: Any) -> Any:
+    """What is below open text, if it is UTF-8 and nothing was read of it: a reader takes more than it gives."""
+    try:
+        if text.encoding.lower().replace("-", "") == "utf8" and text.tell() == text.buffer.tell():
+            return text.buffer
+    except (AttributeError, OSError, ValueError):
+        pass
+    return OpenText(text)
+
+
 def source_of(source: Any, options: Options) -> Source:
     if isinstance(source, Source):
         return source
@@ -365,8 +375,7 @@ def source_of(source: Any, options: Options) -> Source:
     if isinstance(source, (io.BufferedIOBase, io.RawIOBase)):
         return OpenFile(source, options)  # type: ignore[arg-type]
     if isinstance(source, io.TextIOBase):
-        same = hasattr(source, "buffer") and str(source.encoding).lower().replace("-", "") == "utf8"
-        return OpenFile(source.buffer if same else OpenText(source), options)  # type: ignore[attr-defined,arg-type]
+        return OpenFile(_bytes_of(source), options)
     if not isinstance(source, Iterable):
         raise TypeError(f"a stream reads paths or an iterable, not {type(source).__name__}")
     return Items(source, options)

@@ -34,6 +34,11 @@ class State:
     begin_bytes: int = 0  # of the first chunk, where the last run had no memory for a larger one
     whole: bool = False  # the output is complete, and only its name may still be missing
 
+    @property
+    def begun(self) -> bool:
+        """Whether anything was done; what a run that was refused has set aside is nothing."""
+        return bool(self.chunks or self.aside or self.begin_bytes)
+
 
 def _code_words(code: CodeType) -> Iterator[str]:
     yield code.co_code.hex()
@@ -71,7 +76,7 @@ class Checkpoint:
     """One file, one process at a time. Without a path it lives in a temporary file of SQLite's own."""
 
     def __init__(self, path: str | None) -> None:
-        self.path = path
+        self.path = path and os.path.realpath(path)  # SQLite too keeps its journal beside the file, not the link
         try:
             self._db = sqlite3.connect(path or "", isolation_level=None, timeout=0.5)
             self._db.execute("PRAGMA locking_mode=EXCLUSIVE")

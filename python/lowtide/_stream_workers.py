@@ -52,6 +52,8 @@ class Workers:
         given: Plan | bytes = plan
         if isinstance(self.executor, (Pool, ProcessPoolExecutor)):
             given = self.pack(plan)
+        if isinstance(self.executor, ThreadPoolExecutor):
+            room = 0  # what one thread may take cannot be told from what the others do
         return self.executor.submit(run_chunk, given, payload, head, room)
 
     def pack(self, plan: Plan) -> bytes:
