@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import os
 import sqlite3
 import subprocess
@@ -207,3 +208,22 @@ def test_a_program_s_own_mistakes_are_told_at_once(folder: Path) -> None:
             lowtide.stream("in.txt", workers=wrong)  # type: ignore[call-overload]
     with pytest.raises(TypeError, match="progress takes True, False or a function, not int"):
         lowtide.stream("in.txt", progress=3)  # type: ignore[call-overload]
+    with pytest.raises(ValueError, match="columns takes at least one name"):
+        lowtide.stream("in.txt", columns=[])
+    for source in (iter([{"a": 1}]), io.BytesIO(b"a\n")):
+        with pytest.raises(lowtide.StreamError, match="columns are chosen of Parquet and Arrow alone"):
+            list(lowtide.stream(source, columns=["a"]))
+
+
+def test_numbers_and_columns_of_other_libraries_are_taken(folder: Path) -> None:
+    class Three:
+        def __index__(self) -> int:
+            return 3
+
+    class Names(list[str]):
+        def __bool__(self) -> bool:
+            raise ValueError("the truth of an index is ambiguous")
+
+    assert list(lowtide.stream("in.txt", "1GiB", workers=Three(), progress=None)) == ["a", "b"]  # type: ignore[call-overload]
+    lowtide.stream([{"a": 1, "b": 2}]).write("in.arrow")
+    assert list(lowtide.stream("in.arrow", "1GiB", columns=Names(["b"]))) == [{"b": 2}]

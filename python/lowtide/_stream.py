@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import io
+import operator
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -129,7 +130,7 @@ def stream(
     delimiter: str | None = None,
     header: bool = True,
     columns: Iterable[str] | None = None,
-    progress: bool | Callable[[Progress], object] = False,
+    progress: bool | Callable[[Progress], object] | None = False,
 ) -> Stream[Any]: ...
 @overload
 def stream(
@@ -145,7 +146,7 @@ def stream(
     delimiter: str | None = None,
     header: bool = True,
     columns: Iterable[str] | None = None,
-    progress: bool | Callable[[Progress], object] = False,
+    progress: bool | Callable[[Progress], object] | None = False,
 ) -> Stream[_T]: ...
 def stream(
     source: Any,
@@ -160,7 +161,7 @@ def stream(
     delimiter: str | None = None,
     header: bool = True,
     columns: Iterable[str] | None = None,
-    progress: bool | Callable[[Progress], object] = False,
+    progress: bool | Callable[[Progress], object] | None = False,
 ) -> Stream[Any]:
     """A stream over `source`, whose process tree stays below `memory`.
 
@@ -183,7 +184,11 @@ def stream(
     """
     if not is_paths(source) and not isinstance(source, (Source, io.IOBase, Iterable)):
         raise TypeError(f"a stream reads paths or an iterable, not {type(source).__name__}")
-    if not isinstance(workers, int) or workers < 0:
+    try:
+        count = operator.index(workers)
+    except TypeError:
+        count = -1
+    if count < 0:
         raise ValueError(f"workers takes 0 or more, not {workers!r}")
     if executor is not None:
         check_executor(executor)
@@ -195,16 +200,19 @@ def stream(
         raise ValueError(f"delimiter takes one ASCII character, such as ';', not {delimiter!r}")
     if isinstance(columns, str):
         raise TypeError(f"columns takes a list of names, not {columns!r}")
+    chosen = tuple(columns) if columns is not None else None
+    if chosen == ():
+        raise ValueError("columns takes at least one name; leave it out for all")
     if not os.fspath(errors):
         raise ValueError("errors takes raise, skip or a path")
-    if not callable(progress) and not isinstance(progress, bool):
+    if not callable(progress) and progress is not None and not isinstance(progress, bool):
         raise TypeError(f"progress takes True, False or a function, not {type(progress).__name__}")
     told: Callable[[Progress], object] | None = progress if callable(progress) else None
     if progress is True:
         told = Bar(sys.stderr) if sys.stderr.isatty() else None
     settings = {
         "memory": parse_bytes(memory),
-        "workers": workers,
+        "workers": count,
         "executor": executor,
         "checkpoint": os.fspath(checkpoint) if checkpoint is not None else None,
         "resume": resume,
@@ -216,8 +224,8 @@ def stream(
             format,
             delimiter,
             header,
-            tuple(columns) if columns else None,
-            travels=bool(workers) or executor is not None,
+            chosen,
+            travels=bool(count) or executor is not None,
             spans=reads_our_files(executor),
         ),
     }

@@ -125,7 +125,7 @@ def run(words: argparse.Namespace, watcher: _Watcher) -> Summary:
         format=words.format,
         delimiter="\t" if words.delimiter == r"\t" else words.delimiter,
         header=not words.no_header,
-        columns=words.columns.split(",") if words.columns else None,
+        columns=words.columns.split(",") if words.columns is not None else None,
         progress=watcher,
     )
     resumable = not to_stdout and words.inputs != ["-"]

@@ -372,6 +372,8 @@ def source_of(source: Any, options: Options) -> Source:
         return source
     if is_paths(source):
         return Files(source, options)
+    if options.columns:
+        raise StreamError("columns are chosen of Parquet and Arrow alone, which are read by their names")
     if isinstance(source, (io.BufferedIOBase, io.RawIOBase)):
         return OpenFile(source, options)  # type: ignore[arg-type]
     if isinstance(source, io.TextIOBase):

@@ -6,6 +6,7 @@ import contextlib
 import operator
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -149,7 +150,7 @@ def check_columns(path: str, format: str, columns: Iterable[str]) -> None:
                 except pa.ArrowInvalid:
                     file.seek(0)
                     names = pa.ipc.open_stream(file).schema.names
-                known = {name for name in names if names.count(name) == 1}
+                known = {name for name, count in Counter(names).items() if count == 1}
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(path, error) from None
     for name in columns:
