@@ -170,24 +170,6 @@ def test_a_stranger_on_the_socket_is_not_served(packet: bytes, this_python: Pyth
     assert process.returncode == 0
 
 
-def test_a_forked_child_of_the_target_does_not_keep_the_socket(this_python: Python, agent_in: Start) -> None:
-    code = (
-        "import os, sys, time, warnings\nwarnings.simplefilter('ignore')\n"
-        "print('ready', flush=True)\nsys.stdin.readline()\npid = os.fork()\n"
-        "if pid == 0: time.sleep(60); os._exit(0)\n"
-        "print('forked', flush=True)\nsys.stdin.read()\nos.kill(pid, 9)\n"
-    )
-    agent, process = agent_in(this_python, code)
-    assert process.stdin is not None
-    assert process.stdout is not None
-    process.stdin.write("go\n")
-    process.stdin.flush()
-    assert process.stdout.readline() == "forked\n"
-    agent.bye()
-    assert agent.sock.recv(100) == b""
-    assert process.communicate("") == ("", "")
-
-
 def test_where_memory_is_short_it_is_one_line_and_the_target_goes_on(
     this_python: Python, agent_in: Start, tmp_path: Path
 ) -> None:
