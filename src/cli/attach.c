@@ -85,7 +85,7 @@ static void heard_nothing(void *arg, const ctl_msg_t *m) {
     (void)arg, (void)m;
 }
 
-/* What stays for now an agent that leaves tries once more to take along, and after it the next visitor. */
+/* Where that fails, the agent tries once more when it leaves, and after it the next visitor. */
 static void take_hooks_out(attach_t *a) {
     const ctl_msg_t stop = {.type = CTL_STOP};
     ctl_result_t result;

@@ -354,93 +354,110 @@ static void forget_the_highest_rss(void) {
     close(fd);
 }
 
-/* Seen half touched, touched whole, and gone before the next look. */
-static void a_peak_between_two_looks_is_told(void **state) {
-    enum { BYTES = 256 << 20, PAGE = 4096, SMALL = 8 << 20 };
-    (void)state;
-    region_sample_t sample, *r;
+enum {
+    MAPPED_BYTES = 256 << 20,
+    BESIDE_BYTES = 32 << 20,
+    PAGE_BYTES = 4096,
+    SMALL_BYTES = 8 << 20
+};
+
+/* A process, this one, whose second cell has a large block, with some memory behind it that is no block's. */
+typedef struct mapped {
+    region_sample_t *r;
     collect_t c;
+    collect_process_t *p;
+    volatile char *at;
+} mapped_t;
+
+static void mapped_begin(mapped_t *m) {
+    region_sample_t sample;
     err_t e;
     forget_the_highest_rss();
     region_sample(&sample);
-    assert_int_equal(collect_begin(&c, &e), 0);
-    collect_process_t *p = add(&c, share(&sample, &r));
-    volatile char *at =
-        mmap(NULL, BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    assert_true(at != MAP_FAILED);
-    madvise((void *)at, BYTES, MADV_NOHUGEPAGE);
-    r->cells[1].domain = REGION_MMAP;
-    r->cells[1].live.bytes = BYTES;
-    r->head.heap_bytes = r->head.heap_peak_bytes = BYTES;
-    r->blocks[5].bytes = BYTES;
-    r->blocks[5].address = (uint64_t)(uintptr_t)at;
-    for (size_t i = 0; i < BYTES / 2; i += PAGE) at[i] = 1;
-    collect_drain(&c);
-    uint64_t seen = p->rss_peak_bytes;
-    assert_int_equal(p->seen.cells.at[1].peak_untouched, BYTES / 2);
-    for (size_t i = BYTES / 2; i < BYTES; i += PAGE) at[i] = 1;
-    r->blocks[5].address = 0;
-    r->cells[1].peak.bytes = BYTES;
-    r->cells[1].heap_epoch = r->head.heap_epoch;
-    r->cells[1].live.bytes = 0;
-    r->head.heap_bytes = 3000;
-    r->head.heap_peak_bytes = BYTES + PAGE;
-    munmap((void *)at, BYTES);
-    collect_drain(&c);
-    assert_in_range(p->rss_peak_bytes, seen + BYTES / 2 - SMALL, seen + BYTES / 2 + SMALL);
-    assert_in_range(p->seen.cells.at[1].peak_untouched, 0, SMALL);
-    const collect_point_t *highest = c.timeline.at;
-    for (size_t i = 0; i < c.timeline.count; i++)
-        if (c.timeline.at[i].rss_bytes > highest->rss_bytes) highest = &c.timeline.at[i];
-    assert_int_equal(highest->rss_bytes, p->rss_peak_bytes);
-    assert_in_range(highest->heap_bytes, BYTES - SMALL, BYTES + PAGE);
-    collect_end(&c);
-    munmap(r, sizeof *r);
+    assert_int_equal(collect_begin(&m->c, &e), 0);
+    m->p = add(&m->c, share(&sample, &m->r));
+    m->at = mmap(NULL, MAPPED_BYTES + BESIDE_BYTES, PROT_READ | PROT_WRITE,
+                 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    assert_true(m->at != MAP_FAILED);
+    madvise((void *)m->at, MAPPED_BYTES + BESIDE_BYTES, MADV_NOHUGEPAGE);
+    m->r->cells[1].domain = REGION_MMAP;
+    m->r->cells[1].live.bytes = MAPPED_BYTES;
+    m->r->head.heap_bytes = m->r->head.heap_peak_bytes = MAPPED_BYTES;
+    m->r->blocks[5].bytes = MAPPED_BYTES;
+    m->r->blocks[5].address = (uint64_t)(uintptr_t)m->at;
+}
+
+static void mapped_touch(const mapped_t *m, size_t begin, size_t end) {
+    for (size_t i = begin; i < end; i += PAGE_BYTES) m->at[i] = 1;
+}
+
+/* The block has gone, which was there at the heap's peak. */
+static void mapped_drop(mapped_t *m) {
+    m->r->blocks[5].address = 0;
+    m->r->cells[1].peak.bytes = MAPPED_BYTES;
+    m->r->cells[1].heap_epoch = m->r->head.heap_epoch;
+    m->r->cells[1].live.bytes = 0;
+    m->r->head.heap_bytes = 3000;
+    munmap((void *)m->at, MAPPED_BYTES + BESIDE_BYTES);
+}
+
+static uint64_t mapped_untouched_at_peak(const mapped_t *m) {
+    return m->p->seen.cells.at[1].peak_untouched;
+}
+
+static void mapped_look(mapped_t *m) {
+    m->p->looked_us = 0;
+    collect_tick(&m->c);
+}
+
+static void mapped_end(mapped_t *m) {
+    collect_end(&m->c);
+    munmap(m->r, sizeof *m->r);
+}
+
+/* Seen half touched, touched whole, and gone before the next look. */
+static void a_peak_between_two_looks_is_told(void **state) {
+    (void)state;
+    mapped_t m;
+    mapped_begin(&m);
+    mapped_touch(&m, 0, MAPPED_BYTES / 2);
+    collect_drain(&m.c);
+    uint64_t whole = m.p->rss_peak_bytes + MAPPED_BYTES / 2;
+    assert_int_equal(mapped_untouched_at_peak(&m), MAPPED_BYTES / 2);
+    mapped_touch(&m, MAPPED_BYTES / 2, MAPPED_BYTES);
+    mapped_drop(&m);
+    m.r->head.heap_peak_bytes = MAPPED_BYTES + PAGE_BYTES;
+    collect_drain(&m.c);
+    assert_in_range(m.p->rss_peak_bytes, whole - SMALL_BYTES, whole + SMALL_BYTES);
+    assert_in_range(mapped_untouched_at_peak(&m), 0, SMALL_BYTES);
+    const collect_point_t *highest = m.c.timeline.at;
+    for (size_t i = 0; i < m.c.timeline.count; i++)
+        if (m.c.timeline.at[i].rss_bytes > highest->rss_bytes) highest = &m.c.timeline.at[i];
+    assert_int_equal(highest->rss_bytes, m.p->rss_peak_bytes);
+    assert_in_range(highest->heap_bytes, MAPPED_BYTES - SMALL_BYTES, MAPPED_BYTES + PAGE_BYTES);
+    mapped_end(&m);
 }
 
 /* Its rest is touched while nobody reads its pages, and the RSS falls once while it lives: what was higher by then is told of it when
  * it is gone. */
 static void what_was_touched_before_a_dip_is_told_of_what_goes_later(void **state) {
-    enum { BYTES = 256 << 20, BESIDE = 32 << 20, PAGE = 4096, SMALL = 8 << 20 };
     (void)state;
-    region_sample_t sample, *r;
-    collect_t c;
-    err_t e;
-    forget_the_highest_rss();
-    region_sample(&sample);
-    assert_int_equal(collect_begin(&c, &e), 0);
-    collect_process_t *p = add(&c, share(&sample, &r));
-    volatile char *at =
-        mmap(NULL, BYTES + BESIDE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    assert_true(at != MAP_FAILED);
-    madvise((void *)at, BYTES + BESIDE, MADV_NOHUGEPAGE);
-    r->cells[1].domain = REGION_MMAP;
-    r->cells[1].live.bytes = BYTES;
-    r->head.heap_bytes = r->head.heap_peak_bytes = BYTES;
-    r->blocks[5].bytes = BYTES;
-    r->blocks[5].address = (uint64_t)(uintptr_t)at;
-    for (size_t i = 0; i < BYTES / 2; i += PAGE) at[i] = 1;
-    collect_drain(&c);
-    assert_int_equal(p->seen.cells.at[1].peak_untouched, BYTES / 2);
-    for (size_t i = BYTES / 2; i < BYTES + BESIDE; i += PAGE) at[i] = 1;
-    p->untouched_due_us = UINT64_MAX;
-    p->looked_us = 0;
-    collect_tick(&c);
-    madvise((void *)(at + BYTES), BESIDE, MADV_DONTNEED);
-    p->looked_us = 0;
-    collect_tick(&c);
-    assert_int_equal(p->seen.cells.at[1].peak_untouched, BYTES / 2);
-    r->blocks[5].address = 0;
-    r->cells[1].peak.bytes = BYTES;
-    r->cells[1].heap_epoch = r->head.heap_epoch;
-    r->cells[1].live.bytes = 0;
-    r->head.heap_bytes = 3000;
-    munmap((void *)at, BYTES + BESIDE);
-    p->looked_us = 0;
-    collect_tick(&c);
-    assert_in_range(p->seen.cells.at[1].peak_untouched, 0, SMALL);
-    collect_end(&c);
-    munmap(r, sizeof *r);
+    mapped_t m;
+    mapped_begin(&m);
+    mapped_touch(&m, 0, MAPPED_BYTES / 2);
+    collect_drain(&m.c);
+    assert_int_equal(mapped_untouched_at_peak(&m), MAPPED_BYTES / 2);
+    mapped_touch(&m, MAPPED_BYTES / 2, MAPPED_BYTES + BESIDE_BYTES);
+    m.p->untouched_due_us = UINT64_MAX;
+    mapped_look(&m);
+    madvise((void *)(m.at + MAPPED_BYTES), BESIDE_BYTES, MADV_DONTNEED);
+    mapped_look(&m);
+    assert_int_equal(mapped_untouched_at_peak(&m), MAPPED_BYTES / 2);
+    mapped_drop(&m);
+    m.p->back_due_us = 0;
+    mapped_look(&m);
+    assert_in_range(mapped_untouched_at_peak(&m), 0, SMALL_BYTES);
+    mapped_end(&m);
 }
 
 /* ── The live file ── */
@@ -641,34 +658,16 @@ static void a_live_file_that_cannot_take_its_name_lacks_nothing_later(void **sta
 }
 
 static void what_was_never_touched_is_no_memory_when_it_is_gone_either(void **state) {
-    enum { BYTES = 256 << 20 };
     (void)state;
-    region_sample_t sample, *r;
-    collect_t c;
-    err_t e;
-    region_sample(&sample);
-    assert_int_equal(collect_begin(&c, &e), 0);
-    collect_process_t *p = add(&c, share(&sample, &r));
-    void *at = mmap(NULL, BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    assert_true(at != MAP_FAILED);
-    r->cells[1].domain = REGION_MMAP;
-    r->cells[1].live.bytes = BYTES;
-    r->head.heap_bytes = r->head.heap_peak_bytes = BYTES;
-    r->blocks[5].bytes = BYTES;
-    r->blocks[5].address = (uint64_t)(uintptr_t)at;
-    collect_drain(&c);
-    assert_int_equal(p->seen.cells.at[1].peak_untouched, BYTES);
-    r->blocks[5].address = 0;
-    r->cells[1].peak.bytes = BYTES;
-    r->cells[1].heap_epoch = r->head.heap_epoch;
-    r->cells[1].live.bytes = 0;
-    r->head.heap_bytes = 3000;
-    munmap(at, BYTES);
-    collect_drain(&c);
-    assert_int_equal(p->seen.cells.at[1].untouched, 0);
-    assert_int_equal(p->seen.cells.at[1].peak_untouched, BYTES);
-    collect_end(&c);
-    munmap(r, sizeof *r);
+    mapped_t m;
+    mapped_begin(&m);
+    collect_drain(&m.c);
+    assert_int_equal(mapped_untouched_at_peak(&m), MAPPED_BYTES);
+    mapped_drop(&m);
+    collect_drain(&m.c);
+    assert_int_equal(m.p->seen.cells.at[1].untouched, 0);
+    assert_in_range(mapped_untouched_at_peak(&m), MAPPED_BYTES - SMALL_BYTES, MAPPED_BYTES);
+    mapped_end(&m);
 }
 
 int main(void) {
