@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -15,6 +16,14 @@ static char pending[4096];
 
 void output_interrupted(void) {
     if (pending[0]) unlink(pending);
+}
+
+/* In a container a killed lowtide and the next one have the same PID. Who lives holds a lock. */
+static bool remove_left(const char *part) {
+    int fd = open(part, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY);
+    bool left = fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) == 0 && unlink(part) == 0;
+    if (fd >= 0) close(fd);
+    return left;
 }
 
 int output_open(output_t *o, const char *path, err_t *e) {
@@ -30,7 +39,10 @@ int output_open(output_t *o, const char *path, err_t *e) {
     if (!direct) snprintf(o->part, sizeof o->part, "%.4000s.%d.part", path, (int)getpid());
     memcpy(pending, o->part, sizeof pending);
     int flags = direct ? O_WRONLY | O_CLOEXEC : O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC;
-    o->fd = open(direct ? o->path : o->part, flags, 0666);
+    const char *name = direct ? o->path : o->part;
+    o->fd = open(name, flags, 0666);
+    if (o->fd < 0 && errno == EEXIST && remove_left(name)) o->fd = open(name, flags, 0666);
+    if (o->fd >= 0 && !direct) flock(o->fd, LOCK_EX | LOCK_NB);
     if (o->fd >= 0) return 0;
     int code = -errno;
     pending[0] = 0;

@@ -45,8 +45,13 @@ int record_open(record_t *r, const char *to, bool live, err_t *e) {
         return status;
     }
     int n = snprintf(path, sizeof path, "%s.partial", to ? to : "");
-    if (live && to && r->output.part[0] && (size_t)n < sizeof path) collect_live(&r->collect, path);
-    return 0;
+    if (live && to && r->output.part[0] && (size_t)n < sizeof path)
+        status = collect_live(&r->collect, path, e);
+    if (status) record_abandon(r);
+    if (!status && r->collect.live.saved)
+        command_fail("%s was left by a lowtide that was killed; it is %s now", path,
+                     r->collect.live.old_path);
+    return status;
 }
 
 int record_scratch(const record_t *r) {

@@ -125,10 +125,10 @@ typedef struct collect_rows {
 
 /* The live file (collect_live.h). */
 typedef struct collect_live {
-    char path[4096], fresh_path[4104]; /* "": none is wanted */
-    bool made;
-    rec_writer_t *to; /* NULL: not now */
-    int fd;
+    char path[4096], fresh_path[4104], old_path[4104]; /* "": none is wanted */
+    bool made, saved;                                  /* saved: what was there is at old_path */
+    rec_writer_t *to;                                  /* NULL: not now */
+    int fd;                                            /* locked for as long as it is open */
     uint64_t due_us;
     off_t bytes, fresh_bytes; /* now, and when it was new */
     collect_rows_t rows;      /* that it does not have */
@@ -156,8 +156,8 @@ int collect_begin(collect_t *c, err_t *e);
 void collect_end(collect_t *c);
 
 /* From the next tick on what is known is in a file of that name, too. One that cannot be written is none: the recording itself will
- * tell. */
-void collect_live(collect_t *c, const char *path);
+ * tell. -EBUSY: another lowtide writes it. */
+int collect_live(collect_t *c, const char *path, err_t *e);
 void collect_live_remove(collect_t *c);
 /* The file is all that will be: writes once more what there is room for. Returns whether it is there. */
 bool collect_live_keep(collect_t *c);

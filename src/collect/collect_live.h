@@ -3,8 +3,13 @@
  *     F.partial        every second what has changed is put behind what is there
  *     F.partial.new    once the first is twice as long as it was when it was new, all of it afresh; then it takes the name
  *
+ *     F.partial.old    what one that was killed had left there
+ *
  * So it is never much longer than twice what there is to tell, and writing afresh costs no more than the appending does. Nothing
- * here fails: where there is no room, what was written before stays, and all is tried again a little later.
+ * here fails once the file is taken: where there is no room, what was written before stays, and all is tried again a little later.
+ *
+ * The one who has the file with the name F.partial locked is the one who writes F; from its beginning on, when it is empty. So
+ * another one is told before it has run anything.
  */
 #ifndef LOWTIDE_COLLECT_COLLECT_LIVE_H
 #define LOWTIDE_COLLECT_COLLECT_LIVE_H

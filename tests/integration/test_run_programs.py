@@ -363,3 +363,40 @@ def test_a_disk_that_fills_up_keeps_what_was_known_and_says_where(lowtide_exe: P
     functions = {row["function"] for row in recording.table_rows("frames")}
     assert "build" in functions
     assert sum(int(row["live_bytes"]) for row in recording.table_rows("allocations")) > 2_000_000
+
+
+def test_another_one_that_would_write_the_same_file_is_refused_before_its_program_runs(
+    lowtide_exe: Path, lowtide: Lowtide, app: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "long.py").write_text("print('ready', flush=True)\ninput()\nprint('goes on')\n")
+    first = subprocess.Popen(
+        [lowtide_exe, "run", "--no-report", "-o", tmp_path / "t.tide", tmp_path / "long.py"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert first.stdout and first.stdout.readline() == "ready\n"
+    for words in (["run"], ["run", "--exact"]):
+        done = lowtide(*words, "-o", tmp_path / "t.tide", app)
+        assert (done.status, done.stdout) == (1, "")
+        assert done.stderr == (
+            f"lowtide: {tmp_path}/t.tide.partial is being written by another lowtide (process {first.pid}); "
+            "wait until it has ended, or name another file with -o\n"
+        )
+    assert first.communicate("\n", timeout=PATIENCE_S) == ("goes on\n", None)
+    assert lowtide("run", "-o", tmp_path / "t.tide", app).status == 0
+    assert sorted(os.listdir(tmp_path)) == ["app.py", "long.py", "t.tide"]
+
+
+def test_what_a_killed_one_left_keeps_nobody_out_and_is_kept(lowtide_exe: Path, app: Path, tmp_path: Path) -> None:
+    """Its PID may be the next one's, as in a container that starts anew: here by exec."""
+    (tmp_path / "t.tide.partial").write_bytes(b"what was known")
+    again = 'echo part > "$2.$$.part"; exec "$1" run --no-report -o "$2" "$3"'
+    done = subprocess.run(
+        ["sh", "-c", again, "sh", lowtide_exe, tmp_path / "t.tide", app], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (0, "out []\n")
+    partial = f"{tmp_path}/t.tide.partial"
+    assert done.stderr == f"lowtide: {partial} was left by a lowtide that was killed; it is {partial}.old now\nerr\n"
+    assert (tmp_path / "t.tide.partial.old").read_bytes() == b"what was known"
+    assert sorted(os.listdir(tmp_path)) == ["app.py", "t.tide", "t.tide.partial.old"]

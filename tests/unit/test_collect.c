@@ -547,7 +547,7 @@ static off_t bytes_afresh(const char *path, collect_t *c) {
     collect_live_t kept = c->live;
     snprintf(other, sizeof other, "%s.afresh", path);
     c->live = (collect_live_t){.fd = -1};
-    collect_live(c, other);
+    assert_int_equal(collect_live(c, other, NULL), 0);
     write_now(c);
     off_t bytes = bytes_of(other);
     collect_live_remove(c);
@@ -567,7 +567,7 @@ static void the_live_file_has_it_all_and_is_at_most_twice_as_long_and_a_write(vo
     snprintf(path, sizeof path, "%s/t.partial", folder);
     assert_int_equal(collect_begin(&c, &e), 0);
     add(&c, fd);
-    collect_live(&c, path);
+    assert_int_equal(collect_live(&c, path, &e), 0);
     for (uint32_t round = 1; round <= ROUNDS; round++) {
         /* It grows for half of the time, and then it only changes. */
         large_grow(r, round < ROUNDS / 2 ? MANY_CELLS * 2 / ROUNDS * round : MANY_CELLS, round);
@@ -595,7 +595,7 @@ static void a_live_file_without_room_keeps_what_it_has_and_goes_on_later(void **
     snprintf(path, sizeof path, "%s/t.partial", folder);
     assert_int_equal(collect_begin(&c, &e), 0);
     add(&c, fd);
-    collect_live(&c, path);
+    assert_int_equal(collect_live(&c, path, &e), 0);
     large_grow(r, 100, 1);
     write_now(&c);
     live_says(path, r, 1);
@@ -632,7 +632,7 @@ static void a_live_file_that_cannot_take_its_name_lacks_nothing_later(void **sta
     snprintf(aside, sizeof aside, "%s.aside", path);
     assert_int_equal(collect_begin(&c, &e), 0);
     add(&c, fd);
-    collect_live(&c, path);
+    assert_int_equal(collect_live(&c, path, &e), 0);
     large_grow(r, 100, 1);
     write_now(&c);
     for (uint32_t round = 2; bytes_of(path) <= 256 << 10; round++) {
