@@ -31,7 +31,7 @@ JOB = """
 import os
 def same(line): return line
 def fail(line):
-    if line == "4000": raise ValueError("four thousand")
+    if line == "15000": raise ValueError("fifteen thousand")
     return line
 def drop(line): return None if int(line) % 2 else line
 def many(line):
@@ -89,7 +89,7 @@ def test_a_function_drops_changes_or_multiplies_records(folder: Path) -> None:
         (["job", "in.txt"], "'job' names no function; write module:function"),
         (["job:same", "gone.txt"], "gone.txt is not there; look at its name"),
         (["job:same", "in.txt", "--memory=1M"], "the ceiling of 1.0 MiB is too low: the program takes "),
-        (["job:fail", "in.txt"], "record 4001 of in.txt: ValueError: four thousand (job.py:5)"),
+        (["job:fail", "in.txt"], "record 15001 of in.txt: ValueError: fifteen thousand (job.py:5)"),
         (["job:same", "in.txt", "-o", "no/out.txt"], "cannot keep "),
         (["job:same", "in.txt", "-o", "no/"], "no/ names a folder; name a file in it"),
         (["job:same", "/dev/null"], "/dev/null is no regular file; hand it over open, or from the shell as standard"),
@@ -180,8 +180,8 @@ def test_a_failed_run_goes_on_once_its_record_may_be_set_aside(folder: Path) -> 
     done = pipe(folder, "job:fail", "in.txt", "-o", "out.txt", "--resume", "--errors=bad.jsonl", "--workers=2")
     assert done.returncode == 0 and "19999 of 20000 records, 1 set aside" in done.stderr
     assert left_in(folder) == ["bad.jsonl", "out.txt"]
-    assert json.loads((folder / "bad.jsonl").read_text())["record"] == 4001
-    assert (folder / "out.txt").read_text() == "".join(f"{i}\n" for i in range(20_000) if i != 4000)
+    assert json.loads((folder / "bad.jsonl").read_text())["record"] == 15001
+    assert (folder / "out.txt").read_text() == "".join(f"{i}\n" for i in range(20_000) if i != 15000)
 
 
 def test_a_checkpoint_of_another_job_is_refused(folder: Path) -> None:
@@ -192,7 +192,7 @@ def test_a_checkpoint_of_another_job_is_refused(folder: Path) -> None:
 
     assert pipe(folder, "job:fail", "in.txt", "-o", "out.txt").returncode == 1
     assert "had other functions (job:fail, not job:same)" in refused("job:same", "in.txt")
-    (folder / "job.py").write_text(JOB.replace("4000", "-1"))
+    (folder / "job.py").write_text(JOB.replace("15000", "-1"))
     assert "job:fail was changed since the run that was stopped" in refused("job:fail", "in.txt")
     (folder / "in.txt").open("a").write("20000\n")
     assert "in.txt was changed since the run that was stopped" in refused("job:fail", "in.txt")
@@ -203,7 +203,7 @@ def test_a_checkpoint_of_another_job_is_refused(folder: Path) -> None:
 
 def test_a_changed_function_may_be_accepted(folder: Path) -> None:
     assert pipe(folder, "job:fail", "in.txt", "-o", "out.txt").returncode == 1
-    (folder / "job.py").write_text(JOB.replace("4000", "-1"))
+    (folder / "job.py").write_text(JOB.replace("15000", "-1"))
     assert pipe(folder, "job:fail", "in.txt", "-o", "out.txt", "--resume=changed").returncode == 0
     assert (folder / "out.txt").read_bytes() == (folder / "in.txt").read_bytes()
 
@@ -254,7 +254,7 @@ def test_a_truncated_input_is_one_line_and_a_whole_one_is_another_input(folder: 
     opened: dict[str, Any] = {"gz": gzip.open, "bz2": bz2.open, "xz": lzma.open, "zst": zstandard.open}
     cut = folder / f"cut.txt.{suffix}"
     with opened[suffix](cut, "wb") as file:
-        file.write(os.urandom(1 << 20).hex().encode())
+        file.write(os.urandom(1 << 20).hex("\n", 64).encode())
     whole = cut.read_bytes()
     cut.write_bytes(whole[: len(whole) // 2])
     done = pipe(folder, "job:same", cut.name, "-o", "out.txt")

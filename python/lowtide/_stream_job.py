@@ -29,7 +29,7 @@ from lowtide._stream_source import (
     source_of,
     write_beside,
 )
-from lowtide._stream_state import Checkpoint, State, check_same, identity
+from lowtide._stream_state import Checkpoint, State, check_same, identity, left_beside
 from lowtide._stream_tables import arrow
 from lowtide._stream_workers import Workers, given_workers, own_workers
 
@@ -123,7 +123,8 @@ class Job:
         self.told: list[str] | None = None  # where what is set aside goes, if somebody else keeps it
         self._inner_aside = 0
         self.state = State()
-        self.resumed = False
+        self.resumed = self._begun = False
+        self._left: Checkpoint | None = None  # of an earlier run, whose output this one takes the place of
         if kind in ("parquet", "arrow"):
             arrow(name)
         self._check_out()
@@ -168,18 +169,30 @@ class Job:
         if isinstance(self.source, Batches):
             wanted["batch"] = self.source.limit
             ops = (*self.source.inner._ops, *ops)
-        who = identity(self.source.marks(), ops, wanted)
+        self._who = identity(self.source.marks(), ops, wanted)
         try:
             old = checkpoint.load() if resume or self.settings["checkpoint"] else None
             if old:
-                check_same(old[0], who, accept_functions=resume == "changed")
+                check_same(old[0], self._who, accept_functions=resume == "changed")
                 self.state, self.resumed = old[1], True
-            else:
-                checkpoint.begin(who)
+            if self.regular:
+                self._left = left_beside(self.out, checkpoint.path)
         except BaseException:
             checkpoint.close(remove=False)
             raise
         return checkpoint
+
+    def _begin(self, checkpoint: Checkpoint, sink: Sink | None) -> None:
+        """The first chunk is done: only now what an earlier run has left gives way. One that is refused changes nothing."""
+        if self._begun:
+            return
+        self._begun = True
+        if not self.resumed:
+            checkpoint.begin(self._who)  # before its output goes: an empty one is never gone on with by mistake
+        if self._left:
+            self._left.close(remove=True)
+        if sink:
+            sink.begin()
 
     def records(self) -> Iterator[Any]:
         with contextlib.closing(self.results()) as results:
@@ -243,7 +256,13 @@ class Job:
         state.chunks += 1
         state.token, state.position = result.chunk.token, result.chunk.position
 
-    def _run(self, checkpoint: Checkpoint, commit: Callable[[Result], None], save: Callable[[], None]) -> None:
+    def _run(
+        self,
+        checkpoint: Checkpoint,
+        commit: Callable[[Result], None],
+        save: Callable[[], None],
+        sink: Sink | None = None,
+    ) -> None:
         """All chunks; what is committed when something stops it stays so, if there is a checkpoint."""
         saved = begun = time.monotonic()
         before = self.state.seconds
@@ -260,15 +279,19 @@ class Job:
             with contextlib.closing(self.engine.results(self.state)) as results:
                 for result in results:
                     self._take(result)
+                    self._begin(checkpoint, sink)
                     commit(result)
                     if checkpoint.path and time.monotonic() - saved >= every:
                         save_now()
                         saved = time.monotonic()
         except BaseException:
-            if checkpoint.path and self._sound:
+            stands = self._begun or (self.state.begin_bytes and (self.resumed or checkpoint.empty))
+            if checkpoint.path and self._sound and stands:
                 with contextlib.suppress(StreamError):
+                    self._begin(checkpoint, sink)
                     save_now()
             raise
+        self._begin(checkpoint, sink)
         self._take_inner()
         save_now()
 
@@ -280,12 +303,14 @@ class Job:
             self._write_aside(checkpoint)
             done = True
         except BaseException:
-            if self.state.begun:
+            if self._begun and self.state.begun:
                 with contextlib.suppress(Exception):
                     self._write_aside(checkpoint)
             raise
         finally:
             checkpoint.close(remove=done)
+            if self._left:
+                self._left.close(remove=False)
         state = self.state
         return Summary(
             state.records_in,
@@ -311,13 +336,18 @@ class Job:
         if self.plan.out in ("parquet", "arrow"):
             if not kept:
                 return DirectTableSink(self.out, self.plan.out)
-            return TableSink(self.out, self.state.written, self.plan.out)
-        return FileSink(self.out, self.state.written)
+            return TableSink(self.out, self.state.written, self.state.tail, self.plan.out)
+        return FileSink(self.out, self.state.written, self.state.tail)
 
     def _write(self, checkpoint: Checkpoint) -> None:
         self.engine = self._engine()
         self.engine.state = self.state
-        if self.state.whole and self.regular and not os.path.exists(write_beside(self.out)):
+        if (
+            self.state.whole
+            and self.regular
+            and os.path.exists(self.out)
+            and not os.path.exists(write_beside(self.out))
+        ):
             return  # it was killed between its last two steps
         sink = self._sink(kept=checkpoint.path is not None)
         if self.resumed and not sink.resumable:
@@ -336,18 +366,33 @@ class Job:
             self.state.written = sink.written
             self._sound = True
 
+        def save() -> None:
+            self.state.tail = sink.sync()
+
         try:
             if not self.state.whole:
-                self._run(checkpoint, commit, sink.sync)
-                if engine.plan.compression and not sink.written:  # a compressed file of no bytes is a broken one
-                    sink.write(pack(b"", engine.plan.compression))
+                self._run(checkpoint, commit, save, sink)
+                self._write_empty(sink)
+                if sink.written != self.state.written:
                     self.state.written = sink.written
+                    save()
                 self.state.whole = True
                 checkpoint.save(self.state, [])
+            self._begin(checkpoint, sink)
+            if isinstance(sink, TableSink) and not self.state.records_out:
+                sink.schema = self.source.schema()
             sink.finish()
         except BaseException:
             sink.abandon(keep=checkpoint.path is not None)
             raise
+
+    def _write_empty(self, sink: Sink) -> None:
+        """What stands in an output without records: the names of the source's fields, if it has any."""
+        plan = self.engine.plan
+        if plan.out == "csv" and self.state.fields is None and (names := self.source.fields()):
+            sink.write(compress(write_rows([names], plan.out_delimiter), plan.compression))
+        elif plan.compression and not sink.written:  # a compressed file of no bytes is a broken one
+            sink.write(pack(b"", plan.compression))
 
     def _commit_header(self, sink: Sink, result: Result) -> None:
         engine = self.engine
@@ -377,9 +422,8 @@ class Job:
 
     def fold(self, f: Callable[[Any, Any], Any], initial: Any, functions: tuple[Any, ...]) -> Any:
         checkpoint = self._open_checkpoint(functions)
-        self.engine = self._engine()
         self._sound = True
-        so_far = pickle.loads(bytes.fromhex(self.state.folded)) if self.state.folded else initial
+        so_far = initial
 
         def commit(result: Result) -> None:
             nonlocal so_far
@@ -394,6 +438,9 @@ class Job:
 
         done = False
         try:
+            self.engine = self._engine()
+            if self.state.folded:
+                so_far = pickle.loads(bytes.fromhex(self.state.folded))
             self._run(checkpoint, commit, save)
             self._write_aside(checkpoint)
             done = True

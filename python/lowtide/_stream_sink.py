@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import hashlib
 import os
 import stat
 import struct
@@ -17,6 +19,7 @@ from lowtide._stream_tables import arrow, ipc_buffer, lean, read_tables, table_o
 _FRAME = struct.Struct("<Q")
 _GROUP_BYTES = 4 << 20
 _WRITE_BACK_BYTES = 8 << 20
+_TAIL_BYTES = 4 << 10
 
 
 def _cannot(path: str, error: OSError) -> StreamError:
@@ -30,11 +33,29 @@ def open_part(part: str, anew: bool) -> int:
     return os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_EXCL if anew else 0), 0o666)
 
 
+def tail_of(descriptor: int, end: int) -> str:
+    """By what an unfinished file is known again: its last bytes before `end`."""
+    start = max(0, end - _TAIL_BYTES)
+    return hashlib.sha256(os.pread(descriptor, end - start, start)).hexdigest()[:16]
+
+
 def _remove_link(path: str) -> None:
     with contextlib.suppress(FileNotFoundError):
         mode = os.lstat(path).st_mode
         if stat.S_ISREG(mode) or stat.S_ISLNK(mode):
             os.remove(path)
+
+
+def _check_folder(path: str, folder: str) -> None:
+    """Raises StreamError where no file can be made beside `path`: before a chunk is done for nothing."""
+    if os.access(folder, os.W_OK | os.X_OK):
+        return
+    code = errno.EACCES
+    if not os.path.isdir(folder):
+        code = errno.ENOENT
+    elif os.statvfs(folder).f_flag & os.ST_RDONLY:
+        code = errno.EROFS
+    raise _cannot(path, OSError(code, os.strerror(code)))
 
 
 class _WriteBack:
@@ -58,6 +79,9 @@ class Sink:
     def __init__(self, path: str, file: IO[bytes]) -> None:
         self.path, self.file, self.written = path, file, 0
 
+    def begin(self) -> None:
+        """Before the first write: what an earlier run has left gives way."""
+
     def write(self, data: bytes) -> None:
         try:
             self.file.write(data)
@@ -68,8 +92,9 @@ class Sink:
             raise _cannot(self.path, error) from None
         self.written += len(data)
 
-    def sync(self) -> None:
-        pass
+    def sync(self) -> str:
+        """All that was written is on the disk; gives by what it is known again."""
+        return ""
 
     def finish(self) -> None:
         pass
@@ -83,20 +108,33 @@ class FileSink(Sink):
 
     resumable = True
 
-    def __init__(self, path: str, start: int) -> None:
+    def __init__(self, path: str, start: int, tail: str = "") -> None:
+        self.path, self.written = path, start
+        self.file: Any = None  # from the first chunk on that is done
         self.part = write_beside(path)
-        try:
-            descriptor = open_part(self.part, anew=not start)
-            file = os.fdopen(descriptor, "r+b", buffering=0)
-            if os.fstat(descriptor).st_size < start:
-                raise StreamError(f"{self.part} lost what the stopped run had written to it; begin anew without resume")
-            os.ftruncate(descriptor, start)
-            os.lseek(descriptor, start, os.SEEK_SET)
-        except OSError as error:
-            raise _cannot(path, error) from None
-        super().__init__(path, file)
-        self.written = start
         self.back = _WriteBack(start)
+        _check_folder(path, os.path.dirname(self.part))
+        if start:
+            self._check_part(start, tail)
+
+    def _check_part(self, start: int, tail: str) -> None:
+        try:
+            with open(os.open(self.part, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW), "rb") as file:
+                same = os.fstat(file.fileno()).st_size >= start and tail in ("", tail_of(file.fileno(), start))
+        except FileNotFoundError:
+            same = False
+        except OSError as error:
+            raise _cannot(self.path, error) from None
+        if not same:
+            raise StreamError(f"{self.part} is not what the stopped run had written to it; begin anew without resume")
+
+    def begin(self) -> None:
+        try:
+            self.file = os.fdopen(open_part(self.part, anew=not self.written), "r+b", buffering=0)
+            os.ftruncate(self.file.fileno(), self.written)
+            os.lseek(self.file.fileno(), self.written, os.SEEK_SET)
+        except OSError as error:
+            raise _cannot(self.path, error) from None
 
     def write(self, data: bytes) -> None:
         left = memoryview(data)
@@ -108,22 +146,32 @@ class FileSink(Sink):
         self.written += len(data)
         self.back.until(self.file.fileno(), self.written)
 
-    def sync(self) -> None:
+    def sync(self) -> str:
         try:
             os.fsync(self.file.fileno())
+            return tail_of(self.file.fileno(), self.written)
         except OSError as error:
             raise _cannot(self.path, error) from None
 
     def finish(self) -> None:
         self.sync()
+        if not self._is_ours():
+            raise StreamError(f"another run has written {self.path} meanwhile; let one at a time write it")
         self.file.close()
         publish(self.part, self.path)
 
+    def _is_ours(self) -> bool:
+        with contextlib.suppress(FileNotFoundError):
+            return os.path.samestat(os.lstat(self.part), os.fstat(self.file.fileno()))
+        return False
+
     def abandon(self, keep: bool) -> None:
-        self.file.close()
-        if not keep:
+        if self.file is None or self.file.closed:
+            return
+        if not keep and self._is_ours():
             with contextlib.suppress(OSError):
                 os.remove(self.part)
+        self.file.close()
 
 
 def publish(part: str, path: str) -> None:
@@ -149,9 +197,10 @@ class TableSink(FileSink):
     turn out to hold something else.
     """
 
-    def __init__(self, path: str, start: int, format: str) -> None:
-        super().__init__(path, start)
+    def __init__(self, path: str, start: int, tail: str, format: str) -> None:
+        super().__init__(path, start, tail)
         self.format = format
+        self.schema: Any = None  # of a file without records
         self.whole_path = self.part + ".whole"
 
     def write(self, data: bytes) -> None:
@@ -182,7 +231,7 @@ class TableSink(FileSink):
                     schema = pa.unify_schemas([schema, here], promote_options="permissive")
             _remove_link(self.whole_path)
             with pa.OSFile(self.whole_path, "wb") as file:
-                self._write_all(pa, schema if schema is not None else pa.schema([]), file)
+                self._write_all(pa, schema or self.schema or pa.schema([]), file)
         except pa.ArrowException as error:
             raise StreamError(f"cannot write {self.path}: {' '.join(str(error).split())}") from None
         except OSError as error:
@@ -230,27 +279,32 @@ class TableSink(FileSink):
             yield pa.concat_tables(held)
 
     def abandon(self, keep: bool) -> None:
+        if self.file is not None and not self.file.closed and self._is_ours():
+            with contextlib.suppress(OSError):
+                os.remove(self.whole_path)
         super().abandon(keep)
-        with contextlib.suppress(OSError):
-            os.remove(self.whole_path)
 
 
 class DirectTableSink(TableSink):
     """The same for what nobody will go on with: in one pass, as long as all tables have the schema of the first."""
 
     def __init__(self, path: str, format: str) -> None:
-        super().__init__(path, 0, format)
+        super().__init__(path, 0, "", format)
         self._schema: Any = None
         self._writer: Any = None
         self._file: Any = None
         self._held: list[Any] = []
         self._held_bytes = 0
+        self._empty: Any = None
 
     def write(self, data: bytes) -> None:
         if self._schema is not None and self._writer is None:
             return super().write(data)
         pa = arrow(self.path)
         table = table_of(data)
+        if not table.num_rows:  # it may have less to say than what comes
+            self._empty = self._empty or table.schema
+            return None
         try:
             if self._writer is None:
                 self._schema = table.schema
@@ -288,6 +342,7 @@ class DirectTableSink(TableSink):
 
     def _finish(self, pa: Any) -> None:
         if self._writer is None:
+            self.schema = self._empty or self.schema
             return super()._finish(pa)
         try:
             self._close_writer(pa)

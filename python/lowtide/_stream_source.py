@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import glob
 import hashlib
 import io
 import itertools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -17,7 +18,7 @@ from lowtide._keep import deep_size, stream_cut
 from lowtide._stream_files import BOM, Opened, Packed, Plain, too_long, why
 from lowtide._stream_memory import CHUNK_MIN, StreamError
 from lowtide._stream_plan import NOT_UTF8, Head, Span
-from lowtide._stream_tables import Want, arrow, check_columns, ipc_buffer, read_tables
+from lowtide._stream_tables import Want, arrow, check_columns, ipc_buffer, read_schema, read_tables
 
 _COMPRESSIONS = {"gz": "gz", "bz2": "bz2", "xz": "xz", "lzma": "xz", "zst": "zst", "zstd": "zst"}
 _FORMATS = {
@@ -140,6 +141,16 @@ class Source:
         """Files by their names, or open ones."""
         return []
 
+    def fields(self) -> tuple[str, ...]:
+        """The names of its fields, once it is read; none where it says none, or where records are no dicts."""
+        return ()
+
+    def schema(self) -> Any:
+        """The fields as a pyarrow.Schema; those of text are text."""
+        import pyarrow as pa
+
+        return pa.schema([(name, pa.string()) for name in self.fields()])
+
     def chunks(self, token: dict[str, int], want: Want) -> Iterator[Chunk]:
         raise NotImplementedError
 
@@ -156,6 +167,7 @@ class Files(Source):
             arrow(self.names[0])
         self.options = options
         self._marks: list[Mark] = []
+        self._names: tuple[str, ...] = ()  # of the first header that was read
         try:
             self._marks = [Mark.of(name) for name in self.names]
         except OSError as error:
@@ -175,6 +187,22 @@ class Files(Source):
 
     def reads(self) -> list[Any]:
         return list(self.names)
+
+    def fields(self) -> tuple[str, ...]:
+        if self.kind == "table":
+            return tuple(self.schema().names)
+        if self.kind == "csv" and self.options.header and not self._names:  # gone on with behind it
+            for index in range(len(self.names)):
+                with contextlib.closing(self._text_chunks(index, 0, lambda: (CHUNK_MIN, 1 << 20))) as chunks:
+                    next(chunks, None)
+                if self._names:
+                    break
+        return self._names
+
+    def schema(self) -> Any:
+        if self.kind != "table":
+            return super().schema()
+        return read_schema(self.names[0], self.format, self.options.columns)
 
     def chunks(self, token: dict[str, int], want: Want) -> Iterator[Chunk]:
         first = token.get("file", 0)
@@ -212,7 +240,9 @@ class Files(Source):
             text = header.decode()
         except UnicodeDecodeError:
             raise StreamError(f"cannot read {name}: its header is not UTF-8; {NOT_UTF8}") from None
-        return Head(delimiter, tuple(next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), ())))
+        names = tuple(next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), ()))
+        self._names = self._names or names
+        return Head(delimiter, names)
 
     def _span_chunks(self, index: int, at: int, want: Want) -> Iterator[Chunk]:
         delimiter = self._delimiter(index)
@@ -229,7 +259,7 @@ class Files(Source):
             yield Chunk(span, end - start, index, {"file": index, "at": end}, end, head)
             start = end
 
-    def _text_chunks(self, index: int, at: int, want: Want) -> Iterator[Chunk]:
+    def _text_chunks(self, index: int, at: int, want: Want) -> Generator[Chunk, None, None]:
         file = self._open(index)
         delimiter = self._delimiter(index)
         separator = delimiter.encode() if delimiter else None
@@ -325,7 +355,7 @@ class OpenFile(Files):
         self.kind = "lines" if self.format == "text" else self.format
         self.options = options
         self.file = file
-        self._marks = []
+        self._marks, self._names = [], ()
 
     def reads(self) -> list[Any]:
         return [self.file]

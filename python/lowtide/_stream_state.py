@@ -13,6 +13,7 @@ from types import CodeType
 from typing import Any
 
 from lowtide._stream_memory import StreamError
+from lowtide._stream_names import checkpoint_beside
 from lowtide._stream_source import Mark
 
 
@@ -22,6 +23,7 @@ class State:
 
     token: dict[str, int] = field(default_factory=dict)
     written: int = 0  # bytes of the unfinished output
+    tail: str = ""  # hash of the last of them, by which it is known again
     position: int = 0  # bytes of the source
     records_in: int = 0
     records_out: int = 0
@@ -72,8 +74,16 @@ def identity(marks: list[Mark], ops: Any, settings: dict[str, Any]) -> dict[str,
     }
 
 
+class NoCheckpoint(StreamError):
+    """The file is something else."""
+
+
 class Checkpoint:
-    """One file, one process at a time. Without a path it lives in a temporary file of SQLite's own."""
+    """One file, one process at a time. Without a path it lives in a temporary file of SQLite's own.
+
+    What an earlier run has left in it stays as it is until begin() or save(); a file in which there is nothing yet goes
+    when it is closed.
+    """
 
     def __init__(self, path: str | None) -> None:
         self.path = path and os.path.realpath(path)  # SQLite too keeps its journal beside the file, not the link
@@ -85,15 +95,16 @@ class Checkpoint:
             others = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT IN ('kept', 'aside')"
             if self._db.execute(others).fetchone():
                 self._db.close()
-                raise StreamError(f"{path} is a database of something else; name another checkpoint")
+                raise NoCheckpoint(f"{path} is a database of something else; name another checkpoint")
             self._db.execute("CREATE TABLE IF NOT EXISTS kept (name TEXT PRIMARY KEY, value TEXT)")
             self._db.execute("CREATE TABLE IF NOT EXISTS aside (id INTEGER PRIMARY KEY, line TEXT)")
+            self.empty = not self._db.execute("SELECT 1 FROM kept WHERE name = 'state'").fetchone()
             self._db.execute("COMMIT")
         except sqlite3.Error as error:
             if "locked" in str(error):
                 raise StreamError(f"another run is using {path}; let it end") from None
             if "not a database" in str(error):
-                raise StreamError(f"{path} is no checkpoint; name another") from None
+                raise NoCheckpoint(f"{path} is no checkpoint; name another") from None
             folder = os.path.dirname(os.path.abspath(path or ""))
             if not os.path.exists(path or "") and not os.access(folder, os.W_OK | os.X_OK):
                 lack = "may not be written to" if os.path.isdir(folder) else "is not there"
@@ -112,6 +123,7 @@ class Checkpoint:
             self._db.execute("DELETE FROM aside")
             self._put("identity", who)
             self._put("state", asdict(State()))
+        self.empty = False
 
     def save(self, state: State, aside: list[str]) -> None:
         with self._transaction():
@@ -124,7 +136,7 @@ class Checkpoint:
 
     def close(self, remove: bool) -> None:
         self._db.close()
-        if self.path and remove:
+        if self.path and (remove or self.empty):
             for end in ("", "-journal"):
                 with contextlib.suppress(FileNotFoundError):
                     os.remove(self.path + end)
@@ -142,6 +154,24 @@ class Checkpoint:
             with contextlib.suppress(sqlite3.Error):
                 self._db.execute("ROLLBACK")
             raise StreamError(f"cannot write the checkpoint {self.path}: {error}") from None
+
+
+def left_beside(out: str, own: str | None) -> Checkpoint | None:
+    """What a stopped run keeps beside `out`, where the run that has its checkpoint at `own` would write over its output.
+
+    Raises StreamError where that run is under way.
+    """
+    path = checkpoint_beside(out)
+    if (
+        (own and os.path.realpath(own) == os.path.realpath(path))
+        or not os.path.isfile(path)
+        or not os.path.getsize(path)
+    ):
+        return None
+    try:
+        return Checkpoint(path)
+    except NoCheckpoint:
+        return None
 
 
 def check_same(old: dict[str, Any], new: dict[str, Any], accept_functions: bool) -> None:

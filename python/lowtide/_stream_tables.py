@@ -7,7 +7,7 @@ import operator
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from lowtide import _pool_worker
@@ -106,7 +106,7 @@ def table_bytes(out: Any) -> Any:
         out = pa.table(_columns(out)) if out else None
     elif not hasattr(out, "from_batches"):
         out = pa.Table.from_batches([out])
-    return ipc_buffer(out) if out is not None and out.num_rows else b""
+    return ipc_buffer(out) if out is not None and (out.num_rows or out.num_columns) else b""
 
 
 def _columns(records: list[dict[str, Any]]) -> dict[str, Any]:
@@ -134,6 +134,28 @@ def read_tables(path: str, format: str, skip: int, columns: list[str] | None, wa
         raise _unreadable(path, error) from None
 
 
+def read_schema(path: str, format: str, columns: Sequence[str] | None) -> Any:
+    """Of the tables that read_tables gives."""
+    pa = arrow(path)
+    try:
+        if format == "parquet":
+            with pa.parquet.ParquetFile(path, memory_map=False) as file:
+                return file.read_row_groups([], columns=columns and list(columns), use_threads=False).schema
+        schema = _arrow_schema(pa, path)
+        return pa.schema([schema.field(name) for name in columns]) if columns else schema
+    except (pa.ArrowException, OSError) as error:
+        raise _unreadable(path, error) from None
+
+
+def _arrow_schema(pa: Any, path: str) -> Any:
+    with pa.OSFile(path) as file:
+        try:
+            return pa.ipc.open_file(file).schema
+        except pa.ArrowInvalid:
+            file.seek(0)
+            return pa.ipc.open_stream(file).schema
+
+
 def check_columns(path: str, format: str, columns: Iterable[str]) -> None:
     """Raises StreamError where the file has not all of them."""
     pa = arrow(path)
@@ -144,13 +166,8 @@ def check_columns(path: str, format: str, columns: Iterable[str]) -> None:
                 parts = [leaves.column(i).path.split(".") for i in range(len(leaves))]
                 known = {".".join(words[:end]) for words in parts for end in range(1, len(words) + 1)}
         else:
-            with pa.OSFile(path) as file:
-                try:
-                    names = pa.ipc.open_file(file).schema.names
-                except pa.ArrowInvalid:
-                    file.seek(0)
-                    names = pa.ipc.open_stream(file).schema.names
-                known = {name for name, count in Counter(names).items() if count == 1}
+            names = _arrow_schema(pa, path).names
+            known = {name for name, count in Counter(names).items() if count == 1}
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(path, error) from None
     for name in columns:
