@@ -152,6 +152,13 @@ class Target:
             said += byte
         self.head += said.decode(errors="surrogateescape").splitlines()[:-1]
 
+    def wait_until_it_reads(self) -> None:
+        """Until its main thread waits in a read of its standard input: it says that it is ready a moment before that."""
+        call, end = Path(f"/proc/{self.pid}/syscall"), time.monotonic() + PATIENCE_S
+        while call.read_text().split()[:2] != ["0", "0x0"]:
+            assert time.monotonic() < end and self.process.poll() is None
+            time.sleep(0.005)
+
     def say(self, line: str) -> None:
         assert self.process.stdin is not None
         self.process.stdin.write(line.encode() + b"\n")

@@ -10,24 +10,10 @@
 #include <unistd.h>
 
 enum { LOOK_US = 100000, PART_OF_TIME = 20, LOOKS_BEFORE = 2, TRIES_MOST = 10, UNKNOWN_LOOKS = 10 };
+enum { CALL_LOOKS = 10, CALLS_AT_ONCE = 1 << 10 };
 enum { BRING_MS = 3000, ANSWER_MS = 15000, LEAVE_ROUNDS = 4 };
 /* How many regions and copies of the agent look like in /proc/PID/maps. */
 static const char region_file[] = "memfd:lowtide-profile", agent_file[] = "memfd:lowtide";
-
-int attach_tree_open(attach_tree_t *t, pid_t root, record_t *record, const char *agent,
-                     ctl_profile_t *profile, err_t *e) {
-    *t = (attach_tree_t){.agent = agent,
-                         .record = record,
-                         .root = root,
-                         .follow = profile->flags & CTL_PROFILE_CHILDREN};
-    t->listen.began = true; /* nobody who calls is the program */
-    int status = run_listen_open(&t->listen, record, e);
-    if (status) return status;
-    snprintf(profile->key, sizeof profile->key, "%s", t->listen.key);
-    snprintf(profile->name, sizeof profile->name, "%s", t->listen.name);
-    t->listen.profile = *profile;
-    return 0;
-}
 
 void attach_tree_close(attach_tree_t *t) {
     for (size_t i = 0; i < t->members.count; i++) agent_talk_close(&t->members.at[i].talk);
@@ -101,9 +87,32 @@ static void hear(attach_tree_t *t, attach_member_t *m) {
 static void became_another(attach_tree_t *t, attach_member_t *m) {
     collect_process_t *p = collect_find(&t->record->collect, m->pid);
     agent_talk_close(&m->talk);
-    m->settled = false;
+    m->settled = m->before = false;
     m->looks = m->tries = 0;
     if (p && p->mode) collect_add(&t->record->collect, m->pid, 0, COLLECT_EXECED, -1, "", NULL);
+}
+
+static void hear_callers(attach_tree_t *t) {
+    for (int i = 0; i < CALLS_AT_ONCE && run_listen_wait(&t->listen, -1, 0); i++) {
+    }
+}
+
+static bool has_called(const attach_tree_t *t, pid_t pid) {
+    const collect_process_t *p = collect_find(&t->record->collect, pid);
+    bool called = p && p->mode;
+    for (size_t i = 0; i < RUN_CALLERS_MOST; i++)
+        called |= t->listen.callers[i].sock >= 0 && t->listen.callers[i].pid == pid;
+    return called;
+}
+
+/* Forked with our hooks it has its parent's region until it calls, the first that it does. A few do not: without libc's fork, or in
+ * another network namespace. */
+static bool is_to_call(attach_tree_t *t, const attach_member_t *m, const tree_process_t *p) {
+    bool region = !m->before && tree_maps(m->pid, region_file) == 1;
+    if (region && (p->state == 'T' || m->looks <= CALL_LOOKS)) return true;
+    if (m->before || m->looks > CALL_LOOKS) return false;
+    hear_callers(t);
+    return has_called(t, m->pid);
 }
 
 static void look_at(attach_tree_t *t, const tree_process_t *p) {
@@ -117,11 +126,14 @@ static void look_at(attach_tree_t *t, const tree_process_t *p) {
         became_another(t, m);
     else if (calls)
         m->settled = true;
+    /* Where the processor is wanted by many, one of them may stand still for seconds. */
+    bool has_run = p->state != 'R' || p->cpu_ticks > m->cpu_ticks;
     m->image = p->image;
-    m->looks++;
+    m->cpu_ticks = p->cpu_ticks;
+    m->looks += has_run || !m->looks;
     if (m->settled || m->talk.sock >= 0 || m->looks < LOOKS_BEFORE) return;
     int shares = tree_shares_memory(p);
-    if (shares == 0)
+    if (shares == 0 && !is_to_call(t, m, p))
         bring_in(t, m);
     else if (shares < 0 && m->looks > UNKNOWN_LOOKS)
         refuse_unknown(t, m, p->name);
@@ -146,6 +158,32 @@ static void list(const attach_tree_t *t, tree_processes_t *out) {
         if (!tree_read(&one, p->pid) || tree_processes_push(out, one)) continue;
         tree_below(out, p->pid);
     }
+}
+
+static void note_those_before(attach_tree_t *t) {
+    tree_processes_t all = {0};
+    tree_below(&all, t->root);
+    for (size_t i = 0; i < all.count; i++) {
+        attach_member_t *m = member_of(t, &all.at[i]);
+        if (m) m->before = true;
+    }
+    tree_processes_free(&all);
+}
+
+int attach_tree_open(attach_tree_t *t, pid_t root, record_t *record, const char *agent,
+                     ctl_profile_t *profile, err_t *e) {
+    *t = (attach_tree_t){.agent = agent,
+                         .record = record,
+                         .root = root,
+                         .follow = profile->flags & CTL_PROFILE_CHILDREN};
+    t->listen.began = true; /* nobody who calls is the program */
+    int status = run_listen_open(&t->listen, record, e);
+    if (status) return status;
+    note_those_before(t);
+    snprintf(profile->key, sizeof profile->key, "%s", t->listen.key);
+    snprintf(profile->name, sizeof profile->name, "%s", t->listen.name);
+    t->listen.profile = *profile;
+    return 0;
 }
 
 static void forget_the_gone(attach_tree_t *t, const tree_processes_t *all) {

@@ -1,7 +1,8 @@
 /* The processes below one that is attached to, followed into its recording.
  *
  *     forked while attached    its hooks are its parent's: the copy of the agent in it calls at once (agent/call.h), so nothing of it
- *                              is missed, and at the end another agent comes in and takes that copy out (agent/inherited.h)
+ *                              is missed, and at the end another agent comes in and takes that copy out (agent/inherited.h). It is
+ *                              given time to call, of which what it waits for a processor is no part
  *     there before, or         found by looking at /proc every LOOK_US, twice before anything is done about it; the agent is brought in
  *     started by exec          as into the first. One that is no Python, or refuses, is a line in the recording
  *
@@ -20,8 +21,10 @@
 
 typedef struct attach_member {
     pid_t pid, parent;
-    uint64_t image; /* tree_process_t */
+    uint64_t image;     /* tree_process_t */
+    uint64_t cpu_ticks; /* at the last look */
     unsigned looks, tries;
+    bool before;  /* it was there when we came: no hooks that it has are ours */
     bool settled; /* followed, or not to be: nothing to do until it calls exec */
     agent_talk_t talk;
 } attach_member_t;
@@ -38,7 +41,7 @@ typedef struct attach_tree {
     attach_members_t members;
 } attach_tree_t;
 
-/* agent: its file. profile->key and name are set: for the root's PROFILE, and all others. */
+/* Before the root has hooks. agent: its file. profile->key and name are set: for the root's PROFILE, and all others. */
 int attach_tree_open(attach_tree_t *t, pid_t root, record_t *record, const char *agent,
                      ctl_profile_t *profile, err_t *e);
 /* Waits for callers and for `also`, and looks for processes where that is due. */

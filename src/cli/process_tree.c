@@ -15,6 +15,8 @@
 /* Fields of /proc/PID/stat, as proc(5) counts them. */
 enum {
     STATE = 3,
+    USER_TICKS = 14,
+    SYSTEM_TICKS = 15,
     START_CODE = 26,
     START_STACK = 28,
     EXIT_SIGNAL = 38,
@@ -48,6 +50,7 @@ bool tree_read(tree_process_t *out, pid_t pid) {
     for (int i = STATE + 1; i < FIELDS && *at; i++) fields[i] = strtoull(at, &at, 10);
     out->parent = (pid_t)fields[STATE + 1];
     out->exit_signal = (int)fields[EXIT_SIGNAL];
+    out->cpu_ticks = fields[USER_TICKS] + fields[SYSTEM_TICKS];
     if (!fields[START_STACK]) return true;
     out->image = fields[START_CODE] * 31;
     out->image = (out->image ^ fields[START_STACK]) * 0x9e3779b97f4a7c15ull;

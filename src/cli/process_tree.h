@@ -18,8 +18,9 @@ typedef struct tree_process {
     pid_t pid, parent;
     int depth; /* 1: a child */
     int exit_signal;
-    char state;     /* as in /proc/PID/stat */
-    uint64_t image; /* another after exec; 0: it has no memory any more, or we may not know */
+    char state;         /* as in /proc/PID/stat */
+    uint64_t cpu_ticks; /* how long it has run */
+    uint64_t image;     /* another after exec; 0: it has no memory any more, or we may not know */
     char name[16];
 } tree_process_t;
 

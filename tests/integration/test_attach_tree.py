@@ -170,6 +170,35 @@ def test_children_that_are_there_or_are_born_are_followed_and_left_as_they_were(
     assert target.stderr() == ""
 
 
+# Of what fork calls in the child, it comes before the agent's.
+STOPPED = """
+#include <pthread.h>
+#include <signal.h>
+static void stop(void) { raise(SIGSTOP); }
+int stop_at_birth(void) { return pthread_atfork(0, 0, stop); }
+"""
+
+
+def test_a_child_that_had_no_turn_yet_is_waited_for(
+    this_python: Python, spawn: Spawn, attach: Attach, tmp_path: Path, cc: str
+) -> None:
+    (tmp_path / "s.c").write_text(STOPPED)
+    subprocess.run([cc, "-shared", "-fPIC", "-o", tmp_path / "s.so", tmp_path / "s.c"], check=True)
+    early = f"import ctypes; ctypes.CDLL({str(tmp_path / 's.so')!r}).stop_at_birth()"
+    target = spawn(this_python, serve(early), env=QUIET)
+    attached = attach(target, "--no-heap")
+    attached.wait_for(target.pid)
+    child = int(ask(target, "print(child())")[0])
+    time.sleep(3)  # in which it is looked at more often than one that refuses an agent
+    os.kill(child, signal.SIGCONT)
+    attached.wait_for(child)
+    recording = attached.end()
+    assert [row["how"] for row in recording.table_rows("processes") if row["pid"] == child] == [2]
+    assert "not_followed" not in recording.meta
+    assert "memfd:lowtide" not in maps(child)
+    assert target.finish() == (0, "still 45\n")
+
+
 def test_children_are_left_alone_on_demand(this_python: Python, spawn: Spawn, attach: Attach) -> None:
     target = spawn(this_python, serve("print(child())"))
     attached = attach(target, "--no-children")

@@ -240,19 +240,11 @@ sys.stdin.read()
 """
 
 
-def wait_until_it_keeps_the_gil(target: Target) -> None:
-    """It has said that it is ready a moment before it waits in read(), from where on it keeps the GIL."""
-    call, end = Path(f"/proc/{target.pid}/syscall"), time.monotonic() + PATIENCE_S
-    while call.read_text().split()[:2] != ["0", "0x0"]:
-        assert time.monotonic() < end and target.process.poll() is None
-        time.sleep(0.005)
-
-
 def test_who_keeps_the_gil_is_given_up_on_and_left_as_it_was(
     target_python: Python, spawn: Spawn, lowtide: Lowtide, tmp_path: Path
 ) -> None:
     target = spawn(target_python, KEEPS_GIL)
-    wait_until_it_keeps_the_gil(target)
+    target.wait_until_it_reads()  # from where on it keeps the GIL
     before = remains(target.pid)
     done = lowtide("dump", target.pid, "--timeout", "1s", "-o", tmp_path / "t.tide")
     assert (done.status, done.stdout) == (1, "")
@@ -271,7 +263,7 @@ def test_ctrl_c_while_waiting_leaves_nothing(
     this_python: Python, spawn: Spawn, lowtide_exe: Path, tmp_path: Path
 ) -> None:
     target = spawn(this_python, KEEPS_GIL)
-    wait_until_it_keeps_the_gil(target)
+    target.wait_until_it_reads()
     before = remains(target.pid)
     process = subprocess.Popen(
         [lowtide_exe, "dump", str(target.pid), "-o", tmp_path / "t.tide"], stderr=subprocess.PIPE, text=True

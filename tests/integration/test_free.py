@@ -353,6 +353,7 @@ def test_a_main_thread_in_a_system_call_collects_when_it_returns_from_it(
 ) -> None:
     waits = "print('ready', flush=True)\nimport sys\nsys.stdin.read()\nfor i in range(1000): pass\nassert said == [True], said\n"
     target = spawn(target_python, GARBAGE + waits)
+    target.wait_until_it_reads()
     done = lowtide("free", target.pid, "--collect", "--json", "--timeout", "300ms")
     assert (done.status, done.stderr) == (0, "")
     layers = json.loads(done.stdout)["layers"]
