@@ -64,7 +64,10 @@ static struct {
     gil_t gil[2];
     void *reserve;
     size_t reserve_bytes;
-} low;
+    /* Around the threads' beginning and end, and held for all of a fork: threads without the GIL may fork at once, and since glibc 2.36 so do
+     * their handlers. Nobody waits for anybody else's lock with it: what others do before a fork is done by then, what they do behind it comes later. */
+    pthread_mutex_t lock;
+} low = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
 static bool stopped(void *arg) {
     (void)arg;
@@ -334,13 +337,17 @@ static void end(void) {
  * where the program has one thread ours are back only when it runs on; nor may they be there in a child before Python has put its own
  * house in order. */
 static void before_fork(void) {
+    pthread_mutex_lock(&low.lock);
     if (low.bytes) end();
 }
 
 static int start_again(void *unused) {
     (void)unused;
     atomic_store(&low.queued, false);
+    if (pthread_mutex_trylock(&low.lock))
+        return 0; /* a fork is under way, and does it at its end */
     if (low.bytes && !low.count) start();
+    pthread_mutex_unlock(&low.lock);
     return 0;
 }
 
@@ -360,6 +367,7 @@ static bool has_threads(void) {
 /* Of several threads of the program's own it warns anyway, and the main one may wait for long, for the very thread that forks. */
 static void after_fork(void) {
     if (low.bytes && (has_threads() || !start_soon())) start();
+    pthread_mutex_unlock(&low.lock);
 }
 
 static void watch_begin(const gauge_places_t *places) {
@@ -378,6 +386,7 @@ static void name_dump(const char *path) {
 
 /* Where the child is followed, it counts against the same limit. */
 static void in_child(void) {
+    pthread_mutex_init(&low.lock, NULL);
     if (!low.bytes) return;
     gauge_places_t places = low.watch.places;
     if (!alloc_region()) {
@@ -416,12 +425,16 @@ int keep_low_begin(rt_t *rt, const char *size, const char *path, bool child, err
     low.bytes = bytes;
     watch_begin(&places);
     if (!low.registered) low.registered = pthread_atfork(before_fork, after_fork, in_child) == 0;
+    pthread_mutex_lock(&low.lock);
     start();
+    pthread_mutex_unlock(&low.lock);
     return 0;
 }
 
 void keep_low_end(void) {
     atomic_store(&low.patient, true);
+    pthread_mutex_lock(&low.lock);
     end();
     low.bytes = 0;
+    pthread_mutex_unlock(&low.lock);
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -65,6 +66,34 @@ waits = threading.Thread(target=works)
 waits.start()
 waits.join()
 """
+FORKS_AT_ONCE = """
+#include <pthread.h>
+#include <sys/wait.h>
+#include <unistd.h>
+static void *work(void *n) {
+    for (long i = 0; i < (long)n; i++) {
+        pid_t child = fork();
+        if (!child) _exit(0);
+        waitpid(child, 0, 0);
+    }
+    return 0;
+}
+void forks(long threads, long each) {
+    pthread_t all[16];
+    for (long i = 0; i < threads; i++) pthread_create(&all[i], 0, work, (void *)each);
+    for (long i = 0; i < threads; i++) pthread_join(all[i], 0);
+}
+"""
+FORKS_WITHOUT_THE_GIL = (
+    FORKS_IN_A_THREAD.partition("def works")[0]
+    + """
+import ctypes
+ctypes.CDLL('./forks.so').forks(ctypes.c_long(4), ctypes.c_long(40))
+deadline = time.monotonic() + 60
+while ours() != 2 and time.monotonic() < deadline: time.sleep(0.01)
+print(ours())
+"""
+)
 TREE = """
 import gc, multiprocessing, os, sys, time
 class Node:
@@ -170,6 +199,18 @@ def test_a_limit_holds_while_a_thread_forks_and_the_main_one_waits_for_it(
     write.write_text(FORKS_IN_A_THREAD)
     done = lowtide("run", "--limit", "90%", "--no-report", "--python", local_python.executable, write)
     assert (done.status, done.stdout, done.stderr) == (0, "1\n", "")
+
+
+def test_a_limit_holds_while_threads_without_the_gil_fork_at_once(
+    local_python: Python, lowtide: Lowtide, write: Path
+) -> None:
+    cc = shutil.which("cc") or pytest.skip("no C compiler")
+    (write.parent / "forks.c").write_text(FORKS_AT_ONCE)
+    subprocess.run([cc, "-shared", "-fPIC", "-pthread", "-o", "forks.so", "forks.c"], check=True)
+    write.write_text(FORKS_WITHOUT_THE_GIL)
+    options = ["--limit", "90%", "--dump-near-limit", "--no-report", "--python", local_python.executable]
+    done = lowtide("run", *options, write)
+    assert (done.status, done.stdout, done.stderr) == (0, "2\n", "")
 
 
 @pytest.mark.parametrize(
