@@ -260,3 +260,9 @@ def test_a_timeout_may_be_any_number_of_seconds(seconds: Any) -> None:
     assert lowtide.isolate(os.getpid, timeout=seconds)() != os.getpid()
     with lowtide.Pool(max_workers=1, timeout=seconds, max_age=seconds) as pool:
         assert pool.submit(os.getpid).result() != os.getpid()
+
+
+def test_a_program_ends_without_a_warning_of_what_is_still_open() -> None:
+    program = "import lowtide, os; print(lowtide.isolate(os.getpid)() != os.getpid())"
+    done = subprocess.run([sys.executable, "-X", "dev", "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "True\n", "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import pickle
@@ -22,6 +23,7 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 #: How fast a child may fill memory: it is looked at again before it could have filled what is left.
 FILL_BYTES_PER_S = 4e9
 POLL_S = 86400.0  # at most in one poll, which knows no more than 24 days
+TRACE_S, TURN_S = 0.25, 2.0  # how long a child may take to say where it stands; the latter where it waits for its turn
 START = ("forkserver", "fork", "spawn")
 
 
@@ -135,6 +137,16 @@ def _forget_after_fork() -> None:
 os.register_at_fork(after_in_child=_forget_after_fork)
 
 
+@atexit.register
+def _close_at_exit() -> None:
+    """Pools have ended by then. An open socket would be told of at the interpreter's end (``-X dev``)."""
+    global _shared
+    with _shared_lock:
+        if _shared is not None:
+            _shared.close()
+            _shared = None
+
+
 def refuse_while_importing() -> None:
     if _pool_worker.importing_main is not None:
         raise RuntimeError(
@@ -231,6 +243,12 @@ class Child:
     def is_alive(self) -> bool:
         return not select.select([self.pidfd], [], [], 0)[0] if self.pidfd < 1024 else self.rss_bytes() > 0
 
+    def _may_run(self) -> bool:
+        """Whether it runs, or waits for a processor."""
+        with contextlib.suppress(OSError), open(f"/proc/{self.pid}/stat", "rb") as file:
+            return file.read().rpartition(b") ")[2].startswith(b"R")
+        return False
+
     def kill(self) -> None:
         self.killed = True
         with contextlib.suppress(OSError):
@@ -309,8 +327,8 @@ class Child:
     def _stuck(self, what: str, timeout: float | None) -> IsolatedTimeout:
         with contextlib.suppress(OSError):
             signal.pidfd_send_signal(self.pidfd, _pool_worker.TRACE_SIGNAL)
-        trace, end = "", time.monotonic() + 0.25
-        while time.monotonic() < end and not trace.endswith("\n"):
+        trace, began = "", time.monotonic()
+        while not trace.endswith("\n") and time.monotonic() - began < (TURN_S if self._may_run() else TRACE_S):
             time.sleep(0.005)
             trace = os.pread(self.trace, 1 << 16, 0).decode(errors="replace")
         self.kill()

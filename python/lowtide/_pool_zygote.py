@@ -64,6 +64,10 @@ class Zygote:
         self.libc = ctypes.CDLL(None)
 
     def run(self) -> None:
+        with self.control:
+            self.serve()
+
+    def serve(self) -> None:
         signal.signal(signal.SIGINT, lambda *_: None)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self.wakeup_write)
