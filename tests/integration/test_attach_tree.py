@@ -332,7 +332,9 @@ def test_what_a_process_becomes_by_exec_is_followed(this_python: Python, spawn: 
 
     def became(recording: Recording) -> bool:
         row = processes(recording).get(child)
-        return row is not None and "-c" in row["command"].split("\x1f") and made_bytes(recording, row) > 1 << 20
+        if row is None or row["how"] != 3:
+            return False
+        return "-c" in row["command"].split("\x1f") and made_bytes(recording, row) > 1 << 20
 
     attached.wait_until(became)
     recording = attached.end()
