@@ -50,4 +50,4 @@ def test_19_of_20_lines_lie_within_their_error(lowtide: Lowtide, local_python: P
         assert counted >= LINES * 0.99
         # 95 % less five standard deviations: by chance one run in three million falls below that.
         assert within / counted > 0.95 - 5 * (0.95 * 0.05 / counted) ** 0.5, (within, counted)
-        assert abs(estimated / total - 1) < 0.05  # nine standard deviations
+        assert abs(estimated / total - 1) < 0.075  # six standard deviations, each of 0.0118
