@@ -94,7 +94,7 @@ class Agent:
         assert kind == HELLO
         return int(struct.unpack_from("<II", body)[0])
 
-    def ask(self, path: str | Path | int, flags: int = 0, timeout_ms: int = 30_000) -> None:
+    def ask(self, path: str | Path | int, flags: int = 0, timeout_ms: int = 200_000) -> None:
         fd = path if isinstance(path, int) else os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))
         self.sock.sendmsg([packet(CAPTURE, struct.pack("<III", flags, timeout_ms, 0))], [rights])
@@ -109,7 +109,7 @@ class Agent:
         status, mode, *numbers, text = RESULT_BODY.unpack(body)
         return Result(status, MODES[mode], *numbers, text.rstrip(b"\0").decode())
 
-    def capture(self, path: str | Path | int, flags: int = 0, timeout_ms: int = 30_000) -> Result:
+    def capture(self, path: str | Path | int, flags: int = 0, timeout_ms: int = 200_000) -> Result:
         self.ask(path, flags, timeout_ms)
         return self.result()
 

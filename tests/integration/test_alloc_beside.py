@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import TESTS, Lowtide, Python, Spawn
+from test_attach import attach_until, functions
 from tide_decoder import Recording, read_recording
 
 ALLOCATORS = {"jemalloc": "libjemalloc.so.2", "mimalloc": "libmimalloc.so.2"}
@@ -294,10 +295,11 @@ def test_stacks_that_are_switched_while_we_come_and_go_stay_whole(
         pytest.importorskip(name)
     small = KEEP.replace("20_000", "2000")
     target = spawn(this_python, small + ON_AND_ON.format(work=MEANWHILE[name]))
-    done = lowtide("attach", target.pid, "--for", "300ms", "--interval=64K", mode, "-o", tmp_path / "a.tide")
-    assert (done.status, done.stderr) == (0, "")
-    recording = read_recording((tmp_path / "a.tide").read_bytes())
-    assert any("keep" in str(row["function"]) for row in recording.table_rows("frames"))
+
+    def keeps(recording: Recording) -> bool:
+        return any("keep" in name for name in functions(recording))
+
+    attach_until(keeps, lowtide, target, tmp_path / "a.tide", "--interval=64K", mode)
     assert target.finish() == (0, "done 500\n")
     assert target.stderr() == ""
 

@@ -47,8 +47,12 @@ def spy(tmp_path_factory: pytest.TempPathFactory, cc: str) -> str:
     return str(folder / "spy.so")
 
 
+# By itself it gives pages back within ten seconds, which is no time on a busy machine.
+KEEPS = {"MALLOC_CONF": "dirty_decay_ms:600000"}
+
+
 def run(python: Python, package: Path, code: str, *preload: str) -> None:
-    env = {**os.environ, "PYTHONPATH": str(package), "LD_PRELOAD": ":".join(preload)}
+    env = {**os.environ, **KEEPS, "PYTHONPATH": str(package), "LD_PRELOAD": ":".join(preload)}
     done = subprocess.run(python.command("-c", code), env=env, capture_output=True, text=True, timeout=200)
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -90,7 +94,7 @@ def test_from_outside_it_is_the_same(name: str, this_python: Python, spawn: Spaw
     target = spawn(
         this_python,
         HELD + "print('ready', flush=True)\nimport sys\nsys.stdin.read()\n" + INTACT,
-        env={"LD_PRELOAD": preload},
+        env={**KEEPS, "LD_PRELOAD": preload},
     )
     told = json.loads(lowtide("rss", target.pid, "--json").stdout)
     lines = {line["name"]: line for line in told["ledger"]}

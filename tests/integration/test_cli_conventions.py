@@ -137,7 +137,7 @@ def test_what_is_no_recording_is_refused_in_one_line(lowtide, shop, tmp_path, co
         bad.write_bytes(whole)
     elif what == "fifo":
         os.mkfifo(bad)
-    done = lowtide(*words(command, bad), timeout=20)
+    done = lowtide(*words(command, bad), timeout=60)
     assert (done.status, done.stdout) == (1, "")
     assert ONE_LINE.fullmatch(done.stderr)
     assert "bad.tide" in done.stderr
@@ -251,7 +251,7 @@ def test_an_interrupted_command_is_quiet_and_leaves_nothing(lowtide_exe, shop, t
         time.sleep(0.01)
     process.send_signal(which)
     try:
-        assert process.communicate(timeout=30) == (b"", b"")
+        assert process.communicate(timeout=120) == (b"", b"")
     finally:
         process.kill()
     assert process.returncode == 128 + which

@@ -20,7 +20,7 @@ BUSY = """
 import select, sys, threading
 print("ready", flush=True)
 total = 0
-while not select.select([sys.stdin], [], [], 0)[0]:
+while total == 0 or not select.select([sys.stdin], [], [], 0)[0]:
     for i in range(20000):
         total += i * i % 7
 print("sum", total > 0)
@@ -65,7 +65,7 @@ heard = []
 signal.signal(signal.SIGCHLD, lambda *a: heard.append(1))
 print("ready", flush=True)
 made = 0
-while not select.select([sys.stdin], [], [], 0)[0]:
+while made == 0 or not select.select([sys.stdin], [], [], 0)[0]:
     pid = os.fork()
     if pid == 0: os._exit(7)
     made += 1
@@ -101,7 +101,7 @@ async def main():
     loop = asyncio.get_running_loop()
     end = loop.run_in_executor(None, sys.stdin.read)
     rounds = 0
-    while not end.done():
+    while rounds == 0 or not end.done():
         assert sum(await asyncio.gather(*[child(i) for i in range(50)])) == 1225
         rounds += 1
     print("tasks right", rounds > 0)
@@ -167,6 +167,14 @@ def children_of(pid: int) -> list[str]:
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             found += (task / "children").read_text().split()
     return found
+
+
+def wait_until_it_is(pid: int, before: dict[str, object]) -> None:
+    """A guest whose lowtide went away leaves by itself, as soon as it is its turn."""
+    end = time.monotonic() + PATIENCE_S
+    while (now := remains(pid)) != before:
+        assert time.monotonic() < end, (now, before)
+        time.sleep(0.02)
 
 
 def remains(pid: int) -> dict[str, object]:
@@ -246,12 +254,15 @@ def test_who_keeps_the_gil_is_given_up_on_and_left_as_it_was(
     target = spawn(target_python, KEEPS_GIL)
     target.wait_until_it_reads()  # from where on it keeps the GIL
     before = remains(target.pid)
-    done = lowtide("dump", target.pid, "--timeout", "1s", "-o", tmp_path / "t.tide")
-    assert (done.status, done.stdout) == (1, "")
-    assert done.stderr.count("\n") == 1
+    for timeout in ("1s", "10s", "60s"):
+        done = lowtide("dump", target.pid, "--timeout", timeout, "-o", tmp_path / "t.tide")
+        assert (done.status, done.stdout) == (1, "")
+        assert done.stderr.count("\n") == 1
+        if "in time" not in done.stderr:  # a busy machine may not even let the agent in
+            break
     assert "GIL" in done.stderr
     assert list(tmp_path.glob("*tide*")) == []
-    assert remains(target.pid) == before
+    wait_until_it_is(target.pid, before)
     target.say("go")
     target.wait_for("go")
     assert target.head[-1] == "1 1"
@@ -276,7 +287,7 @@ def test_ctrl_c_while_waiting_leaves_nothing(
     assert process.communicate(timeout=PATIENCE_S)[1] == ""
     assert process.returncode == 130
     assert list(tmp_path.glob("*tide*")) == []
-    assert remains(target.pid) == before
+    wait_until_it_is(target.pid, before)
     target.say("go")
     target.wait_for("go")
     assert target.finish() == (0, "")
@@ -359,7 +370,7 @@ def test_two_dumps_at_once_both_end_well(this_python: Python, spawn: Spawn, lowt
         for i in range(3)
     ]
     # One that finds the target traced by another says so.
-    assert {dump.wait(60) for dump in dumps} <= {0, 1}
+    assert {dump.wait(PATIENCE_S) for dump in dumps} <= {0, 1}
     assert any(dump.returncode == 0 for dump in dumps)
     for dump in dumps:
         assert dump.stderr is not None

@@ -490,18 +490,25 @@ def test_what_an_ipython_session_keeps_of_its_outputs_is_named_as_that(
 
 
 SERVER = """
-import socketserver, sys, threading
+import socketserver, sys, threading, time
 class App(socketserver.TCPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), socketserver.BaseRequestHandler)
         self.cache = {i: [i] * 40 for i in range(60_000)}
     def service_actions(self):
-        if not self.said: print("ready", flush=True)
-        self.said = True
-    said = False
-def end(): sys.stdin.read(); app().shutdown()
+        self.serves = True
+    serves = False
+def in_its_loop():
+    its = app()
+    return its and its.serves and sys._current_frames()[main].f_code.co_name == "select"
+def end():
+    while not in_its_loop(): time.sleep(0.02)
+    print("ready", flush=True)
+    sys.stdin.read()
+    app().shutdown()
 import gc
-def app(): return next(o for o in gc.get_objects() if type(o) is App)
+main = threading.get_ident()
+def app(): return next((o for o in gc.get_objects() if type(o) is App), None)
 threading.Thread(target=end, daemon=True).start()
 App().serve_forever()
 """

@@ -354,7 +354,10 @@ def test_a_main_thread_in_a_system_call_collects_when_it_returns_from_it(
     waits = "print('ready', flush=True)\nimport sys\nsys.stdin.read()\nfor i in range(1000): pass\nassert said == [True], said\n"
     target = spawn(target_python, GARBAGE + waits)
     target.wait_until_it_reads()
-    done = lowtide("free", target.pid, "--collect", "--json", "--timeout", "300ms")
+    for timeout in ("300ms", "3s", "30s"):
+        done = lowtide("free", target.pid, "--collect", "--json", "--timeout", timeout)
+        if "in time" not in done.stderr:  # a busy machine may not even let the agent in
+            break
     assert (done.status, done.stderr) == (0, "")
     layers = json.loads(done.stdout)["layers"]
     assert "it will collect when it returns" in layers[0]["note"], layers

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
+import re
 import signal
 import subprocess
 import time
@@ -25,7 +27,10 @@ print("fine")
 
 def is_clean(pid: int) -> bool:
     """Nothing of lowtide's in its threads or libraries."""
-    names = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/comm")]
+    names = []
+    for path in Path(f"/proc/{pid}/task").glob("*/comm"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just left
+            names.append(path.read_text())
     return "lowtide\n" not in names and "memfd:lowtide" not in Path(f"/proc/{pid}/maps").read_text()
 
 
@@ -84,7 +89,7 @@ def test_a_target_that_ends_meanwhile_ends_as_it_would(target_python: Python, sp
 def test_a_target_killed_meanwhile_is_said_to_be_gone(local_python: Python, spawn: Spawn) -> None:
     for _ in range(20):
         target = spawn(local_python, TICKS)
-        process = subprocess.Popen([DRIVER, str(target.pid), AGENT, "500"], stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen([DRIVER, str(target.pid), AGENT, "100000"], stderr=subprocess.PIPE, text=True)
         time.sleep(random.uniform(0.005, 0.03))
         os.kill(target.pid, signal.SIGKILL)
         _, said = process.communicate(timeout=PATIENCE_S)
@@ -154,7 +159,7 @@ def test_a_target_that_calls_exec_becomes_what_it_should(target_python: Python, 
     target = spawn(target_python, EXECING, "0")
     while target.process.poll() is None:
         done = inject(target.pid, 50)
-        assert done.returncode == 0 or "ended" in done.stderr or "there is no" in done.stderr
+        assert done.returncode == 0 or re.search("ended|there is no|; try again", done.stderr), done.stderr
     assert target.finish() == (3, "fine\n"), target.stderr()
     assert target.stderr() == ""
 

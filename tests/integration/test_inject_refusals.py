@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -37,8 +38,10 @@ def wait_until_it_sleeps(pid: int) -> None:
 Build = Callable[..., subprocess.Popen[bytes]]
 
 LOOKS = """
+#include <signal.h>
 #include <stdlib.h>
 #include <unistd.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 __attribute__((visibility("default"))) int Py_IsInitialized(void) { return 1; }
 #ifdef VERSION
@@ -50,10 +53,10 @@ __attribute__((visibility("default"))) void _Py_DecRefShared(void) {}
 int main(void) {
 #ifdef VFORK
     pid_t child = vfork();
-    if (child == 0) { sleep(5); _exit(0); }
+    if (child == 0) { prctl(PR_SET_PDEATHSIG, SIGKILL); sleep(600); _exit(0); }
 #endif
     write(1, "ready\\n", 6);
-    sleep(60);
+    sleep(600);
 }
 """
 
@@ -100,7 +103,7 @@ def test_a_thread_of_the_kernel() -> None:
 
 def test_a_thread_in_place_of_its_process(local_python: Python, spawn: Spawn) -> None:
     target = spawn(
-        local_python, "import threading, time; threading.Thread(target=time.sleep, args=(9,), daemon=True).start()"
+        local_python, "import threading, time; threading.Thread(target=time.sleep, args=(999,), daemon=True).start()"
     )
     thread = next(int(p.name) for p in Path(f"/proc/{target.pid}/task").iterdir() if int(p.name) != target.pid)
     assert f"is a thread of process {target.pid}" in refusal(thread)
@@ -117,7 +120,7 @@ def test_a_stopped_process_stays_stopped(local_python: Python, spawn: Spawn) -> 
 
 
 def test_a_process_that_is_traced(tmp_path: Path) -> None:
-    code = "import os, sys, time; print(os.getpid(), flush=True); time.sleep(60)"
+    code = "import os, sys, time; print(os.getpid(), flush=True); time.sleep(600)"
     # The reaper traces what it runs; this one never calls what it counts.
     tracer = subprocess.Popen([REAPER, "1", sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert tracer.stdout is not None
@@ -144,7 +147,7 @@ def test_a_process_under_seccomp(local_python: Python, spawn: Spawn) -> None:
 
 
 def test_a_process_that_is_no_python() -> None:
-    with subprocess.Popen(["sleep", "60"]) as process:
+    with subprocess.Popen(["sleep", "600"]) as process:
         wait_until_it_sleeps(process.pid)
         assert refusal(process.pid) == f"process {process.pid} (sleep) is not a Python"
         process.kill()
@@ -171,7 +174,7 @@ def test_a_program_on_musl(tmp_path: Path, cc: str) -> None:
     (tmp_path / "empty.c").write_text("int empty;")
     library = tmp_path / "ld-musl-x86_64.so.1"
     subprocess.run([cc, "-shared", "-fPIC", tmp_path / "empty.c", "-o", library], check=True)
-    with subprocess.Popen(["sleep", "60"], env={"LD_PRELOAD": str(library)}) as process:
+    with subprocess.Popen(["sleep", "600"], env={"LD_PRELOAD": str(library)}) as process:
         wait_until_it_sleeps(process.pid)
         assert "runs on musl" in refusal(process.pid)
         process.kill()
@@ -223,8 +226,8 @@ def test_a_process_that_may_start_no_thread(local_python: Python, spawn: Spawn) 
 @as_root
 def test_a_stranger_is_told_whose_it_is(local_python: Python, spawn: Spawn, tmp_path: Path) -> None:
     target = spawn(local_python, "")
-    place = Path("/tmp") / f"inject-{os.getpid()}"
-    place.mkdir(mode=0o755)
+    place = Path(tempfile.mkdtemp(prefix="inject-", dir="/tmp"))
+    place.chmod(0o755)
     try:
         driver, agent = place / DRIVER.name, place / AGENT.name
         shutil.copy(DRIVER, driver)
@@ -260,8 +263,8 @@ def test_what_yama_forbids_is_told_with_the_mend(
 ) -> None:
     """The words alone, on a machine without yama: its setting is put where it would be, and the refusal is another's."""
     target = spawn(local_python, "import ctypes, os\nctypes.CDLL(None).prctl(4, 0)\nos.setuid(65534)\n")
-    place = Path("/tmp") / f"inject-{os.getpid()}"
-    place.mkdir(mode=0o755)
+    place = Path(tempfile.mkdtemp(prefix="inject-", dir="/tmp"))
+    place.chmod(0o755)
     try:
         driver, agent = (shutil.copy(tool, place / tool.name) for tool in (DRIVER, AGENT))
         yama = "/proc/sys/kernel/yama"
@@ -330,7 +333,7 @@ def test_a_target_in_a_root_without_proc(target_python: Python) -> None:
     for _ in range(4):
         done = inject(process.pid, 3)
         assert (done.returncode, done.stderr) == (0, "")
-    assert process.communicate(timeout=60)[0] == "/usr\n"
+    assert process.communicate(timeout=PATIENCE_S)[0] == "/usr\n"
     assert process.returncode == 0
 
 
@@ -341,7 +344,7 @@ def test_a_target_without_proc_that_may_not_look_into_another_is_refused(target_
         done = inject(process.pid, 1)
         assert done.returncode != 0
         assert "has no /proc in its root, and may not look into another" in done.stderr
-    assert process.communicate(timeout=60)[0] == "/\n"
+    assert process.communicate(timeout=PATIENCE_S)[0] == "/\n"
     assert process.returncode == 0
 
 

@@ -312,7 +312,7 @@ def test_lowtides_wait_for_one_another(local_python: Python, spawn: Spawn, tmp_p
     target = spawn(local_python, "")
     lowtide = tmp_path / "lowtide"
     lowtide.symlink_to(DRIVER)
-    command = [lowtide, str(target.pid), AGENT, "40", "30000"]
+    command = [lowtide, str(target.pid), AGENT, "40", "200000"]
     several = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(4)]
     assert [(p.communicate()[1], p.returncode) for p in several] == [("", 0)] * 4
     assert target.finish() == (0, ""), target.stderr()
