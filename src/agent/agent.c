@@ -19,9 +19,15 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { PROFILE_GIL_MS = 30000, AGAIN_GIL_MS = 2000, LEAVE_GIL_MS = 10000, QUIET_MS = 5000 };
+enum { PROFILE_GIL_MS = 30000, LEAVE_GIL_MS = 10000, QUIET_MS = 5000 };
+enum {
+    STOP_GIL_MS = 5000,
+    STOP_GIL_AGAIN_MS = 100,
+    FINISH_GIL_MS = 60000,
+    FINISH_EVERY_US = 100000
+};
 enum { SEND_WAIT_MS = 1000, PROGRESS_EVERY_MS = 250 };
-enum { OTHER_TRIES = 20, OTHER_EVERY_US = 100000 };
+enum { OTHER_TRIES = 20, OTHER_FINISHES_TRIES = 300, OTHER_EVERY_MS = 100 };
 
 /* One talk with a command line. */
 typedef struct talk {
@@ -31,7 +37,7 @@ typedef struct talk {
     int ended;     /* not 0: leave after this request */
     bool canceled; /* this request */
     bool profiled; /* the hooks are in */
-    bool stayed;   /* and could not be taken out when that was asked for */
+    bool missed;   /* the last wait for the GIL was in vain */
     uint32_t timeout_ms;
     int64_t told_ms; /* last PROGRESS */
     gil_t gil;
@@ -45,6 +51,8 @@ static bool follow; /* what the program forks */
 /* Nobody's thread serves here: we were forked, or had to leave while hooks of ours stayed. A younger agent takes them out. */
 static _Atomic bool orphaned;
 static _Atomic bool watching;
+/* Nobody waits for us any more, but we are not done: first the GIL has to come, then the last thread out of the hooks. */
+static _Atomic bool finishing, hooks_out;
 
 static int64_t now_ms(void) {
     struct timespec t;
@@ -135,6 +143,10 @@ static bool stop_capture(void *arg, int wait_ms) {
     return wants_stop(t, wait_ms);
 }
 
+static bool is_missed(int status) {
+    return status == -ETIMEDOUT || status == -ECANCELED;
+}
+
 static void serve_capture(talk_t *t) {
     err_t e = {{0}};
     ctl_msg_t m = {.type = CTL_RESULT};
@@ -164,6 +176,7 @@ static void serve_capture(talk_t *t) {
         capture_run(&c, &m.result);
     }
     if (!t->fetched) ctl_drop(t->sock);
+    t->missed = is_missed(m.result.status);
     if (!t->ended) tell(t, &m);
 }
 
@@ -200,19 +213,23 @@ static int profile_start(talk_t *t, const ctl_profile_t *p, int *region, err_t *
 
 /* Of two that take their hooks out in the wrong order the first would have to stay. What else stays does no harm: ours find less
  * under it, and nothing wrong. */
-static int be_alone(const talk_t *t, err_t *e) {
+static int be_alone(talk_t *t, err_t *e) {
     int status = inherited_leave(e);
-    for (int i = 0; i < OTHER_TRIES && status == -EALREADY && !t->ended; i++) {
-        usleep(OTHER_EVERY_US); /* one whose command line was killed is about to leave */
+    for (int i = 0; (i < OTHER_TRIES && status == -EALREADY) ||
+                    (i < OTHER_FINISHES_TRIES && status == -EINPROGRESS);
+         i++) {
+        if (wants_stop(t, OTHER_EVERY_MS))
+            break; /* one whose command line is gone leaves by itself */
         status = inherited_leave(e);
     }
-    return status == -EALREADY ? status : 0;
+    return status == -EALREADY || status == -EINPROGRESS ? status : 0;
 }
 
 static void serve_profile(talk_t *t) {
     ctl_msg_t m = {.type = CTL_REGION};
     err_t e = {{0}};
     int region = -1, status = t->profiled ? -EALREADY : 0;
+    t->canceled = false;
     if (status) err_set(&e, status, "the process is being profiled already");
     if (!status) watching = true; /* before we look: of two that come together both must not pass */
     if (!status) status = be_alone(t, &e);
@@ -223,6 +240,7 @@ static void serve_profile(talk_t *t) {
         return;
     }
     t->profiled = true;
+    hooks_out = false;
     snprintf(m.region.python, sizeof m.region.python, "%u.%u.%u", runtime.version >> 24 & 255,
              runtime.version >> 16 & 255, runtime.version >> 8 & 255);
     status = ctl_send(t->sock, &m, region, SEND_WAIT_MS, &e);
@@ -238,12 +256,15 @@ static void stay_loaded(void) {
 }
 
 static int take_out(gil_t *gil, uint32_t timeout_ms, bool (*stop)(void *arg), void *arg, err_t *e) {
-    int status = gil_take(gil, timeout_ms, stop, arg, e);
+    int status = hooks_out ? 0 : gil_take(gil, timeout_ms, stop, arg, e);
     if (status) return status;
-    status = alloc_stop(e);
-    gil_release(gil);
-    if (status) return status;
-    peak_close(); /* its thread allocates, too */
+    if (!hooks_out) {
+        status = alloc_stop(e);
+        gil_release(gil);
+        if (status) return status;
+        peak_close(); /* its thread allocates, too */
+        hooks_out = true;
+    }
     return alloc_quiet(QUIET_MS, e);
 }
 
@@ -251,14 +272,40 @@ static bool wants_no_more(void *arg) {
     return wants_stop(arg, 0);
 }
 
+/* Without anybody who waits the hooks need not count. */
+static int finishes_later(err_t *e) {
+    region_t *region = alloc_region();
+    if (region) region->dismissed = 1;
+    if (hooks_out)
+        return err_set(e, -EINPROGRESS,
+                       "a thread is still in a call that was observed (open() of a FIFO, perhaps); "
+                       "lowtide's code leaves by itself when that returns");
+    return err_set(
+        e, -EINPROGRESS,
+        "it is in C code that keeps the GIL; the hooks count nothing any more, and leave "
+        "by themselves when it lets go of it");
+}
+
 static int profile_stop(talk_t *t, err_t *e) {
     if (!t->profiled) return 0;
     t->canceled = false;
-    int status = t->ended
-                     ? take_out(&t->gil, t->stayed ? AGAIN_GIL_MS : PROFILE_GIL_MS, NULL, NULL, e)
-                     : take_out(&t->gil, PROFILE_GIL_MS, wants_no_more, t, e);
-    t->stayed = status && !t->ended;
+    int status =
+        take_out(&t->gil, t->missed ? STOP_GIL_AGAIN_MS : STOP_GIL_MS, wants_no_more, t, e);
     watching = t->profiled = status != 0;
+    return is_missed(status) ? finishes_later(e) : status;
+}
+
+/* For as long as it takes: whoever holds the GIL or sits in a hook cannot be hurried. */
+static int profile_finish(talk_t *t, err_t *e) {
+    int status = 0;
+    if (!t->profiled) return 0;
+    finishing = true;
+    while (is_missed(status = take_out(&t->gil, FINISH_GIL_MS, NULL, NULL, e))) {
+        finishes_later(e);
+        usleep(FINISH_EVERY_US);
+    }
+    watching = t->profiled = status != 0;
+    finishing = false;
     return status;
 }
 
@@ -266,7 +313,13 @@ __attribute__((visibility("default"))) int agent_leave(char *text, size_t room) 
     gil_t gil;
     err_t e = {{0}};
     int status = 0;
-    if (!orphaned && watching)
+    if (!orphaned && finishing) {
+        if (hooks_out) return INHERITED_STAYS;
+        status =
+            err_set(&e, -EINPROGRESS,
+                    "it is in C code that keeps the GIL, and the hooks of an earlier lowtide wait "
+                    "for that, too; try again later");
+    } else if (!orphaned && watching)
         status = err_set(&e, -EALREADY,
                          "another lowtide watches the process already (attach or top); wait until "
                          "it has ended");
@@ -289,6 +342,7 @@ static void serve_give(talk_t *t) {
         memcpy(m.result.text, e.text, sizeof m.result.text);
     else
         give_serve(&g, &t->request, &m.result);
+    t->missed = is_missed(m.result.status);
     if (!t->ended) tell(t, &m);
 }
 
@@ -338,7 +392,7 @@ int agent_start(int fd) {
     tell(&t, &hello);
     serve(&t);
     err_t e;
-    if (profile_stop(&t, &e)) {
+    if (profile_finish(&t, &e)) {
         region_t *region = alloc_region();
         if (region) region->dismissed = 1;
         stay_loaded();

@@ -7,6 +7,8 @@
 
 /* Bounds for how long one wait lasts, whatever sys.setswitchinterval says. */
 enum { WAIT_US_MIN = 500, WAIT_US_MAX = 5000, INTERPRETERS_MAX = 10000 };
+/* Who has not let go for so long is not hurried by being asked more often. */
+enum { LONG_US = 5000000, LONG_WAIT_US = 50000 };
 enum { DROP_REQUEST_BIT = 1, GILSTATE_WORDS_MAX = 256 };
 
 /* What last_holder points to while the agent holds the GIL. */
@@ -162,8 +164,8 @@ int gil_take(gil_t *g, uint32_t timeout_ms, bool (*stop)(void *arg), void *arg, 
     int64_t interval = rt_i64(g->at, l->gil_interval);
     if (interval < WAIT_US_MIN) interval = WAIT_US_MIN;
     if (interval > WAIT_US_MAX) interval = WAIT_US_MAX;
-    const int64_t deadline = now_us() + timeout_ms * 1000ll;
-    int64_t ask_at = now_us() + interval;
+    const int64_t began = now_us(), deadline = began + timeout_ms * 1000ll;
+    int64_t ask_at = began + interval;
     int status = -EINPROGRESS;
     for (bool stopped = false; status == -EINPROGRESS; stopped = stop && stop(arg)) {
         pthread_mutex_lock(mutex);
@@ -181,7 +183,7 @@ int gil_take(gil_t *g, uint32_t timeout_ms, bool (*stop)(void *arg), void *arg, 
                                    timeout_ms / 1000.0);
         } else if (now_us() >= ask_at) {
             request_set(g, true);
-            ask_at = now_us() + interval;
+            ask_at = now_us() + (now_us() - began > LONG_US ? LONG_WAIT_US : interval);
         }
         pthread_mutex_unlock(mutex);
     }

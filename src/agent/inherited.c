@@ -44,7 +44,7 @@ int inherited_leave(err_t *e) {
         void *handle = dlopen(copies.names[i], RTLD_LAZY | RTLD_NOLOAD);
         inherited_leave_fn *leave = handle ? leave_of(handle) : NULL;
         int left = leave ? leave(text, sizeof text) : -ENOENT;
-        if (leave && left) status = err_set(e, left, "%s", text);
+        if (leave && left < 0) status = err_set(e, left, "%s", text);
         if (handle) dlclose(handle);
         if (leave && !left)
             dlclose(handle); /* the reference that its own thread would have given back */

@@ -16,10 +16,13 @@
 #include <stddef.h>
 
 /* Takes them out. The caller does not hold the GIL. 0 where there is none; else what the last of them that stays said: -EALREADY
- * it is another lowtide's, which watches, -EAGAIN another lowtide's, or why its hooks stay. */
+ * it is another lowtide's, which watches, -EAGAIN another lowtide's, -EINPROGRESS it waits for the GIL to take its hooks out, or why
+ * its hooks stay. */
 int inherited_leave(err_t *e);
 
-/* What a copy exports: takes its hooks out if it is orphaned; else, with a line, it leaves things as they are. */
+/* What a copy exports: takes its hooks out if it is orphaned; else, with a line, it leaves things as they are. INHERITED_STAYS: its
+ * hooks are out, and a thread of its own waits for the last who is inside of them. */
+enum { INHERITED_STAYS = 1 };
 #define INHERITED_LEAVE "agent_leave"
 typedef int inherited_leave_fn(char *text, size_t room);
 

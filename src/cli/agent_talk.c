@@ -2,12 +2,22 @@
 
 #include "cli/agent_file.h"
 #include "cli/command.h"
+#include "cli/process_tree.h"
+#include "cli/progress.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
-enum { HELLO_MS = 10000, GIVE_UP_MS = 5000, LISTEN_MS = 100, WORK_MS = 60000 };
+enum {
+    HELLO_MS = 10000,
+    GIVE_UP_MS = 5000,
+    LISTEN_MS = 100,
+    WORK_MS = 60000,
+    STOP_MS = 20000,
+    GIL_QUIET_MS = 3000
+};
 
 int agent_talk_open(agent_talk_t *t, pid_t pid, const char *agent, uint32_t timeout_ms, err_t *e) {
     inject_options_t options = {.library_path = agent, .timeout_ms = (int)timeout_ms};
@@ -31,7 +41,10 @@ void agent_talk_close(agent_talk_t *t) {
     err_t ignored;
     if (t->sock < 0) return;
     ctl_send(t->sock, &(ctl_msg_t){.type = CTL_BYE}, -1, GIVE_UP_MS, &ignored);
-    inject_close(t->inject, &ignored);
+    if (t->finishes)
+        inject_leave(t->inject);
+    else
+        inject_close(t->inject, &ignored);
     close(t->sock);
     t->sock = -1;
 }
@@ -55,13 +68,22 @@ int agent_talk_ask(agent_talk_t *t, const ctl_msg_t *m, int send_fd, uint16_t ty
     return status;
 }
 
+static void say_what_is_waited_for(const agent_talk_t *t, uint32_t most_ms) {
+    char line[160];
+    snprintf(line, sizeof line,
+             "process %d keeps the GIL (C code); waiting %g s for it at most, Ctrl-C ends that",
+             (int)t->pid, most_ms / 1000.0);
+    progress_say(line);
+    if (!progress_runs()) command_fail("%s", line);
+}
+
 int agent_talk_work(agent_talk_t *t, const ctl_msg_t *question, int send_fd,
                     void (*heard)(void *arg, const ctl_msg_t *m), void *arg, uint32_t timeout_ms,
                     ctl_result_t *result, err_t *e) {
     ctl_msg_t m;
-    bool canceled = false;
+    bool canceled = false, gil = false;
     int64_t silent_ms = 0;
-    int fd, status = ctl_send(t->sock, question, send_fd, HELLO_MS, e);
+    int fd, status = question ? ctl_send(t->sock, question, send_fd, HELLO_MS, e) : 0;
     while (!status) {
         status = ctl_recv(t->sock, &m, &fd, canceled ? GIVE_UP_MS : LISTEN_MS, e);
         if (!status && fd >= 0) close(fd);
@@ -70,8 +92,13 @@ int agent_talk_work(agent_talk_t *t, const ctl_msg_t *question, int send_fd,
             return m.result.status ? err_set(e, m.result.status, "%s", m.result.text) : 0;
         }
         if (!status) heard(arg, &m);
+        if (!status) gil = t->tells && m.type == CTL_PROGRESS && m.progress.phase == CTL_PHASE_GIL;
         silent_ms = status == -ETIMEDOUT ? silent_ms + LISTEN_MS : 0;
         if (status == -EINTR || (status == -ETIMEDOUT && !canceled)) status = 0;
+        if (!status && gil && silent_ms >= GIL_QUIET_MS) {
+            say_what_is_waited_for(t, question->capture.timeout_ms);
+            gil = false;
+        }
         if (!status && silent_ms > timeout_ms)
             status =
                 err_set(e, -ETIMEDOUT, "the agent in process %d is silent; is the process stopped?",
@@ -85,6 +112,50 @@ int agent_talk_work(agent_talk_t *t, const ctl_msg_t *question, int send_fd,
     if (status == -EPIPE)
         return err_set(e, -ESRCH, "process %d ended before it had answered", (int)t->pid);
     return status;
+}
+
+/* ── The end of a profile ── */
+
+static void heard_nothing(void *arg, const ctl_msg_t *m) {
+    (void)arg, (void)m;
+}
+
+bool agent_talk_stopped(agent_talk_t *t, err_t *e) {
+    tree_process_t p;
+    if (!tree_read(&p, t->pid) || p.state != 'T') return false;
+    t->finishes = true;
+    err_set(e, -ETIMEDOUT,
+            "process %d is stopped (SIGSTOP, Ctrl-Z); lowtide leaves it by itself when it goes on",
+            (int)t->pid);
+    return true;
+}
+
+void agent_talk_stop_ask(agent_talk_t *t) {
+    err_t ignored;
+    t->asked = ctl_send(t->sock, &(ctl_msg_t){.type = CTL_STOP}, -1, GIVE_UP_MS, &ignored) == 0;
+}
+
+/* What is another lowtide's is left to it. */
+static bool is_no_news(int status) {
+    return !status || status == -ESRCH || status == -EALREADY || status == -EAGAIN;
+}
+
+void agent_talk_stop(agent_talk_t *t) {
+    const ctl_msg_t stop = {.type = CTL_STOP};
+    ctl_result_t result;
+    err_t e;
+    if (t->finishes) return;
+    if (agent_talk_stopped(t, &e)) {
+        command_fail("%s", e.text);
+        return;
+    }
+    int status =
+        agent_talk_work(t, t->asked ? NULL : &stop, -1, heard_nothing, NULL, STOP_MS, &result, &e);
+    t->finishes = status == -EINPROGRESS || status == -ETIMEDOUT;
+    if (status == -EINPROGRESS)
+        command_fail("process %d is not left yet: %s", (int)t->pid, e.text);
+    else if (!is_no_news(status))
+        command_fail("the hooks stay in process %d, and count nothing: %s", (int)t->pid, e.text);
 }
 
 static void take_line(void *arg, const ctl_msg_t *m) {

@@ -21,6 +21,10 @@ typedef struct agent_talk {
     pid_t pid;
     inject_t *inject;
     int sock;
+    bool tells; /* says so where the GIL does not come: the caller's to set */
+    bool asked; /* to end the profile */
+    bool
+        finishes; /* the agent has something to wait for before it can leave, and does so without us */
 } agent_talk_t;
 
 /* Brings the agent in and hears its HELLO. */
@@ -28,13 +32,21 @@ int agent_talk_open(agent_talk_t *t, pid_t pid, const char *agent, uint32_t time
 /* Says BYE and waits for the agent to be gone. A process that is slow to let it go is left to itself. */
 void agent_talk_close(agent_talk_t *t);
 
+/* Ends the profile: the hooks are taken out. Where they have to stay, or to wait for a thread, a line on standard error says what
+ * for, and agent_talk_close does not wait. agent_talk_stop_ask only asks, so that many can do it at once; then agent_talk_stop hears
+ * the answer. */
+void agent_talk_stop_ask(agent_talk_t *t);
+void agent_talk_stop(agent_talk_t *t);
+/* Somebody has stopped the process, and so the agent: true with a line, and agent_talk_stop has nothing more to do. */
+bool agent_talk_stopped(agent_talk_t *t, err_t *e);
+
 /* Sends, and waits for a message of that type or a RESULT, whichever comes first: *got. *fd: what came with it, or -1. A
  * RESULT that tells of a failure is returned as that. -EINTR at a signal (command.h). */
 int agent_talk_ask(agent_talk_t *t, const ctl_msg_t *m, int send_fd, uint16_t type, ctl_msg_t *got,
                    int *fd, uint32_t timeout_ms, err_t *e);
 
 /* Sends, with a descriptor or -1, hands on what comes, and returns with RESULT: a failure that it tells of is returned as that. A
- * signal asks the agent to give up, and waits until it has. timeout_ms: of silence. */
+ * signal asks the agent to give up, and waits until it has. timeout_ms: of silence. m: NULL where it has been sent. */
 int agent_talk_work(agent_talk_t *t, const ctl_msg_t *m, int send_fd,
                     void (*heard)(void *arg, const ctl_msg_t *m), void *arg, uint32_t timeout_ms,
                     ctl_result_t *result, err_t *e);

@@ -19,6 +19,8 @@
 
 enum {
     FOR_MS_DEFAULT = 30000,
+    TIMEOUT_MS_DEFAULT = 30000,
+    HEAP_MS_DEFAULT = 10000, /* the profile is there; the heap is worth less patience */
     STOP_MS = 60000,
     LEDGER_GIL_MS = 5000,
     LEDGER_MS = 15000, /* of silence */
@@ -28,7 +30,7 @@ typedef struct attach {
     pid_t pid;
     const char *to;
     bool heap, report, values, peaks;
-    uint32_t for_ms, timeout_ms;
+    uint32_t for_ms, timeout_ms, heap_ms; /* heap_ms: for the GIL, at the end */
     ctl_profile_t profile;
     record_t record;
     agent_talk_t talk;
@@ -85,21 +87,11 @@ static void heard_nothing(void *arg, const ctl_msg_t *m) {
     (void)arg, (void)m;
 }
 
-/* Where that fails, the agent tries once more when it leaves, and after it the next visitor. */
-static void take_hooks_out(attach_t *a) {
-    const ctl_msg_t stop = {.type = CTL_STOP};
-    ctl_result_t result;
-    err_t e;
-    int status = agent_talk_work(&a->talk, &stop, -1, heard_nothing, NULL, STOP_MS, &result, &e);
-    if (status && status != -ESRCH)
-        command_fail("the hooks stay in process %d: %s", (int)a->pid, e.text);
-}
-
 /* The heap first: its samples are then of blocks that the profile still knows. */
 static void end_profile(attach_t *a) {
     ctl_msg_t m = {.type = CTL_CAPTURE,
                    .capture = {.flags = a->values ? 0 : CTL_NO_VALUES,
-                               .timeout_ms = a->timeout_ms,
+                               .timeout_ms = a->heap_ms,
                                .pid = (uint32_t)a->pid}};
     ctl_result_t result;
     int status = 0;
@@ -108,11 +100,12 @@ static void end_profile(attach_t *a) {
     peaks_aim(&a->record.collect);
     if (!collect_find(&a->record.collect, a->pid))
         status = err_set(&a->why, -ESRCH, "process %d ended", (int)a->pid);
+    if (!status && agent_talk_stopped(&a->talk, &a->why)) status = -ETIMEDOUT;
     if (!status && a->heap) {
         collect_samples(&a->record.collect, a->pid);
         a->record.gpu_count = gpu_rows(a->pid, a->record.gpus);
         status = agent_talk_work(&a->talk, &m, a->record.fd, heard_nothing, NULL,
-                                 a->timeout_ms + STOP_MS, &result, &a->why);
+                                 a->heap_ms + STOP_MS, &result, &a->why);
         a->record.heap = !status;
         if (!status && result.text[0]) command_fail("%s", result.text);
     }
@@ -125,7 +118,7 @@ static void end_profile(attach_t *a) {
     if (unheard)
         command_fail("the hooks stay in process %d until it goes on: %s", (int)a->pid, e.text);
     else
-        take_hooks_out(a);
+        agent_talk_stop(&a->talk);
 }
 
 static void say_what(const attach_t *a) {
@@ -162,6 +155,7 @@ static int visit(attach_t *a, const char *agent, err_t *e) {
     progress_begin(what);
     int status = attach_tree_open(&a->tree, a->pid, &a->record, agent, &a->profile, e);
     if (!status) status = agent_talk_open(&a->talk, a->pid, agent, a->timeout_ms, e);
+    a->talk.tells = true;
     if (!status) status = begin_profile(a, e);
     if (!status) {
         snprintf(what, sizeof what, "watching process %d; Ctrl-C ends early", (int)a->pid);
@@ -214,7 +208,8 @@ static int attach_exec(const command_t *self, int argc, char **argv) {
                          .values = true,
                          .peaks = true,
                          .for_ms = FOR_MS_DEFAULT,
-                         .timeout_ms = 30000,
+                         .timeout_ms = TIMEOUT_MS_DEFAULT,
+                         .heap_ms = HEAP_MS_DEFAULT,
                          .profile = {.mode = REGION_SAMPLED, .flags = CTL_PROFILE_CHILDREN},
                          .talk = {.sock = -1},
                          .tree = {.listen = {.sock = -1}}};
@@ -237,6 +232,7 @@ static int attach_exec(const command_t *self, int argc, char **argv) {
             (got == 't' && !arguments_span(optarg, &a.timeout_ms)))
             return command_usage(self, "--%s takes a time like 30s or 500ms, not '%s'",
                                  got == 'f' ? "for" : "timeout", optarg);
+        if (got == 't') a.heap_ms = a.timeout_ms;
     }
     if (!arguments_process(self, argc, argv, &a.pid, &status)) return status;
     snprintf(name, sizeof name, "lowtide-%d.tide", (int)a.pid);
@@ -271,7 +267,8 @@ const command_t command_attach = {
             "                   costs below a hundredth of the time (--peak-snapshot)\n"
             "  --report         print the report, too\n"
             "  --no-values      leave out what strings, numbers and bytes say\n"
-            "  --timeout T      how long to wait for the process to let go of the GIL\n"
+            "  --timeout T      how long to wait for the process to let go of the GIL (30s; for\n"
+            "                   the heap at the end 10s)\n"
             "\n"
             "Example:\n"
             "  lowtide attach 4711 --for 60s -o slow.tide && lowtide report slow.tide\n",

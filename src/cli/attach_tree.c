@@ -11,7 +11,7 @@
 
 enum { LOOK_US = 100000, PART_OF_TIME = 20, LOOKS_BEFORE = 2, TRIES_MOST = 10, UNKNOWN_LOOKS = 10 };
 enum { CALL_LOOKS = 10, CALLS_AT_ONCE = 1 << 10 };
-enum { BRING_MS = 3000, ANSWER_MS = 15000, LEAVE_ROUNDS = 4 };
+enum { BRING_MS = 3000, LEAVE_ROUNDS = 4 };
 /* How many regions and copies of the agent look like in /proc/PID/maps. */
 static const char region_file[] = "memfd:lowtide-profile", agent_file[] = "memfd:lowtide";
 
@@ -221,16 +221,6 @@ void attach_tree_wait(attach_tree_t *t, int also, int timeout_ms) {
 
 /* ── Leaving ── */
 
-static void take_out(agent_talk_t *talk) {
-    ctl_msg_t got, stop = {.type = CTL_STOP};
-    err_t e;
-    int fd, status = agent_talk_ask(talk, &stop, -1, CTL_RESULT, &got, &fd, ANSWER_MS, &e);
-    /* What is another lowtide's is left to it. */
-    if (status && status != -ESRCH && status != -EALREADY && status != -EAGAIN)
-        command_fail("the hooks stay in process %d, and count nothing: %s", (int)talk->pid, e.text);
-    agent_talk_close(talk);
-}
-
 static void dismiss(attach_tree_t *t, pid_t pid) {
     collect_process_t *p = collect_find(&t->record->collect, pid);
     if (p) observed_dismiss(&p->observed);
@@ -254,9 +244,10 @@ static size_t take_copies_out(attach_tree_t *t) {
         m->tries = TRIES_MOST + 1;
         dismiss(t, p->pid);
         int status = agent_talk_open(&talk, p->pid, t->agent, BRING_MS, &e);
-        if (!status)
-            take_out(&talk);
-        else if (status != -ESRCH)
+        if (!status) {
+            agent_talk_stop(&talk);
+            agent_talk_close(&talk);
+        } else if (status != -ESRCH)
             command_fail("hooks stay in process %d, and count nothing: %s", (int)p->pid, e.text);
     }
     tree_processes_free(&all);
@@ -264,12 +255,16 @@ static size_t take_copies_out(attach_tree_t *t) {
 }
 
 void attach_tree_leave(attach_tree_t *t) {
+    /* All at once: each may take seconds where its process keeps the GIL. */
     for (size_t i = 0; i < t->members.count; i++) {
         attach_member_t *m = &t->members.at[i];
-        if (m->talk.sock >= 0 && m->settled)
-            take_out(&m->talk);
-        else
-            agent_talk_close(&m->talk); /* its agent leaves when it has the GIL, or gives up */
+        if (m->talk.sock >= 0 && m->settled) agent_talk_stop_ask(&m->talk);
+    }
+    for (size_t i = 0; i < t->members.count; i++) {
+        attach_member_t *m = &t->members.at[i];
+        if (m->talk.sock >= 0 && m->settled) agent_talk_stop(&m->talk);
+        agent_talk_close(
+            &m->talk); /* of the others the agent leaves when it has the GIL, or gives up */
     }
     run_listen_last(&t->listen);
     for (int round = 0; round < LEAVE_ROUNDS && take_copies_out(t); round++)

@@ -2,7 +2,6 @@
 #include "cli/progress.h"
 
 #include <pthread.h>
-#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -61,6 +60,10 @@ void progress_say(const char *what) {
     for (char *c = state.what; *c; c++)
         if ((unsigned char)*c < 0x20 || (unsigned char)*c > 0x7e) *c = '?';
     pthread_mutex_unlock(&state.lock);
+}
+
+bool progress_runs(void) {
+    return state.running;
 }
 
 void progress_begin(const char *what) {

@@ -9,8 +9,12 @@
 #ifndef LOWTIDE_CLI_PROGRESS_H
 #define LOWTIDE_CLI_PROGRESS_H
 
+#include <stdbool.h>
+
 void progress_begin(const char *what);
 void progress_say(const char *what);
+/* Whether there is a line for it. */
+bool progress_runs(void);
 void progress_end(void);
 /* Wipes the line; safe in a signal handler. */
 void progress_interrupted(void);

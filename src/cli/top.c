@@ -206,6 +206,8 @@ static int show(top_t *t) {
     else if (!status)
         on_terminal(t);
     bool gone = !status && !collect_find(&t->record.collect, t->pid);
+    if (!status) interrupt_forget(); /* that ended the watching; another ends the waiting */
+    if (!status && !gone) agent_talk_stop(&t->talk);
     agent_talk_close(&t->talk);
     if (!status) attach_tree_leave(&t->tree);
     attach_tree_close(&t->tree);

@@ -494,9 +494,14 @@ int inject_close(inject_t *in, err_t *e) {
         else
             pause_ms(turn < 20 ? 1 : 10);
     }
+    inject_leave(in);
+    return status;
+}
+
+void inject_leave(inject_t *in) {
+    if (in->sock >= 0) shutdown(in->sock, SHUT_RDWR);
     if (in->sock >= 0) close(in->sock);
     free(in);
-    return status;
 }
 
 static int open_target(inject_t *in, inject_target_t *t, const inject_options_t *o, int *socket_fd,

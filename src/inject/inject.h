@@ -71,6 +71,9 @@ int inject_open(pid_t pid, const inject_options_t *options, inject_t **out, int 
  * it is optional for the target's sake: a lowtide that just ends has the same effect. NULL is allowed. */
 int inject_close(inject_t *inject, err_t *e);
 
+/* As inject_close, without waiting. */
+void inject_leave(inject_t *inject);
+
 /* What this machine allows, for `lowtide doctor`. */
 typedef struct inject_probe {
     int yama_scope;      /* kernel.yama.ptrace_scope, -1 where there is no yama */

@@ -102,6 +102,14 @@ def maps(pid: int) -> str:
     return Path(f"/proc/{pid}/maps").read_text()
 
 
+def wait_until_left(pid: int) -> None:
+    """By an agent that had something to wait for when its lowtide ended."""
+    end = time.monotonic() + PATIENCE_S
+    while "memfd:lowtide" in maps(pid):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
 def test_what_a_process_allocates_meanwhile_is_told_by_line(
     target_python: Python, lowtide: Lowtide, spawn: Spawn, tmp_path: Path
 ) -> None:
@@ -276,9 +284,11 @@ def test_another_interrupt_ends_the_waiting_for_a_process_that_keeps_the_gil(
         time.sleep(0.2)
     _, said = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0
-    assert f"the hooks stay in process {target.pid}: canceled" in said
+    assert f"process {target.pid} is not left yet: it is in C code that keeps the GIL" in said
     assert grows(read_recording(out.read_bytes()))
+    assert "memfd:lowtide" in maps(target.pid)
     target.say("x")
+    wait_until_left(target.pid)
     done = lowtide("attach", target.pid, "--for", "300ms", "--no-heap", "-o", out)
     assert (done.status, done.stderr) == (0, "")
     assert target.finish() == (0, "still True\n")
@@ -330,28 +340,59 @@ while not select.select([sys.stdin], [], [], 0.005)[0]:
 )
 
 
-def test_hooks_that_had_to_stay_keep_no_later_visitor_out(
+def test_a_process_that_is_stopped_is_left_when_it_goes_on(
+    this_python: Python, lowtide_exe: Path, spawn: Spawn, tmp_path: Path
+) -> None:
+    target, out = spawn(this_python, GROW), tmp_path / "a.tide"
+    process = subprocess.Popen(
+        [lowtide_exe, "attach", str(target.pid), "--for", "1h", "-o", out],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_for_profile(process, out.with_name("a.tide.partial"))
+    target.process.send_signal(signal.SIGSTOP)
+    while Path(f"/proc/{target.pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0
+    assert said == (
+        f"lowtide: no heap was captured: process {target.pid} is stopped (SIGSTOP, Ctrl-Z); "
+        "lowtide leaves it by itself when it goes on\n"
+    )
+    assert grows(read_recording(out.read_bytes()))
+    target.process.send_signal(signal.SIGCONT)
+    wait_until_left(target.pid)
+    assert target.finish() == (0, "still True\n")
+
+
+def test_a_thread_that_waits_in_a_hook_keeps_nobody_waiting_and_no_later_visitor_out(
     this_python: Python, lowtide: Lowtide, lowtide_exe: Path, spawn: Spawn, tmp_path: Path
 ) -> None:
-    """A thread that waits in a hook lets nobody take them out; the next one does."""
     target = spawn(this_python, WAITS)
     fifo, out = tmp_path / "fifo", tmp_path / "a.tide"
     os.mkfifo(fifo)
     with subprocess.Popen(
         [lowtide_exe, "attach", str(target.pid), "--for", "1h", "-o", out, "--no-heap"],
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as process:
         wait_for_profile(process, out.with_name("a.tide.partial"))
         target.say(str(fifo))
         target.wait_for("waits")
         process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=PATIENCE_S)
+    assert said.count("\n") == 1
+    assert f"process {target.pid} is not left yet: a thread is still in a call that was observed" in said
     assert grows(read_recording(out.read_bytes()))
+    for _ in range(2):
+        attach_until(grows, lowtide, target, out, "--no-heap")
     os.close(os.open(fifo, os.O_WRONLY))
     target.say("go on")
     target.wait_for("goes on")
-    for _ in range(2):
-        attach_until(grows, lowtide, target, out, "--no-heap")
+    wait_until_left(target.pid)
     assert target.finish() == (0, "still True\n")
     assert target.stderr() == ""
 

@@ -47,7 +47,8 @@ int alloc_start(const rt_t *rt, const alloc_options_t *o, int *region_fd, err_t 
  * put hooks of their own over ours. 0 when nothing was started. */
 int alloc_stop(err_t *e);
 
-/* After alloc_stop, without the GIL: waits until no thread is inside the hooks. -ETIMEDOUT: the library must stay. */
+/* After alloc_stop, without the GIL: waits until no thread is inside the hooks; for one that sits there (in open() of a FIFO) a
+ * second and a half at most. -ETIMEDOUT: the library must stay. */
 int alloc_quiet(uint32_t timeout_ms, err_t *e);
 
 /* In the only thread of a forked child, before anything else of ours: gives it an empty region of its own (what it inherited
