@@ -2,7 +2,7 @@
  * held by; and the findings that the profile alone can tell. */
 #define _GNU_SOURCE
 #include "base/mem.h"
-#include "explain/findings/findings.h"
+#include "explain/profile_findings.h"
 #include "explain/profile_lines.h"
 
 #include <errno.h>
@@ -272,7 +272,7 @@ static const char *join_advice(const profile_t *p, const profile_site_t *line) {
            "place (out=, +=), or del of what came before it is no longer needed";
 }
 
-static int join_set_site(findings_t *f, const profile_frame_t *frame, model_finding_t *x) {
+int profile_set_site(findings_t *f, const profile_frame_t *frame, model_finding_t *x) {
     x->site_file = findings_text(f, "%s", frame->file);
     x->site_line = frame->line;
     x->site_function = findings_text(f, "%s", frame->function);
@@ -280,7 +280,7 @@ static int join_set_site(findings_t *f, const profile_frame_t *frame, model_find
     return x->site_file && x->site_function ? 0 : findings_no_memory(f);
 }
 
-static const char *join_base(const char *file) {
+const char *profile_file_base(const char *file) {
     const char *slash = strrchr(file, '/');
     return slash && slash[1] ? slash + 1 : file;
 }
@@ -391,7 +391,7 @@ static int join_temporary(findings_t *f, const profile_t *p, const model_t *peak
     const profile_moment_t other = t->other;
     char local[96], function[96];
     profile_held_t held;
-    const char *base = join_base(line->frame.file);
+    const char *base = profile_file_base(line->frame.file);
     char size[32], error[32], high[32], at[48] = "", too[80] = "";
     model_finding_t *x = findings_add(f, "temporary-peak");
     if (!x) return findings_no_memory(f);
@@ -420,7 +420,7 @@ static int join_temporary(findings_t *f, const profile_t *p, const model_t *peak
                       has_local ? "() as soon as it is done with" : "");
     profile_held_free(&held);
     x->confidence = off * 4 < bytes && !other.heap_bytes ? "high" : "medium";
-    return x->title && x->fix ? join_set_site(f, &line->frame, x) : findings_no_memory(f);
+    return x->title && x->fix ? profile_set_site(f, &line->frame, x) : findings_no_memory(f);
 }
 
 /* What the allocator adds to a block of Python's, on average: it hands out multiples of 16 up to 512 bytes. */
@@ -500,7 +500,7 @@ static int join_site(findings_t *f, const profile_t *p, model_finding_t *x) {
     bool one = found.what == MODEL_WHAT_OBJECT && found.count == 1;
     if (one) order = model_order(f->m, found.ids[0]);
     if (one && profile_makers(p, &kept, 1, &most)) {
-        status = join_set_site(f, &p->lines[most.line].frame, x);
+        status = profile_set_site(f, &p->lines[most.line].frame, x);
     }
     model_found_free(&found);
     return status;
@@ -516,6 +516,7 @@ int profile_findings(profile_t *p, const model_t *m, const model_t *peak,
         }
     }
     if (!status) status = join_temporary_peaks(&f, p, peak);
+    if (!status) status = profile_native_memory(&f, p);
     if (!status) findings_sort(findings);
     return status;
 }

@@ -281,6 +281,39 @@ tell(kept=kept, gone=gone)
     assert abs(told["gone"]) < 2_000_000
 
 
+def test_what_a_library_calls_by_a_table_of_its_own_is_counted(script: Script, tmp_path: Path) -> None:
+    """libxml2 keeps malloc and free in variables: all that lxml parses is taken through these."""
+    (tmp_path / "table.c").write_text(
+        "#include <stdlib.h>\n"
+        "void *(*take)(size_t) = malloc; void (*give)(void *) = free;\n"
+        "void *taken(size_t n) { return take(n); }\nvoid given(void *p) { give(p); }\n"
+    )
+    cc = shutil.which("cc") or shutil.which("gcc") or pytest.skip("no compiler")
+    subprocess.run([cc, "-shared", "-fPIC", "-o", tmp_path / "table.so", tmp_path / "table.c"], check=True)
+    told = script(
+        quick_python(),
+        """
+r = start(2)
+table = ctypes.CDLL(HERE + "/table.so")
+table.taken.argtypes, table.taken.restype, table.given.argtypes = [ctypes.c_size_t], ctypes.c_void_p, [ctypes.c_void_p]
+def fill():
+    return [table.taken(10_000) for i in range(100)]
+held_by_c = fill()
+kept = of(r.cells(), "fill", domain="libc")
+for p in held_by_c: table.given(p)
+gone = of(r.cells(), "fill", domain="libc")
+put = ctypes.c_void_p.in_dll(table, "take").value
+stop()
+left = ctypes.c_void_p.in_dll(table, "take").value
+libc = ctypes.cast(ctypes.CDLL(None).malloc, ctypes.c_void_p).value
+tell(kept=kept, gone=gone, changed=put != left, left=left == libc)
+""",
+    )
+    assert told["kept"][:2] == [1_000_000, 100]
+    assert told["gone"][:2] == [0, 0]
+    assert told["changed"] and told["left"], "the library has its own pointers again"
+
+
 def test_a_forked_child_counts_for_itself_and_its_parent_goes_on(target_python: Python, script: Script) -> None:
     told = script(
         target_python,

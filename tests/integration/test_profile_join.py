@@ -217,3 +217,31 @@ def test_a_second_peak_limits_what_the_fix_of_the_first_returns(lowtide: Lowtide
     assert 27e6 < finding["bytes"] < 50e6  # of 93e6, less what was alive before; growing a list counts again
     assert "were alive" in finding["title"] and finding["title"].endswith("s in, too")
     assert finding["confidence"] == "medium"
+
+
+def test_memory_that_c_code_took_is_told_by_the_line_that_had_it_take_it(lowtide: Lowtide, tmp_path: Path) -> None:
+    """Of a database in memory the heap knows a connection of some hundred bytes; closing it returns what was said."""
+    (tmp_path / "app.py").write_text("""
+import sqlite3, sys
+def fill():
+    db = sqlite3.connect(":memory:")
+    db.execute("create table t(x)")
+    db.executemany("insert into t values (zeroblob(?))", ((100_000,) for i in range(400)))
+    return db
+db = fill()
+if sys.argv[1:]: db.close()
+""")
+    reports = []
+    for fixed in [], ["fixed"]:
+        out = tmp_path / "t.tide"
+        words = ["--no-report", "-o", out, "--python", sys.executable, tmp_path / "app.py", *fixed]
+        assert lowtide("run", *words, cwd=tmp_path).status == 0
+        reports.append(json.loads(lowtide("report", out, "--json").stdout))
+    before, after = reports
+    (finding,) = (f for f in before["findings"] if f["kind"] == "native-memory")
+    assert finding["site"]["line"] == 6 and finding["site"]["function"] == "fill"
+    assert "close the connection" in finding["fix"]
+    assert before["findings"][0] == finding
+    returned = before["memory"]["rss_bytes"] - after["memory"]["rss_bytes"]
+    assert 0.8 < finding["bytes"] / 40_000_000 < 1.2 and finding["bytes"] == pytest.approx(returned, rel=0.2)
+    assert not [f for f in after["findings"] if f["kind"] == "native-memory"]

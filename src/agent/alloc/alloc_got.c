@@ -185,7 +185,9 @@ static void table_patch(const object_t *o, const ElfW(Rela) * table, size_t byte
     for (size_t i = 0; i < bytes / sizeof *table; i++) {
         const ElfW(Rela) *r = &table[i];
         uint32_t type = ELF64_R_TYPE(r->r_info);
-        if (type != R_X86_64_JUMP_SLOT && type != R_X86_64_GLOB_DAT) continue;
+        bool table =
+            type == R_X86_64_64 && r->r_addend == 0; /* `malloc` among a library's own pointers */
+        if (type != R_X86_64_JUMP_SLOT && type != R_X86_64_GLOB_DAT && !table) continue;
         uintptr_t slot = o->base + r->r_offset;
         uintptr_t wanted = slot_wanted(o, r, atomic_load((_Atomic uintptr_t *)slot));
         if (wanted) slot_write(o, slot, wanted);

@@ -1,0 +1,16 @@
+/* Findings that the profile tells; for the files of this room alone. */
+#ifndef LOWTIDE_EXPLAIN_PROFILE_FINDINGS_H
+#define LOWTIDE_EXPLAIN_PROFILE_FINDINGS_H
+
+#include "explain/findings/findings.h"
+#include "explain/profile.h"
+
+/* native-memory: what C code took by the program's own line, that is alive and belongs to no object whose blocks are known. */
+int profile_native_memory(findings_t *f, const profile_t *p);
+
+/* Sets the finding's site. 0 or -ENOMEM. */
+int profile_set_site(findings_t *f, const profile_frame_t *frame, model_finding_t *x);
+/* The file's name without its directories. */
+const char *profile_file_base(const char *file);
+
+#endif

@@ -1,0 +1,199 @@
+/* native-memory: pixels, parse trees, pages of a database in memory, a renderer's buffers. Of those Python objects are handles
+ * of some hundred bytes, so the heap shows nothing, and may be a hundredth of what is resident. The line that made them is known
+ * by their samples: live ones of C allocators in which no object lies. */
+#define _GNU_SOURCE
+#include "explain/profile_findings.h"
+
+#include "base/mem.h"
+
+#include <string.h>
+
+enum {
+    NATIVE_MIN_BYTES = 16 << 20,
+    NATIVE_SHARE = 10,
+    NATIVE_MOST = 3,
+    DOMAIN_RAW = 1,
+    DOMAIN_MMAP = 4
+};
+
+typedef struct native_advice {
+    const char *in;     /* a part of the file that took it, or of the line's text */
+    const char *owner;  /* the type of the objects that own it; NULL: not always the same */
+    const char *advice; /* what to do with it */
+} native_advice_t;
+
+static const native_advice_t native_advices[] = {
+    {"/matplotlib/", "matplotlib.figure.Figure",
+     "plt.close(fig) when a figure is saved or shown (pyplot keeps every figure that it made)"},
+    {"/PIL/", NULL,
+     "image.close() when an image is done with, and keep the encoded file or a thumbnail in the "
+     "place of its pixels"},
+    {"etree", "lxml.etree._Element",
+     "el.clear() for each element that iterparse has told, and keep texts and numbers, no "
+     "elements: each keeps its whole tree"},
+    {"/sqlalchemy/", NULL, "close the connection or cursor, or keep the database in a file"},
+    {"execute", NULL, "close the connection or cursor, or keep the database in a file"},
+    {"/torch/", "torch.Tensor",
+     "del tensors that are done with, and keep numbers in their place (loss.item(), "
+     "x.detach().cpu())"},
+};
+
+typedef struct native_sum {
+    uint64_t bytes, interval;
+    double variance;
+} native_sum_t;
+
+typedef struct native_owner {
+    const char *type, *path; /* NULL: not known */
+    uint64_t count;
+    bool garbage; /* nothing holds them */
+} native_owner_t;
+
+static const profile_frame_t *native_taker(const profile_t *p, const profile_site_t *line) {
+    return line->most < p->site_count ? &p->sites[line->most].frame : &line->frame;
+}
+
+static const native_advice_t *native_advice(const profile_t *p, const profile_site_t *line) {
+    const char *file = native_taker(p, line)->file, *source = line->frame.source;
+    for (size_t i = 0; i < sizeof native_advices / sizeof *native_advices; i++) {
+        const native_advice_t *row = &native_advices[i];
+        if (strstr(file, row->in) || (*row->in != '/' && source && strstr(source, row->in)))
+            return row;
+    }
+    return NULL;
+}
+
+/* What importing a module takes is there for good. */
+static bool native_is_import(const profile_frame_t *frame) {
+    const char *source = frame->source ? frame->source : "";
+    source += strspn(source, " \t");
+    return strncmp(source, "import ", 7) == 0 || strncmp(source, "from ", 5) == 0;
+}
+
+/* The first directory below the installed packages: "PIL". */
+static size_t native_package(const char *file, const char **package) {
+    const char *at = strstr(file, "-packages/");
+    *package = at ? at + 10 : file;
+    return at ? strcspn(*package, "/") : 0;
+}
+
+/* Of the package's types the one that has an instance for each block. */
+static uint32_t native_type(const profile_t *p, const profile_site_t *line, const model_t *m,
+                            const native_advice_t *advice) {
+    const char *package;
+    size_t length = native_package(native_taker(p, line)->file, &package);
+    uint64_t blocks =
+        line->most < p->site_count ? p->sites[line->most].sums.blocks[PROFILE_LIVE] : 0;
+    for (uint32_t i = 0; i < m->type_count; i++) {
+        const model_type_t *t = &m->types[i];
+        if (advice && advice->owner) {
+            if (strcmp(t->name, advice->owner) == 0) return i;
+            continue;
+        }
+        bool its = length && strncmp(t->name, package, length) == 0 && t->name[length] == '.';
+        uint64_t off = t->count > blocks ? t->count - blocks : blocks - t->count;
+        if (its && t->count > 1 && off <= blocks / 10) return i;
+    }
+    return LOWTIDE_NONE;
+}
+
+/* Where most of the type's instances are kept. */
+static int native_owner(findings_t *f, const profile_t *p, const profile_site_t *line,
+                        const native_advice_t *advice, native_owner_t *out) {
+    const model_t *m = f->m;
+    uint32_t type = native_type(p, line, m, advice), count = 0;
+    model_routes_t routes;
+    *out = (native_owner_t){0};
+    if (type == LOWTIDE_NONE || !m->types[type].count) return 0;
+    uint32_t *ids = mem_alloc(m->types[type].count * sizeof *ids);
+    if (!ids) return findings_no_memory(f);
+    for (uint32_t id = 0; id < m->g.n && count < m->types[type].count; id++)
+        if (model_type_of(m, id) == type) ids[count++] = id;
+    int status = model_routes_of(m, ids, count, NULL, &routes, f->e);
+    mem_free(ids);
+    if (status) return status;
+    *out = (native_owner_t){.type = m->types[type].name, .count = count};
+    static const char garbage[] = "garbage > ";
+    out->garbage = routes.count && routes.routes[0].count > count / 2 &&
+                   strncmp(routes.routes[0].text, garbage, sizeof garbage - 1) == 0;
+    if (!out->garbage && routes.count && routes.routes[0].through &&
+        routes.routes[0].count > count / 2) {
+        out->path = findings_text(f, "%s", routes.routes[0].through);
+        status = out->path ? 0 : findings_no_memory(f);
+    }
+    model_routes_free(&routes);
+    return status;
+}
+
+static int native_report(findings_t *f, const profile_t *p, uint32_t at, const native_sum_t *sum) {
+    const profile_site_t *line = &p->lines[at];
+    const native_advice_t *advice = native_advice(p, line);
+    const char *base = profile_file_base(line->frame.file);
+    char size[32], error[32], number[32];
+    uint64_t off = profile_spread(sum->variance, sum->interval);
+    native_owner_t owner;
+    int status = native_owner(f, p, line, advice, &owner);
+    if (status) return status;
+    model_finding_t *x = findings_add(f, "native-memory");
+    if (!x) return findings_no_memory(f);
+    x->bytes = sum->bytes;
+    x->objects = owner.count;
+    x->type = (char *)owner.type;
+    x->path = (char *)owner.path;
+    x->confidence = advice && off * 4 < sum->bytes ? "high" : "medium";
+    const char *where = owner.garbage ? ", garbage that waits for the collector"
+                        : owner.path  ? ", most through "
+                                      : "";
+    const char *of =
+        owner.type ? findings_text(f, "; alive are %s %s%s%s", findings_count(owner.count, number),
+                                   owner.type, where, owner.path ? owner.path : "")
+                   : "";
+    x->title = findings_text(
+        f, "%s:%u made %s (± %s) outside of Python's heap that C code has not freed%s", base,
+        line->frame.line, findings_bytes(sum->bytes, size), findings_bytes(off, error),
+        of ? of : "");
+    x->fix = findings_text(f, "free what %s:%u makes: %s", base, line->frame.line,
+                           advice ? advice->advice
+                                  : "close it, or drop the object that owns it, as soon as it is "
+                                    "done with; or make less of it at a time");
+    return of && x->title && x->fix ? profile_set_site(f, &line->frame, x) : findings_no_memory(f);
+}
+
+/* What each line has alive without an object in it. Returns what is alive in all. */
+static uint64_t native_sums(const profile_t *p, native_sum_t *sums) {
+    uint64_t all = 0;
+    for (uint32_t i = 0; i < p->sample_count; i++) {
+        const profile_sample_t *s = &p->samples[i];
+        if (s->process != p->main_process) continue;
+        all += s->weight;
+        if (s->object != LOWTIDE_NONE || (s->domain != DOMAIN_RAW && s->domain < DOMAIN_MMAP))
+            continue;
+        native_sum_t *sum = &sums[s->line];
+        double weight = (double)s->weight, bytes = (double)s->bytes;
+        sum->bytes += s->weight;
+        if (weight > bytes) sum->variance += weight * (weight - bytes);
+        sum->interval = p->processes[s->process].interval_bytes;
+    }
+    return all;
+}
+
+int profile_native_memory(findings_t *f, const profile_t *p) {
+    if (!model_objects(f->m) || !p->sample_count || !p->line_count) return 0;
+    native_sum_t *sums = mem_map(p->line_count * sizeof *sums);
+    if (!sums) return findings_no_memory(f);
+    uint64_t all = native_sums(p, sums);
+    int status = 0;
+    for (int found = 0; !status && found < NATIVE_MOST; found++) {
+        uint32_t most = 0;
+        for (uint32_t i = 1; i < p->line_count; i++)
+            if (sums[i].bytes > sums[most].bytes) most = i;
+        const native_sum_t *sum = &sums[most];
+        if (sum->bytes < NATIVE_MIN_BYTES || sum->bytes < all / NATIVE_SHARE) break;
+        bool told = sum->bytes > profile_spread(sum->variance, sum->interval) &&
+                    !native_is_import(&p->lines[most].frame);
+        if (told) status = native_report(f, p, most, sum);
+        sums[most].bytes = 0;
+    }
+    mem_unmap(sums, p->line_count * sizeof *sums);
+    return status;
+}
