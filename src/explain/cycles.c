@@ -255,9 +255,8 @@ static int cycles_say(cycles_t *c, const cycles_kind_t *kind, arena_t *arena, mo
     if (!status && ring.count > 1) {
         cycles_turn(c, &ring);
         size_t last = ring.count - 2;
-        /* The dict behind the attributes is not what refers, its owner is. */
-        while (last > 0 && model_shape_of(c->m, ring.at[last])->flags & LOWTIDE_SHAPE_IS_NAMESPACE)
-            last--;
+        /* The dict behind the attributes is not what refers, its owner is; nor is a list or dict that an object has. */
+        while (last > 0 && cycles_rank(c, ring.at[last]) < 2) last--;
         out->from = ring.at[last];
         out->to = ring.at[ring.count - 1];
         status = cycles_text(c, ring.at, ring.count, arena, &out->text);

@@ -199,6 +199,7 @@ typedef struct profile_made {
 } profile_made_t;
 typedef struct profile_held {
     const char *path;     /* NULL: not known */
+    uint32_t through;     /* what stands there */
     uint64_t samples, of; /* so many of so many samples that have an object */
     model_routes_t routes;
 } profile_held_t;

@@ -206,6 +206,7 @@ int profile_held(const profile_t *p, const profile_made_t *made, profile_held_t 
         if (samples <= out->samples) continue;
         out->samples = samples;
         out->path = routes->routes[i].through;
+        out->through = routes->routes[i].through_id;
     }
     mem_free(ids);
     return status;
@@ -297,6 +298,14 @@ static bool join_local(const char *path, char *local, char *function, size_t roo
     snprintf(local, room, "%.*s", (int)n, name);
     snprintf(function, room, "%.*s", (int)(call - begin), begin);
     return true;
+}
+
+/* Whether it goes when the function lets go of it: nothing but one frame keeps it alive, and not by `self`. */
+static bool join_is_alone(const model_t *m, uint32_t id, const char *local) {
+    if (!strcmp(local, "self") || !strcmp(local, "cls")) return false;
+    while (id < m->g.n && model_shape_of(m, id)->kind == LOWTIDE_SHAPE_OBJECT)
+        id = model_idom(m, id);
+    return id < m->g.n && model_shape_of(m, id)->kind == LOWTIDE_SHAPE_FRAME;
 }
 
 /* One may be told to write `del` only into the program's own functions. */
@@ -411,7 +420,7 @@ static int join_temporary(findings_t *f, const profile_t *p, const model_t *peak
     join_peak_holder(p, peak_heap, (uint32_t)(line - p->lines), &held);
     if (held.path) x->held_at_peak = findings_text(f, "%s", held.path);
     bool has_local = held.path && join_local(held.path, local, function, sizeof local) &&
-                     join_is_own(p, function) &&
+                     join_is_own(p, function) && join_is_alone(peak_heap, held.through, local) &&
                      join_is_whole(p, (uint32_t)(line - p->lines), sums->bytes[PROFILE_PEAK]);
     x->fix =
         findings_text(f, "make what %s:%u makes piece by piece: %s%s%s%s%s%s", base,
@@ -487,21 +496,27 @@ static int join_temporary_peaks(findings_t *f, const profile_t *p, const model_t
     return status;
 }
 
-/* The program's own line that made most of what a finding names. */
+static int join_site_of(findings_t *f, const profile_t *p, uint32_t id, model_finding_t *x) {
+    uint32_t order = model_order(f->m, id);
+    profile_kept_t kept = {.model = f->m, .when = PROFILE_AT_END, .orders = &order, .count = 1};
+    profile_share_t most;
+    if (!profile_makers(p, &kept, 1, &most)) return 0;
+    return profile_set_site(f, &p->lines[most.line].frame, x);
+}
+
+/* The program's own line that made most of what a finding names. A cycle is named by no path; but where it is most of the garbage, the
+ * line that made most of that made it. */
 static int join_site(findings_t *f, const profile_t *p, model_finding_t *x) {
     model_found_t found;
-    profile_share_t most;
-    uint32_t order;
-    profile_kept_t kept = {.model = f->m, .when = PROFILE_AT_END, .orders = &order, .count = 1};
     err_t unfound;
     if (x->site_file || !x->path) return 0;
+    if (strcmp(x->kind, "garbage-cycle") == 0)
+        return x->bytes > f->m->totals.unreachable_bytes / 2
+                   ? join_site_of(f, p, model_node(f->m, MODEL_NODE_GARBAGE), x)
+                   : 0;
     if (model_find(f->m, x->path, &found, &unfound)) return 0;
-    int status = 0;
     bool one = found.what == MODEL_WHAT_OBJECT && found.count == 1;
-    if (one) order = model_order(f->m, found.ids[0]);
-    if (one && profile_makers(p, &kept, 1, &most)) {
-        status = profile_set_site(f, &p->lines[most.line].frame, x);
-    }
+    int status = one ? join_site_of(f, p, found.ids[0], x) : 0;
     model_found_free(&found);
     return status;
 }

@@ -343,6 +343,71 @@ def test_a_leak_is_found_and_named(kind: str, record: Record, lowtide: Lowtide, 
     assert found[0]["fix"] and found[0]["title"]
 
 
+ADVICE = {
+    "a few that are large": ("images = [bytearray(3 << 20) for i in range(12)]", "images", "Bound images"),
+    "a cached method": (
+        """
+import functools
+class Parser:
+    def __init__(self, n): self.words = ["w" * n] * 20000
+    @functools.lru_cache(maxsize=None)
+    def count(self): return len(self.words)
+for n in range(150): Parser(n).count()""",
+        "Parser.__dict__['count']'s lru_cache",
+        "Put @lowtide.cache(max_bytes=\"64MiB\") in the place of Parser.count's lru_cache",
+    ),
+    "what threads keep": (
+        """
+import threading
+own, ready, end = threading.local(), threading.Barrier(9), threading.Event()
+def work():
+    own.rows = [str(i) * 9 for i in range(40000)]
+    ready.wait()
+    end.wait()
+for i in range(8): threading.Thread(target=work, daemon=True).start()
+ready.wait()""",
+        "own",
+        "Bound what own has in each thread",
+    ),
+    "texts that keep their document": (
+        """
+NavigableString = type("NavigableString", (str,), {"__module__": "bs4.element"})
+titles = []
+for n in range(24):
+    titles.append(NavigableString(n))
+    titles[-1].parent = bytearray(1 << 20)""",
+        "titles",
+        "Keep str(x) in titles in place of each bs4.element.NavigableString",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", ADVICE)
+def test_the_first_line_says_what_to_write(what: str, record: Record, lowtide: Lowtide, local_python: Python) -> None:
+    program, path, fix = ADVICE[what]
+    target, tide = record(local_python, program + "\nwalk()")
+    target.kill()
+    first = findings(lowtide, tide)[0]
+    assert first["path"] == path
+    assert first["fix"].startswith(fix[0].lower() + fix[1:]), first["fix"]
+
+
+def test_cycles_of_a_library_are_for_the_collector(record: Record, lowtide: Lowtide, local_python: Python) -> None:
+    program = """
+import gc, optparse
+gc.disable()
+for i in range(3000):
+    p = optparse.OptionParser(); p.add_option("-x", default=bytearray(2000))
+del p
+walk()"""
+    target, tide = record(local_python, program)
+    target.kill()
+    (found,) = findings(lowtide, tide)
+    assert found["kind"] == "garbage-cycle"
+    assert found["fix"].startswith("call gc.collect() when what made them is done: optparse.")
+    assert not found["title"].startswith("1 cycle closed by dict[")
+
+
 HEALTHY = {
     "bare": "",
     "many imports": "import asyncio, ctypes, email, http.server, json, logging, multiprocessing, sqlite3, ssl, "

@@ -219,6 +219,23 @@ def test_a_second_peak_limits_what_the_fix_of_the_first_returns(lowtide: Lowtide
     assert finding["confidence"] == "medium"
 
 
+def test_the_line_that_made_most_of_the_garbage_is_told(lowtide: Lowtide, tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text("""
+import gc
+gc.disable()
+class Node: pass
+def pair():
+    a, b = Node(), Node()
+    a.child, b.parent, a.data = b, a, bytearray(2_000_000)
+for i in range(10): pair()
+""")
+    out = tmp_path / "t.tide"
+    assert lowtide("run", "--no-report", "-o", out, tmp_path / "app.py", cwd=tmp_path).status == 0
+    finding = json.loads(lowtide("report", out, "--json").stdout)["findings"][0]
+    assert finding["kind"] == "garbage-cycle"
+    assert (finding["site"]["line"], finding["site"]["function"]) == (7, "pair")
+
+
 def test_memory_that_c_code_took_is_told_by_the_line_that_had_it_take_it(lowtide: Lowtide, tmp_path: Path) -> None:
     """Of a database in memory the heap knows a connection of some hundred bytes; closing it returns what was said."""
     (tmp_path / "app.py").write_text("""

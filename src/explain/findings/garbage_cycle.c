@@ -2,9 +2,40 @@
  * other. */
 #include "explain/findings/findings.h"
 
+#include "explain/literal.h"
+
+#include <stdio.h>
 #include <string.h>
 
 enum { GARBAGE_KINDS_MAX = 16, GARBAGE_MIN_BYTES = 2 << 20 };
+
+/* Whether its class stands in code that is not the program's own: of an installed package or the standard library, by the file of
+ * its module; and what has no module, `function` or `dict`, is nobody's to change. */
+static int garbage_is_foreign(findings_t *f, const char *type, bool *foreign) {
+    char file[512];
+    const char *end = type + strlen(type);
+    *foreign = !strchr(type, '.');
+    while (end > type && !*foreign) {
+        err_t unfound;
+        model_found_t found;
+        strbuf_t text = {0};
+        bool exact;
+        while (end > type && *--end != '.') {
+        }
+        if (end == type) break;
+        snprintf(file, sizeof file, "%.*s.__file__", (int)(end - type), type);
+        if (model_find(f->m, file, &found, &unfound)) continue;
+        int status = found.what == MODEL_WHAT_OBJECT && found.count == 1
+                         ? literal_put(f->m, found.ids[0], &text, &exact, f->e)
+                         : 0;
+        const char *path = strbuf_text(&text);
+        *foreign = strstr(path, "-packages/") || strstr(path, "/lib/python");
+        strbuf_free(&text);
+        model_found_free(&found);
+        return status;
+    }
+    return 0;
+}
 
 static int garbage_report(findings_t *f, const model_cycle_t *c) {
     char number[32], size[32];
@@ -19,11 +50,21 @@ static int garbage_report(findings_t *f, const model_cycle_t *c) {
     x->title = findings_text(f, "%s cycle%s closed by %s wait%s for the collector: %s",
                              findings_count(c->count, number), c->count == 1 ? "" : "s", edge,
                              c->count == 1 ? "s" : "", findings_bytes(c->bytes, size));
-    x->fix = findings_text(f,
-                           "make %s a weakref.ref (or weakref.proxy), or set it to None when the "
-                           "object is done with, in "
-                           "close() say: then they are freed at once; gc.collect() frees them now",
-                           edge);
+    bool foreign;
+    int status = garbage_is_foreign(f, c->from_type, &foreign);
+    if (status) return status;
+    if (foreign)
+        x->fix = findings_text(f,
+                               "call gc.collect() when what made them is done: %s is not your code "
+                               "to change, and only the collector frees such objects",
+                               c->from_type);
+    else
+        x->fix =
+            findings_text(f,
+                          "make %s a weakref.ref (or weakref.proxy), or set it to None when the "
+                          "object is done with, in "
+                          "close() say: then they are freed at once; gc.collect() frees them now",
+                          edge);
     return x->path && x->title && x->fix ? 0 : findings_no_memory(f);
 }
 

@@ -17,7 +17,10 @@ enum {
     SUSPECT_MIN_BYTES = 8 << 20,
     SUSPECT_MIN_CHILDREN = 100,
     SUSPECT_MIN_LINKS = 5000,
-    SUSPECT_ALIKE_SHARE = 5
+    SUSPECT_ALIKE_SHARE = 5,
+    SUSPECT_FEW = 3, /* of so many children big ones gather, where together they are much of all */
+    SUSPECT_FEW_BYTES = 16 << 20,
+    SUSPECT_FEW_SHARE = 4
 };
 
 typedef struct suspect {
@@ -120,7 +123,25 @@ static const char *suspect_fix(const char *type) {
     if (strstr(type, "set"))
         return "bound %s: discard what is done with; where others own the objects, use a "
                "weakref.WeakSet";
+    if (strcmp(type, "_thread._local") == 0)
+        return "bound what %s has in each thread, which keeps it for as long as it lives: take out "
+               "what has been handled, or del it when a task is done";
     return "bound what %s keeps: drop its references to what is done with";
+}
+
+/* What looks small and keeps something large; NULL: not known of any such type. */
+static const char *suspect_small(const char *type) {
+    static const struct {
+        const char *type, *fix;
+    } rows[] = {
+        {"bs4.element.NavigableString", "str(x)"},
+        {"bs4.element.Tag", "tag.get_text() or its attributes"},
+        {"lxml.etree._ElementUnicodeResult", "str(x)"},
+        {"re.Match", "match.group()"},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+        if (strcmp(type, rows[i].type) == 0) return rows[i].fix;
+    return NULL;
 }
 
 /* `_`, `_3`, `_oh[3]`: what an IPython or Jupyter session keeps of the values that its cells ended with. */
@@ -154,18 +175,46 @@ static int suspect_owner(const model_t *m, uint32_t id, const char **type, err_t
     return status;
 }
 
-static int suspect_advise(suspect_t *s, model_finding_t *x, uint32_t id, bool alone) {
+/* Of "Parser.__dict__['count']" as people write it: "Parser.count". */
+static const char *suspect_function(findings_t *f, const char *path, size_t length) {
+    static const char dict[] = ".__dict__['";
+    const char *at = strstr(path, dict), *end = path + length;
+    bool whole = at && at < end && length > 2 && end[-1] == ']' && end[-2] == '\'';
+    if (!whole) return findings_text(f, "%.*s", (int)length, path);
+    const char *name = at + sizeof dict - 1;
+    return findings_text(f, "%.*s.%.*s", (int)(at - path), path, (int)(end - 2 - name), name);
+}
+
+static int suspect_advise_cache(findings_t *f, model_finding_t *x, size_t length) {
+    const char *function = suspect_function(f, x->path, length);
+    if (!function) return findings_no_memory(f);
+    bool method = strstr(x->path, ".__dict__['") != NULL;
+    x->fix = method ? findings_text(f,
+                                    "put @lowtide.cache(max_bytes=\"64MiB\") in the place of %s's "
+                                    "lru_cache: as it is a method, that one keeps every self it "
+                                    "was called with; or give it a bound (maxsize=1000)",
+                                    function)
+                    : findings_text(f,
+                                    "give %s a bound, or a lower one: "
+                                    "@functools.lru_cache(maxsize=1000), or in bytes: "
+                                    "@lowtide.cache(max_bytes=\"64MiB\")",
+                                    function);
+    return x->fix ? 0 : findings_no_memory(f);
+}
+
+static int suspect_advise(suspect_t *s, model_finding_t *x, uint32_t id, const char *gathered) {
     static const char lru[] = "'s lru_cache",
                       done[] = "once it has been used, or work through the data in parts";
     findings_t *f = s->f;
     size_t length = strlen(x->path), lru_bytes = sizeof lru - 1;
     const char *local = suspect_local(x->path), *owner = NULL;
-    if (length > lru_bytes && strcmp(x->path + length - lru_bytes, lru) == 0) {
+    const char *small = gathered ? suspect_small(gathered) : NULL;
+    if (length > lru_bytes && strcmp(x->path + length - lru_bytes, lru) == 0)
+        return suspect_advise_cache(f, x, length - lru_bytes);
+    if (small) {
         x->fix = findings_text(
-            f,
-            "give %.*s a bound, or a lower one: @functools.lru_cache(maxsize=1000), or "
-            "in bytes: @lowtide.cache(max_bytes=\"64MiB\")",
-            (int)(length - lru_bytes), x->path);
+            f, "keep %s in %s in place of each %s: that keeps the whole document it is from", small,
+            local ? local : x->path, gathered);
     } else if (suspect_is_output(f->m, x->path)) {
         x->fix = findings_text(
             f,
@@ -174,7 +223,7 @@ static int suspect_advise(suspect_t *s, model_finding_t *x, uint32_t id, bool al
             x->path);
     } else if (local && !strpbrk(local, ".[")) {
         x->fix = findings_text(f, "del %s %s", local, done);
-    } else if (alone) {
+    } else if (!gathered) {
         x->fix = findings_text(f, "drop %s %s", x->path, done);
     } else {
         int status = local ? suspect_owner(f->m, id, &owner, f->e) : 0;
@@ -208,7 +257,11 @@ static int suspect_report(suspect_t *s, uint32_t place, const suspect_view_t *vi
     findings_t *f = s->f;
     const model_t *m = f->m;
     bool alone = view->type == UINT32_MAX; /* an array: big by itself */
+    uint32_t above = m->tree.idom[place];
     if (alone) place = suspect_frame(m, place);
+    /* The dict in which the interpreter has each thread's part has no name; the thread-local object has. */
+    else if (strcmp(model_type_name(m, m->tree.id[above]), "_thread._local") == 0)
+        place = above;
     uint32_t id = m->tree.id[place];
     uint64_t bytes = suspect_retained(m, place);
     char number[32], size[32];
@@ -228,7 +281,8 @@ static int suspect_report(suspect_t *s, uint32_t place, const suspect_view_t *vi
                      : findings_text(f, "%s (%s) has gathered %s %s: %s, %u %% of the heap",
                                      x->path, x->type, findings_count(view->type_count, number),
                                      suspect_things(m->types[view->type].name), size, share);
-    if ((status = suspect_advise(s, x, id, alone))) return status;
+    if ((status = suspect_advise(s, x, id, alone ? NULL : m->types[view->type].name)))
+        return status;
     x->confidence = local || alone                                              ? "low"
                     : view->type_bytes > bytes / 2 && view->type_count >= 10000 ? "high"
                                                                                 : "medium";
@@ -249,7 +303,10 @@ static bool suspect_is_point(const suspect_t *s, uint32_t place, const suspect_v
     if (findings_is_structure(m, m->tree.id[place]) || view->big_bytes > retained / 2) return false;
     bool many = view->children >= SUSPECT_MIN_CHILDREN &&
                 (view->biggest < retained / 4 || retained - own - view->biggest >= s->floor);
-    return many || (suspect_is_container(m, m->tree.id[place]) && own >= s->floor);
+    bool few = suspect_is_container(m, m->tree.id[place]) && view->children >= SUSPECT_FEW &&
+               view->type_count >= SUSPECT_FEW && view->type_bytes > retained / 2 &&
+               retained >= SUSPECT_FEW_BYTES && retained >= findings_heap(m) / SUSPECT_FEW_SHARE;
+    return many || few || (suspect_is_container(m, m->tree.id[place]) && own >= s->floor);
 }
 
 static int suspect_search(suspect_t *s) {
