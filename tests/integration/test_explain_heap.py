@@ -354,7 +354,7 @@ class Parser:
     def count(self): return len(self.words)
 for n in range(150): Parser(n).count()""",
         "Parser.__dict__['count']'s lru_cache",
-        "Put @lowtide.cache(max_bytes=\"64MiB\") in the place of Parser.count's lru_cache",
+        'Put @lowtide.cache(max_bytes="64MiB") in the place of Parser.count\'s lru_cache',
     ),
     "what threads keep": (
         """
