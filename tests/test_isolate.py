@@ -469,8 +469,9 @@ def test_nothing_is_left_open_when_pools_and_calls_are_over() -> None:
     for _ in range(3):
         round()
     gc.collect()
-    assert len(os.listdir("/proc/self/fd")) == fds
-    assert threading.active_count() == threads
+    # Fewer: what other tests left may go meanwhile.
+    assert len(os.listdir("/proc/self/fd")) <= fds
+    assert threading.active_count() <= threads
     assert all(is_gone(pid) for pid in pids)
 
 

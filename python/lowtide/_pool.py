@@ -161,7 +161,7 @@ class _State:
                 self.drop(child)
                 child = None
             message = _pool_child.pack_call(function, args, kwargs, self.start_method)
-            for last in (False, False, True):
+            for last in (*(False,) * 7, True):
                 if child is None:
                     child = self.child([*self.modules, getattr(function, "__module__", None) or "builtins"])
                 try:
@@ -171,7 +171,7 @@ class _State:
                     self.drop(child)
                     child = None
                     if last:
-                        raise
+                        raise WorkerDied(f"each process that was to have {what} ended before it") from None
         except BaseException as error:
             value = self._broken_error() if self.broken is error else error
         if done:

@@ -22,6 +22,7 @@ from lowtide._pool_errors import IsolatedMemoryError, IsolatedTimeout, RemoteTra
 PAGE = os.sysconf("SC_PAGE_SIZE")
 #: How fast a child may fill memory: it is looked at again before it could have filled what is left.
 FILL_BYTES_PER_S = 4e9
+STATUS_S = 30.0  # in which who forked a child that ended tells how; it does at once unless it is kept from running
 POLL_S = 86400.0  # at most in one poll, which knows no more than 24 days
 TRACE_S, TURN_S = 0.25, 2.0  # how long a child may take to say where it stands; the latter where it waits for its turn
 START = ("forkserver", "fork", "spawn")
@@ -327,10 +328,13 @@ class Child:
     def _stuck(self, what: str, timeout: float | None) -> IsolatedTimeout:
         with contextlib.suppress(OSError):
             signal.pidfd_send_signal(self.pidfd, _pool_worker.TRACE_SIGNAL)
-        trace, began = "", time.monotonic()
-        while not trace.endswith("\n") and time.monotonic() - began < (TURN_S if self._may_run() else TRACE_S):
+        trace, before, began = "", "", time.monotonic()
+        # Its first line is but a heading, and it comes piece by piece.
+        while trace.count("\n") < 2 or trace != before:
+            if time.monotonic() - began >= (TURN_S if self._may_run() else TRACE_S):
+                break
             time.sleep(0.005)
-            trace = os.pread(self.trace, 1 << 16, 0).decode(errors="replace")
+            before, trace = trace, os.pread(self.trace, 1 << 16, 0).decode(errors="replace")
         self.kill()
         error = IsolatedTimeout(f"{what} took longer than its {timeout:g} s, and was killed")
         if trace:
@@ -338,7 +342,7 @@ class Child:
         return error
 
     def _died(self, what: str) -> WorkerDied:
-        status = self.exit_status(5)
+        status = self.exit_status(STATUS_S)
         if status is None:
             self.kill()  # who forked it has ended, and it is about to: it shall get no other call meanwhile
             return WorkerDied(f"the process of {what} (pid {self.pid}) has ended", self.pid)

@@ -351,7 +351,10 @@ static void join_beyond(const profile_t *p, const join_peak_t *peak, int step,
     for (uint32_t i = peak->point; i < p->point_count; i += (uint32_t)step) {
         const profile_point_t *x = &p->points[i];
         if (x->process != p->peak_process) continue;
-        if (x->heap_bytes < low) low = x->heap_bytes;
+        if (x->heap_bytes < low) {
+            low = x->heap_bytes;
+            continue; /* still on its slope */
+        }
         /* Of sampled bytes some up and down is noise. */
         if (low > peak->usual + gone / 4 || x->heap_bytes < most - gone + gone / 8) continue;
         if (x->heap_bytes > other->heap_bytes)

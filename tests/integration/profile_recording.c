@@ -135,7 +135,8 @@ static void times(rec_writer_t *w) {
         {"duration_us", REC_VARINT}, {"value", REC_VARINT}, {"text", REC_TEXT}};
     BEGIN(w, "timeline", columns);
     for (uint64_t t = 0; t <= 100; t++) {
-        uint64_t heap = t >= 60 && t < 70 ? 273 : t >= 20 ? 72 : 10;
+        /* On its way up to the peak it was looked at once. */
+        uint64_t heap = t >= 60 && t < 70 ? 273 : t == 59 ? 115 : t >= 20 ? 72 : 10;
         /* The heap is at its highest half a second after the RSS. */
         NUMBERS(w, 0, t * 100000, (heap + 20) * MIB, (heap + (t == 65)) * MIB);
         if (t >= 20 && t <= 90) NUMBERS(w, 1, t * 100000, 30 * MIB, 16 * MIB);

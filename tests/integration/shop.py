@@ -12,6 +12,7 @@ import termios
 from pathlib import Path
 
 import pytest
+from conftest import PATIENCE_S
 
 
 def make_shop(lowtide_exe: Path, path: Path, sessions: int = 1000, hostile: bool = False) -> Path:
@@ -33,7 +34,7 @@ def on_terminal(words: list[str | Path], columns: int = 100, env: dict[str, str]
     os.close(slave)
     said = b""
     while True:
-        if not select.select([master], [], [], 60)[0]:
+        if not select.select([master], [], [], PATIENCE_S)[0]:
             process.kill()
             break
         try:
@@ -44,4 +45,4 @@ def on_terminal(words: list[str | Path], columns: int = 100, env: dict[str, str]
             break
         said += part
     os.close(master)
-    return process.wait(timeout=60), said.decode(errors="surrogateescape").replace("\r\n", "\n")
+    return process.wait(timeout=PATIENCE_S), said.decode(errors="surrogateescape").replace("\r\n", "\n")

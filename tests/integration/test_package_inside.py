@@ -12,7 +12,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from conftest import Python
+from conftest import PATIENCE_S, Python
 from tide_decoder import read_recording
 
 REPOSITORY = Path(__file__).parents[2]
@@ -48,7 +48,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def inside(python: Python, package: Path, exe: Path, code: str, cwd: Path) -> object:
     """Runs code that prints one literal."""
     env = {**os.environ, "PYTHONPATH": str(package), "LOWTIDE_EXE": str(exe)}
-    done = subprocess.run(python.command("-c", code), env=env, capture_output=True, text=True, cwd=cwd, timeout=120)
+    done = subprocess.run(python.command("-c", code), env=env, capture_output=True, text=True, cwd=cwd, timeout=PATIENCE_S)
     assert (done.returncode, done.stderr) == (0, "")
     return ast.literal_eval(done.stdout)
 
@@ -144,7 +144,7 @@ def test_other_threads_run_on_and_children_are_left_alone(lowtide_package: objec
     stop.set()
     thread.join()
     assert seen > 3
-    assert os.listdir("/proc/self/fd") == descriptors
+    assert set(os.listdir("/proc/self/fd")) <= set(descriptors)  # what other tests left may go meanwhile
     assert len(ballast) == 300_000
 
 

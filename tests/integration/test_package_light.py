@@ -7,7 +7,7 @@ from pathlib import Path
 
 import lowtide
 import pytest
-from conftest import Python
+from conftest import PATIENCE_S, Python
 from lowtide._record import Record
 from test_package_inside import package
 
@@ -22,7 +22,7 @@ def loaded_by(python: Python, package: Path, code: str) -> list[str]:
 sys.path.append({str(package)!r}); before = set(sys.modules)
 {code}
 print(*sorted(set(sys.modules) - before))"""
-    done = subprocess.run(python.command("-I", "-S", "-c", words), capture_output=True, text=True, timeout=120)
+    done = subprocess.run(python.command("-I", "-S", "-c", words), capture_output=True, text=True, timeout=PATIENCE_S)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout.split()
 

@@ -113,7 +113,7 @@ def test_the_peak_of_a_program_is_told_with_who_held_it_and_what_to_del(lowtide:
     report = json.loads(lowtide("report", out, "--json").stdout)
     (finding,) = [f for f in report["findings"] if f["kind"] == "temporary-peak"]
     assert (finding["site"]["line"], finding["site"]["function"].split(".")[0]) == (3, "build")
-    assert 60e6 < finding["bytes"] < 120e6
+    assert 50e6 < finding["bytes"] < 140e6  # of 94 ± 42: six standard deviations of a sample in 512 KiB
     # A busy machine may have looked only while the list was being put together, or long after.
     if report["peak"] is not None and finding["held_at_peak"] == "thread MainThread > work() > rows":
         assert "`del rows` in work()" in finding["fix"]

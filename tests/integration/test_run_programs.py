@@ -199,7 +199,7 @@ def test_a_signal_to_lowtide_is_the_programs(number: signal.Signals, lowtide_exe
     code = (
         "import signal, sys, time\n"
         f"signal.signal({int(number)}, lambda *a: sys.exit(40 + a[0]))\n"
-        "print('ready', flush=True)\ntime.sleep(60)\n"
+        "print('ready', flush=True)\ntime.sleep(600)\n"
     )
     process = start(lowtide_exe, code, tmp_path)
     process.send_signal(number)
@@ -209,7 +209,7 @@ def test_a_signal_to_lowtide_is_the_programs(number: signal.Signals, lowtide_exe
 
 
 def test_a_signal_that_ends_the_program_ends_lowtide_alike(lowtide_exe: Path, tmp_path: Path) -> None:
-    process = start(lowtide_exe, "import time\nprint('ready', flush=True)\ntime.sleep(60)\n", tmp_path)
+    process = start(lowtide_exe, "import time\nprint('ready', flush=True)\ntime.sleep(600)\n", tmp_path)
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == -signal.SIGTERM
@@ -240,7 +240,7 @@ def test_a_recorder_that_is_stopped_does_not_hold_the_programs_end_up(lowtide_ex
 def test_ctrl_c_on_a_terminal_reaches_the_program_once(lowtide_exe: Path, tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(
         "import time\ncount = 0\n"
-        "try: print('ready', flush=True); time.sleep(60)\n"
+        "try: print('ready', flush=True); time.sleep(600)\n"
         "except KeyboardInterrupt: count += 1\n"
         "try: time.sleep(0.3)\n"
         "except KeyboardInterrupt: count += 1\n"

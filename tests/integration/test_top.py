@@ -38,7 +38,7 @@ def test_q_leaves_and_the_terminal_is_as_before(this_python: Python, lowtide_exe
     pid, terminal = pty.fork()
     if pid == 0:
         os.execve(lowtide_exe, [str(lowtide_exe), "top", str(target.pid)], {**os.environ, "TERM": "xterm"})
-    said, sent, end = b"", False, time.monotonic() + 60
+    said, sent, end = b"", False, time.monotonic() + PATIENCE_S
     while b"\x1b[?1049l" not in said:
         assert time.monotonic() < end, said
         if select.select([terminal], [], [], 1)[0]:

@@ -280,8 +280,10 @@ static void a_snapshot_is_wanted_once_it_is_worth_its_cost(void **state) {
     assert_int_equal(collect_begin(&c, &e), 0);
     collect_process_t *p = add(&c, share(&sample, &r));
     c.peaks = true;
-    peaks_aim(&c); /* just begun: nothing may be spent */
+    c.fault_ns = 1000000; /* so dear that it has just begun however long this took */
+    peaks_aim(&c);        /* nothing may be spent */
     assert_int_equal(r->head.snapshot_above, INT64_MAX);
+    c.fault_ns = 0; /* to be measured */
     c.begin_ns -= UINT64_C(60) * 1000000000;
     peaks_aim(&c);
     assert_int_equal(r->head.snapshot_above, 32 << 20);
@@ -294,10 +296,11 @@ static void a_snapshot_is_wanted_once_it_is_worth_its_cost(void **state) {
     peak_done(&c, getpid(), &done);
     assert_true(p->peak.fd > 0);
     assert_int_equal(p->peak.samples.count, 1);
-    peaks_aim(&c); /* what it costs is not all known yet */
+    c.begin_ns += UINT64_C(30) * 1000000000; /* before a second has passed, on any machine */
+    peaks_aim(&c);                           /* what it costs is not all known yet */
     assert_int_equal(r->head.snapshot_above, INT64_MAX);
     assert_true(c.peaks_us > 0);
-    c.begin_ns -= UINT64_C(2) * 1000000000;
+    c.begin_ns -= UINT64_C(32) * 1000000000;
     peaks_aim(&c);
     assert_true(r->head.snapshot_above >= 50 << 20);
     assert_true(r->head.snapshot_above < INT64_MAX);
@@ -319,6 +322,7 @@ static void a_snapshot_that_costs_too_much_is_given_up(void **state) {
     assert_int_equal(collect_begin(&c, &e), 0);
     collect_process_t *p = add(&c, share(&sample, &r));
     c.peaks = true;
+    c.fault_ns = 10000; /* of all pages more than is earned in a minute: as long this may take */
     c.begin_ns -= UINT64_C(1) * 1000000000;
     r->head.heap_bytes = BYTES;
     peaks_aim(&c);

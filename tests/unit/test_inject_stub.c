@@ -22,6 +22,8 @@ static inject_context_t *context;
 static int opened_with_number, closed, started_with, open_in_agent;
 static bool refuse_library;
 
+enum { PATIENCE_MS = 240000 }; /* whatever a busy machine does between two steps of a test */
+
 static void *fake_dlopen(const char *path, int mode) {
     (void)mode;
     open_in_agent = open(path, O_RDONLY);
@@ -83,7 +85,7 @@ static int set_up(void **state) {
         .region = (uint64_t)(uintptr_t)region,
         .region_bytes = INJECT_REGION_BYTES,
         .fd_floor = 200,
-        .patience_ms = 200,
+        .patience_ms = PATIENCE_MS,
         .mxcsr = 0x1f80,
         .thread_name = "lowtide",
         .entry_name = "agent_start",
@@ -233,6 +235,7 @@ static void what_the_agent_opens_takes_no_number_of_the_program(void **state) {
 
 static void a_number_that_the_program_has_reused_is_left_alone(void **state) {
     (void)state;
+    context->patience_ms = 200;
     enter();
     int ours = dup(context->our_fd), guest_fd = context->guest_fd;
     while (!context->ready) nanosleep(&(struct timespec){0, 1000000}, NULL);
@@ -262,6 +265,7 @@ static void the_loader_s_own_words_come_back(void **state) {
 
 static void the_guest_goes_when_no_library_comes(void **state) {
     (void)state;
+    context->patience_ms = 200;
     enter();
     int ours = context->our_fd;
     wait_until_unmapped();

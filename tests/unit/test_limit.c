@@ -283,9 +283,10 @@ static void what_brings_nothing_is_tried_more_and_more_seldom(void **state) {
     assert_true(w.credit_ns <= -1000000000); /* two seconds of the one that was saved up */
     say_rss(f, 99 * MIB);
     w.credit_at_ns -= 1900000000;
-    limit_watch_wait(&w, LIMIT_PRESSURE,
-                     &s); /* the rest of what is overdrawn, at half of all time */
-    assert_true(w.credit_ns > 0 && w.credit_ns < 500000000);
+    const int64_t at_ns = w.credit_at_ns, overdrawn_ns = -w.credit_ns;
+    limit_watch_wait(&w, LIMIT_PRESSURE, &s);
+    /* The rest of what is overdrawn, at half of all time; a busy machine adds to it. */
+    assert_true(w.credit_ns > 0 && w.credit_at_ns - at_ns > 2 * overdrawn_ns);
 }
 
 static void a_light_action_is_followed_by_another_only_when_usage_has_grown(void **state) {
