@@ -1,5 +1,6 @@
 /* inject_driver PID LIBRARY [COUNT [TIMEOUT_MS [STAY_MS]]]: brings the library in, exchanges a packet with it, takes it out,
- * COUNT times; where $SHARED_FILES is set, as before Linux 6.9. Prints what went wrong as one line; status 0 only when all went well. */
+ * COUNT times, each after STAY_MS or, where that is -1, at the end of standard input; where $SHARED_FILES is set, as before
+ * Linux 6.9. Prints what went wrong as one line; status 0 only when all went well. */
 #include "inject/inject.h"
 
 #include <stdio.h>
@@ -18,7 +19,11 @@ static int once(pid_t pid, const inject_options_t *options, int stay_ms, err_t *
     if (send(sock, "ping", 5, MSG_NOSIGNAL) != 5 || recv(sock, answer, sizeof answer, 0) != 5 ||
         strcmp(answer, "ping") != 0)
         status = err_set(e, -1, "process %d ended while the agent was in it", (int)pid);
-    nanosleep(&(struct timespec){stay_ms / 1000, stay_ms % 1000 * 1000000L}, NULL);
+    if (stay_ms < 0)
+        while (read(STDIN_FILENO, answer, sizeof answer) > 0) {
+        }
+    else
+        nanosleep(&(struct timespec){stay_ms / 1000, stay_ms % 1000 * 1000000L}, NULL);
     close(sock);
     int closed = inject_close(in, status ? NULL : e);
     return status ? status : closed;
