@@ -134,7 +134,7 @@ def walk(spawn: Spawn, tmp_path: Path) -> Walk:
         words = [str(tmp_path / PROBE.name), str(tide), *args]
         code = program if isinstance(program, Path) else WALK + program
         target = spawn(python, code, *words, ready=False)
-        status, out = target.finish(180)
+        status, out = target.finish()
         assert status == 0, target.stderr() + out
         lines = out.splitlines()
         figures = next((json.loads(s[8:]) for s in lines if s.startswith("figures ")), {})

@@ -189,6 +189,10 @@ def test_a_child_that_had_no_turn_yet_is_waited_for(
     attached = attach(target, "--no-heap")
     attached.wait_for(target.pid)
     child = int(ask(target, "print(child())")[0])
+    end = time.monotonic() + PATIENCE_S
+    while Path(f"/proc/{child}/stat").read_text().rsplit(")", 1)[1].split()[0] != "T":
+        assert time.monotonic() < end
+        time.sleep(0.02)
     time.sleep(3)  # in which it is looked at more often than one that refuses an agent
     os.kill(child, signal.SIGCONT)
     attached.wait_for(child)

@@ -139,7 +139,7 @@ def record(spawn: Spawn, tmp_path: Path) -> Record:
     def run(python: Python, program: str, *args: str) -> Recorded:
         tide = tmp_path / "heap.tide"
         target = spawn(python, WALK + program, str(tmp_path / PROBE.name), str(tide), *args, ready=False)
-        target.wait_for("ready", 120)
+        target.wait_for("ready")
         return target, tide
 
     return run
