@@ -227,3 +227,10 @@ def test_numbers_and_columns_of_other_libraries_are_taken(folder: Path) -> None:
     assert list(lowtide.stream("in.txt", "1GiB", workers=Three(), progress=None)) == ["a", "b"]  # type: ignore[call-overload]
     lowtide.stream([{"a": 1, "b": 2}]).write("in.arrow")
     assert list(lowtide.stream("in.arrow", "1GiB", columns=Names(["b"]))) == [{"b": 2}]
+
+
+def test_a_list_of_text_that_was_meant_as_records_is_told_how_to_be_them(tmp_path: Path) -> None:
+    with pytest.raises(
+        lowtide.StreamError, match=r"^a is not there; look at its name, or hand over iter\(…\) of a list"
+    ):
+        lowtide.stream(["a", "b"]).write(tmp_path / "out.txt")

@@ -68,14 +68,13 @@ class Engine:
         plan: Plan,
         ceiling: int,
         make: Callable[[], Workers] | None,
-        stop_at_bad: bool,
         progress: Callable[[Progress], object] | None,
     ) -> None:
         self.source, self.plan, self.ceiling = source, plan, ceiling
         self.make = make  # the workers; None: it is done here
         self.workers: Workers | None = None
         self.sizer = Sizer(ceiling)
-        self.stop_at_bad, self.progress = stop_at_bad, progress
+        self.progress = progress
         self.peak = self.memory = 0
         self.begun = time.monotonic()
         self._looked = 0.0
@@ -127,6 +126,8 @@ class Engine:
         self._own_begun = own_bytes()
         self.sizer.begin(self.memory if workers.local else 0, workers.lanes, self.plan.tables, self.plan.writes_tables)
         workers.grow_max(self.sizer.worker_room())
+        if workers.threads:
+            self.sizer.target = CHUNK_MIN  # what a chunk costs shows in small ones: no limit holds back a call
 
     def _numbered(self, results: Iterator[Result]) -> Iterator[Result]:
         """Each with the numbers of its records, which only now are known."""
@@ -148,7 +149,7 @@ class Engine:
             return run_chunk(self.plan, chunk.payload, chunk.head, 0, wall)
 
         for chunk in chunks:
-            yield self._try(chunk, do)
+            yield from self._try(chunk, do)
             self.look()
 
     def _check_outgrown(self) -> int:
@@ -184,7 +185,8 @@ class Engine:
                 return
             chunk, future = waiting.popleft()
             first: list[Future[Done]] = [future]
-            yield self._try(chunk, lambda c, f=first: self._collect(c, f))  # type: ignore[misc]
+            del future
+            yield from self._try(chunk, lambda c, f=first: self._collect(c, f))  # type: ignore[misc]
             self._held -= chunk.bytes
             self._check_kept()
 
@@ -242,8 +244,8 @@ class Engine:
                 raise StreamError(f"the executor failed: {told(error)}") from None
         raise AssertionError
 
-    def _try(self, chunk: Chunk, do: Callable[[Chunk], Done]) -> Result:
-        """The chunk, or its halves, down to the record that cannot be done."""
+    def _try(self, chunk: Chunk, do: Callable[[Chunk], Done]) -> Iterator[Result]:
+        """What becomes of the chunk, or of its halves one by one, down to the record that cannot be done."""
         failure = None
         try:
             done = do(chunk)
@@ -251,11 +253,15 @@ class Engine:
             failure = error.with_traceback(None)  # which would hold all that the chunk took
             failure.__context__ = None
         if failure:
-            return self._halve(chunk, do, failure)
+            yield from self._halve(chunk, do, failure)
+            return
         self.sizer.learn(done.pid, chunk.bytes, done.grown)
-        return Result(chunk, [done], [(chunk.first + index, error) for index, error in done.bad])
+        result = Result(chunk, [done], done.bad)
+        del done
+        chunk.payload = None
+        yield result
 
-    def _halve(self, chunk: Chunk, do: Callable[[Chunk], Done], failure: ChunkFailed) -> Result:
+    def _halve(self, chunk: Chunk, do: Callable[[Chunk], Done], failure: ChunkFailed) -> Iterator[Result]:
         if failure.memory:
             self.sizer.shrink()
             trim()
@@ -267,16 +273,16 @@ class Engine:
                     raise self._outgrown(memory)
                 room = self.sizer.worker_room() if self.workers else self._left
                 why = f"{why}: the record alone needs more than the {text_bytes(room)} that are left for one"
-            return Result(chunk, [Done(b"" if self.plan.out != "records" else [], 1, 0)], [(chunk.first, why)])
-        first, second, count = split
-        half = chunk.bytes // 2
-        left = self._try(dataclasses.replace(chunk, payload=first, bytes=half), do)
-        if left.bad and self.stop_at_bad:
-            return Result(chunk, left.parts, left.bad)  # nothing behind it will be committed
-        if self.plan.out == "csv" and self.plan.fields is None:
-            self.learn_fields(left.parts)
-        right = self._try(dataclasses.replace(chunk, payload=second, bytes=half, first=chunk.first + count), do)
-        return Result(chunk, left.parts + right.parts, left.bad + right.bad)
+            yield Result(chunk, [Done(b"" if self.plan.out != "records" else [], 1, 0)], [(0, why)])
+            return
+        first, second = split
+        at = chunk.token["at"] - len(second) if chunk.token["at"] else 0  # records are counted where bytes are not
+        left = dataclasses.replace(chunk, payload=first, bytes=chunk.bytes // 2, token={**chunk.token, "at": at})
+        right = dataclasses.replace(chunk, payload=second, bytes=chunk.bytes // 2)
+        del split, first, second
+        chunk.payload = None
+        yield from self._try(left, do)
+        yield from self._try(right, do)
 
     def learn_fields(self, parts: list[Done]) -> None:
         """CSV has the fields of its first record, and every chunk from then on is held to them."""

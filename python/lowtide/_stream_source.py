@@ -67,7 +67,6 @@ class Chunk:
     token: dict[str, int]  # where to go on behind it
     position: int  # bytes of all files together that are read so far
     head: Head | None = None
-    first: int = 0  # of a part of a chunk: records of the chunk before it
 
 
 @dataclass(frozen=True)
@@ -105,7 +104,10 @@ def find_files(source: Any) -> list[str]:
         elif os.path.exists(name):
             raise StreamError(f"{name} is no regular file; hand it over open, or from the shell as standard input: -")
         else:
-            raise StreamError(f"{name} is not there; look at its name")
+            records = (
+                "" if isinstance(source, (str, os.PathLike)) else ", or hand over iter(…) of a list that holds records"
+            )
+            raise StreamError(f"{name} is not there; look at its name{records}")
     if not found:
         raise StreamError("the source names no file")
     return found

@@ -201,8 +201,8 @@ def run_chunk(plan: Plan | bytes, payload: Any, head: Head | None, room: int, wa
     return done
 
 
-def halves(plan: Plan, payload: Any, head: Head | None) -> tuple[Any, Any, int] | None:
-    """A chunk's first and second half and the records of the first; None where it is one record."""
+def halves(plan: Plan, payload: Any, head: Head | None) -> tuple[Any, Any] | None:
+    """A chunk's first and second half; None where it is one record."""
     if plan.kind in ("records", "table"):
         if plan.kind == "table":
             payload = table_of(payload)
@@ -210,16 +210,12 @@ def halves(plan: Plan, payload: Any, head: Head | None) -> tuple[Any, Any, int] 
         if count < 2:
             return None
         first, second = payload[: count // 2], payload[count // 2 :]
-        return (
-            (first, second, count // 2)
-            if plan.kind == "records"
-            else (ipc_buffer(first), ipc_buffer(second), count // 2)
-        )
+        return (first, second) if plan.kind == "records" else (ipc_buffer(first), ipc_buffer(second))
     text = payload.read() if isinstance(payload, Span) else payload
     delimiter = head.delimiter.encode() if head else None
-    end, records = stream_cut(text, len(text) // 2, delimiter)
+    end, _ = stream_cut(text, len(text) // 2, delimiter)
     if not end or end >= len(text):
         return None
     if isinstance(payload, Span):
-        return payload.part(0, end), payload.part(end, len(payload)), records
-    return text[:end], text[end:], records
+        return payload.part(0, end), payload.part(end, len(payload))
+    return text[:end], text[end:]

@@ -33,6 +33,7 @@ class Workers:
     def __init__(self, executor: Executor, lanes: int, own: bool) -> None:
         self.executor, self.lanes, self.own = executor, lanes, own
         self.local = is_local(executor)
+        self.threads = isinstance(executor, ThreadPoolExecutor)
         self._packed: tuple[Plan, bytes] | None = None
 
     def begin(self, plan: Plan) -> None:
@@ -52,7 +53,7 @@ class Workers:
         given: Plan | bytes = plan
         if isinstance(self.executor, (Pool, ProcessPoolExecutor)):
             given = self.pack(plan)
-        if isinstance(self.executor, ThreadPoolExecutor):
+        if self.threads:
             room = 0  # what one thread may take cannot be told from what the others do
         return self.executor.submit(run_chunk, given, payload, head, room)
 

@@ -48,7 +48,9 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def inside(python: Python, package: Path, exe: Path, code: str, cwd: Path) -> object:
     """Runs code that prints one literal."""
     env = {**os.environ, "PYTHONPATH": str(package), "LOWTIDE_EXE": str(exe)}
-    done = subprocess.run(python.command("-c", code), env=env, capture_output=True, text=True, cwd=cwd, timeout=PATIENCE_S)
+    done = subprocess.run(
+        python.command("-c", code), env=env, capture_output=True, text=True, cwd=cwd, timeout=PATIENCE_S
+    )
     assert (done.returncode, done.stderr) == (0, "")
     return ast.literal_eval(done.stdout)
 
