@@ -224,7 +224,7 @@ static int join_u64_compare(const void *a, const void *b) {
     return *x < *y ? -1 : *x > *y;
 }
 
-/* What the process usually had: the medians of its timeline. */
+/* What the process usually had, the median of its timeline; and the least that was resident. */
 static int join_usual(const profile_t *p, uint32_t process, uint64_t *out, uint64_t *rss_out,
                       err_t *e) {
     uint64_t *heap = mem_alloc((2 * (size_t)p->point_count + 1) * sizeof *heap);
@@ -237,9 +237,10 @@ static int join_usual(const profile_t *p, uint32_t process, uint64_t *out, uint6
         heap[count++] = p->points[i].heap_bytes;
     }
     if (count) qsort(heap, count, sizeof *heap, join_u64_compare);
-    if (count) qsort(rss, count, sizeof *rss, join_u64_compare);
     *out = count ? heap[count / 2] : UINT64_MAX;
-    *rss_out = count ? rss[count / 2] : UINT64_MAX;
+    *rss_out = UINT64_MAX;
+    for (uint32_t i = 0; i < count; i++)
+        if (rss[i] < *rss_out) *rss_out = rss[i];
     mem_free(heap);
     return 0;
 }
@@ -357,6 +358,7 @@ static void join_beyond(const profile_t *p, const join_peak_t *peak, int step,
         }
         /* Of sampled bytes some up and down is noise. */
         if (low > peak->usual + gone / 4 || x->heap_bytes < most - gone + gone / 8) continue;
+        if (x->heap_bytes < low + gone / 8) continue; /* the foot of the same ramp */
         if (x->heap_bytes > other->heap_bytes)
             *other = (profile_moment_t){x->t_us, x->rss_bytes, x->heap_bytes};
     }
@@ -389,6 +391,7 @@ static uint64_t join_returns(const profile_t *p, const profile_sums_t *line, uin
 }
 
 typedef struct join_told {
+    bool usual; /* at the peak was no more than the process had for half of its time */
     const profile_site_t *line;
     const profile_sums_t *sums;
     uint64_t bytes;
@@ -417,9 +420,11 @@ static int join_temporary(findings_t *f, const profile_t *p, const model_t *peak
     if (other.heap_bytes)
         snprintf(too, sizeof too, "; %s were alive %.1f s in, too",
                  findings_bytes(other.heap_bytes, high), (double)other.t_us / 1e6);
-    x->title = findings_text(f, "%s:%u made %s%s%s%s that lived at the peak alone%s%s", base,
-                             line->frame.line, findings_bytes(bytes, size), off ? " (± " : "",
-                             off ? findings_bytes(off, error) : "", off ? ")" : "", at, too);
+    x->title = findings_text(f, "%s:%u made %s%s%s%s that %s%s%s%s", base, line->frame.line,
+                             findings_bytes(bytes, size), off ? " (± " : "",
+                             off ? findings_bytes(off, error) : "", off ? ")" : "",
+                             t->usual ? "were alive at the peak" : "lived at the peak alone", at,
+                             t->usual ? ", and are gone at the end" : "", too);
     join_peak_holder(p, peak_heap, (uint32_t)(line - p->lines), &held);
     if (held.path) x->held_at_peak = findings_text(f, "%s", held.path);
     bool has_local = held.path && join_local(held.path, local, function, sizeof local) &&
@@ -466,17 +471,20 @@ static uint64_t join_gone(const profile_sums_t *s) {
                : 0;
 }
 
-/* The peak stands clearly above what the process usually had; the lines that had more at the peak
- * than now are told, of each no more than what is above. */
+/* The peak stands clearly above what is left at the end, or above what the process usually had; the lines that had more at the peak
+ * than now are told, of each no more than what is above. What is built up over half of the time, or kept that long, is usual and gone
+ * all the same. */
 static int join_temporary_peaks(findings_t *f, const profile_t *p, const model_t *peak_heap) {
-    uint64_t usual = 0, usual_rss = 0;
+    uint64_t median = 0, least_rss = 0, left = 0;
     if (p->mode == PROFILE_NONE || !p->process_count || !p->line_count) return 0;
     profile_sums_t *lines = mem_alloc(p->line_count * sizeof *lines);
     if (!lines) return findings_no_memory(f);
-    int status = join_usual(p, p->peak_process, &usual, &usual_rss, f->e);
-    uint64_t peak = join_lines(p, lines), above = peak > usual ? peak - usual : 0;
+    int status = join_usual(p, p->peak_process, &median, &least_rss, f->e);
+    uint64_t peak = join_lines(p, lines);
+    for (uint32_t i = 0; i < p->line_count; i++) left += lines[i].bytes[PROFILE_LIVE];
+    uint64_t usual = median < left ? median : left, above = peak > usual ? peak - usual : 0;
     /* What was allocated and never touched is not resident: the fix returns none of it. */
-    uint64_t above_rss = p->rss_peak_bytes > usual_rss ? p->rss_peak_bytes - usual_rss : 0;
+    uint64_t above_rss = p->rss_peak_bytes > least_rss ? p->rss_peak_bytes - least_rss : 0;
     if (above > above_rss) above = above_rss;
     for (int found = 0; !status && above >= peak / TEMPORARY_SHARE && found < TEMPORARY_MOST;
          found++) {
@@ -489,7 +497,10 @@ static int join_temporary_peaks(findings_t *f, const profile_t *p, const model_t
             gone < profile_error(p, &lines[most], PROFILE_PEAK)) {
             break;
         }
-        join_told_t told = {&p->lines[most], &lines[most], gone, join_other_peak(p, gone, usual)};
+        join_told_t told = {.usual = peak < median + gone / 2,
+                            .line = &p->lines[most],
+                            .sums = &lines[most],
+                            .other = join_other_peak(p, gone, usual)};
         told.bytes = join_returns(p, &lines[most], gone, &told.other);
         if (told.bytes >= TEMPORARY_MIN_BYTES) status = join_temporary(f, p, peak_heap, &told);
         lines[most].bytes[PROFILE_PEAK] = 0;

@@ -219,6 +219,28 @@ def test_a_second_peak_limits_what_the_fix_of_the_first_returns(lowtide: Lowtide
     assert finding["confidence"] == "medium"
 
 
+# A ramp over all of its time, which is usual and gone all the same.
+RAMP = """
+import time
+def load():
+    rows = []
+    for i in range(400):
+        rows.append(["x" * 1000 + str(i * n) for n in range(200)])
+        time.sleep(0.002)
+    return len(rows)
+print(load())
+"""
+
+
+def test_what_is_built_up_over_most_of_the_run_is_told_in_full(lowtide: Lowtide, tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(RAMP)
+    out = tmp_path / "t.tide"
+    assert lowtide("run", "--exact", "--no-report", "-o", out, tmp_path / "app.py", cwd=tmp_path).status == 0
+    (finding,) = json.loads(lowtide("report", out, "--json").stdout)["findings"]
+    assert (finding["kind"], finding["site"]["line"]) == ("temporary-peak", 6)
+    assert finding["bytes"] == pytest.approx(400 * 200 * 1070, rel=0.1) and "too" not in finding["title"]
+
+
 def test_the_line_that_made_most_of_the_garbage_is_told(lowtide: Lowtide, tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text("""
 import gc
@@ -251,7 +273,7 @@ if sys.argv[1:]: db.close()
     reports = []
     for fixed in [], ["fixed"]:
         out = tmp_path / "t.tide"
-        words = ["--no-report", "-o", out, "--python", sys.executable, tmp_path / "app.py", *fixed]
+        words = ["--no-report", "--interval", "16K", "-o", out, "--python", sys.executable, tmp_path / "app.py", *fixed]
         assert lowtide("run", *words, cwd=tmp_path).status == 0
         reports.append(json.loads(lowtide("report", out, "--json").stdout))
     before, after = reports
