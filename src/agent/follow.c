@@ -13,6 +13,7 @@
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -22,6 +23,8 @@ static const char preload_name[] = "LD_PRELOAD=", run_name[] = CTL_RUN_VARIABLE 
                   limit_name[] = CTL_LIMIT_VARIABLE "=";
 /* "NAME=value" each; run[0] is 0 until all is there, and limit[0] where there is no limit. */
 static char run[8192], preload[4096], limit[4608];
+
+static void (*on_silent)(const char *path);
 
 typedef int execve_t(const char *, char *const[], char *const[]);
 typedef int fexecve_t(int, char *const[], char *const[]);
@@ -68,6 +71,10 @@ void follow_begin(const char *value, const char *agent, const char *limit_value,
     snprintf(run, sizeof run, "%s%s", run_name, value);
 }
 
+void follow_on_silent(void (*tell)(const char *path)) {
+    on_silent = tell;
+}
+
 static const char *agent_path(void) {
     return preload + sizeof preload_name - 1;
 }
@@ -104,32 +111,52 @@ static bool interpreter_is_ours(int fd, const Elf64_Phdr *segment) {
     return strstr(name, "ld-linux-x86-64") != NULL;
 }
 
-static bool program_takes_it(int fd) {
+enum takes {
+    TAKES,
+    TAKES_NOT,
+    SILENT
+}; /* silent: nothing is loaded into it, but who it starts may take it */
+
+static bool is_raised(const struct stat *st) {
+    return (st->st_mode & S_ISUID && st->st_uid != geteuid()) ||
+           (st->st_mode & S_ISGID && st->st_gid != getegid());
+}
+
+/* The loader called by its name loads what it is told to, and has no loader itself. */
+static bool is_loader(const char *path) {
+    const char *slash = strrchr(path, '/');
+    return strncmp(slash ? slash + 1 : path, "ld", 2) == 0;
+}
+
+static enum takes program_takes_it(int fd, const char *path) {
     Elf64_Ehdr head;
     Elf64_Phdr segments[SEGMENTS_MOST];
     if (pread(fd, &head, sizeof head, 0) != (ssize_t)sizeof head ||
         memcmp(head.e_ident, ELFMAG, SELFMAG) != 0)
-        return true; /* a script: who reads it is looked at when it comes to that */
-    if (head.e_ident[EI_CLASS] != ELFCLASS64 || head.e_machine != EM_X86_64) return false;
+        return TAKES; /* a script: who reads it is looked at when it comes to that */
+    if (head.e_ident[EI_CLASS] != ELFCLASS64 || head.e_machine != EM_X86_64) return TAKES_NOT;
+    struct stat st;
+    if (fstat(fd, &st) == 0 && is_raised(&st)) return SILENT;
     size_t n = head.e_phnum < SEGMENTS_MOST ? head.e_phnum : SEGMENTS_MOST;
     if (head.e_phentsize != sizeof segments[0] ||
         pread(fd, segments, n * sizeof segments[0], (off_t)head.e_phoff) !=
             (ssize_t)(n * sizeof segments[0]))
-        return true;
+        return TAKES;
     for (size_t i = 0; i < n; i++)
-        if (segments[i].p_type == PT_INTERP) return interpreter_is_ours(fd, &segments[i]);
-    return true;
+        if (segments[i].p_type == PT_INTERP)
+            return interpreter_is_ours(fd, &segments[i]) ? TAKES : TAKES_NOT;
+    return is_loader(path) ? TAKES : SILENT;
 }
 
 /* path: NULL or a bare name when it is not known. */
-static bool followable(const char *path) {
+static enum takes takes_it(const char *path) {
     int fd = open(agent_path(), O_RDONLY | O_CLOEXEC);
-    if (fd < 0) return false;
+    if (fd < 0) return TAKES_NOT;
     close(fd);
-    if (!path || !strchr(path, '/')) return true;
+    if (!path || !strchr(path, '/')) return TAKES;
     fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (fd < 0) return true; /* to be executed, not read */
-    bool takes = program_takes_it(fd);
+    if (fd < 0) return TAKES; /* to be executed, not read */
+    enum takes takes = program_takes_it(fd, path);
     close(fd);
     return takes;
 }
@@ -137,7 +164,7 @@ static bool followable(const char *path) {
 /* ── The environment ── */
 
 typedef struct plan {
-    bool change, strip;
+    bool change, strip, silent;             /* silent: it will not call */
     size_t words, text_bytes;               /* what plan_carry_out needs room for */
     size_t count;                           /* words as they are */
     ptrdiff_t run_at, preload_at, limit_at; /* -1: not there */
@@ -160,7 +187,9 @@ static plan_t plan_make(const char *path, char *const env[]) {
     bool ours = p.run_at >= 0 && strcmp(env[p.run_at], run) == 0;
     if (limit[0]) ours &= p.limit_at >= 0 && strcmp(env[p.limit_at], limit) == 0;
     int code = errno;
-    p.strip = !followable(path);
+    enum takes takes = takes_it(path);
+    p.strip = takes == TAKES_NOT;
+    p.silent = takes != TAKES;
     errno = code;
     p.change = p.strip ? there || p.run_at >= 0 || p.limit_at >= 0 : !(there && ours);
     p.words = p.count + 4;
@@ -203,11 +232,23 @@ static char *const *plan_carry_out(const plan_t *p, char *const env[], char **wo
     return words;
 }
 
+/* Before it is started: a child of vfork cannot say it later. */
+static void tell_silent(const plan_t *p, const char *path) {
+    if (p->silent && on_silent) on_silent(path ? path : "");
+}
+
+/* It was not started after all. */
+static int not_started(const plan_t *p, int status) {
+    if (p->silent && on_silent) on_silent(NULL);
+    return status;
+}
+
 /* In a function's body: `given` is what to hand on instead of env. */
 #define FOLLOW(path, env)                                                                          \
     const plan_t plan = plan_make(path, env);                                                      \
     char *words[plan.change ? plan.words : 1], text[plan.change ? plan.text_bytes : 1];            \
-    char *const *given = plan_carry_out(&plan, env, words, text)
+    char *const *given = plan_carry_out(&plan, env, words, text);                                  \
+    tell_silent(&plan, path)
 
 /* ── libc's functions ── */
 
@@ -216,8 +257,8 @@ extern char **environ;
 
 PUBLIC int execve(const char *path, char *const argv[], char *const env[]) {
     FOLLOW(path, env);
-    if (real.execve) return real.execve(path, argv, given);
-    return (int)syscall(SYS_execve, path, argv, given);
+    if (real.execve) return not_started(&plan, real.execve(path, argv, given));
+    return not_started(&plan, (int)syscall(SYS_execve, path, argv, given));
 }
 
 PUBLIC int execv(const char *path, char *const argv[]) {
@@ -226,7 +267,7 @@ PUBLIC int execv(const char *path, char *const argv[]) {
 
 PUBLIC int execvpe(const char *file, char *const argv[], char *const env[]) {
     FOLLOW(file, env);
-    if (real.execvpe) return real.execvpe(file, argv, given);
+    if (real.execvpe) return not_started(&plan, real.execvpe(file, argv, given));
     errno = ENOSYS;
     return -1;
 }
@@ -239,27 +280,29 @@ PUBLIC int fexecve(int fd, char *const argv[], char *const env[]) {
     char path[32];
     snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
     FOLLOW(path, env);
-    if (real.fexecve) return real.fexecve(fd, argv, given);
-    return (int)syscall(SYS_execveat, fd, "", argv, given, AT_EMPTY_PATH);
+    if (real.fexecve) return not_started(&plan, real.fexecve(fd, argv, given));
+    return not_started(&plan, (int)syscall(SYS_execveat, fd, "", argv, given, AT_EMPTY_PATH));
 }
 
 PUBLIC int execveat(int at, const char *path, char *const argv[], char *const env[], int flags) {
     FOLLOW(at == AT_FDCWD || path[0] == '/' ? path : NULL, env);
-    if (real.execveat) return real.execveat(at, path, argv, given, flags);
-    return (int)syscall(SYS_execveat, at, path, argv, given, flags);
+    if (real.execveat) return not_started(&plan, real.execveat(at, path, argv, given, flags));
+    return not_started(&plan, (int)syscall(SYS_execveat, at, path, argv, given, flags));
 }
 
 PUBLIC int posix_spawn(pid_t *pid, const char *path, const posix_spawn_file_actions_t *actions,
                        const posix_spawnattr_t *attributes, char *const argv[], char *const env[]) {
     FOLLOW(path, env);
-    return real.spawn ? real.spawn(pid, path, actions, attributes, argv, given) : ENOSYS;
+    int status = real.spawn ? real.spawn(pid, path, actions, attributes, argv, given) : ENOSYS;
+    return status ? not_started(&plan, status) : 0;
 }
 
 PUBLIC int posix_spawnp(pid_t *pid, const char *file, const posix_spawn_file_actions_t *actions,
                         const posix_spawnattr_t *attributes, char *const argv[],
                         char *const env[]) {
     FOLLOW(file, env);
-    return real.spawnp ? real.spawnp(pid, file, actions, attributes, argv, given) : ENOSYS;
+    int status = real.spawnp ? real.spawnp(pid, file, actions, attributes, argv, given) : ENOSYS;
+    return status ? not_started(&plan, status) : 0;
 }
 
 /* ── With the arguments one by one ── */

@@ -150,6 +150,17 @@ static void on_fork(void) {
     watched = call_forked(&runtime, profile.flags & CTL_PROFILE_CHILDREN);
 }
 
+static void count_silent(const char *path) {
+    region_t *region = alloc_region();
+    if (!region) return;
+    int64_t change = path ? 1 : -1;
+    atomic_fetch_add_explicit(&region->silent_programs, change, memory_order_relaxed);
+    uint32_t text = path && *path ? alloc_text(path) : 0, none = 0;
+    for (int i = 0; text && i < REGION_SILENT_NAMES; i++, none = 0)
+        if (atomic_compare_exchange_strong(&region->silent_names[i], &none, text) || none == text)
+            return;
+}
+
 static void start_profile(int sock) {
     alloc_options_t o = {.mode = profile.mode,
                          .interval_bytes = profile.interval_bytes,
@@ -162,6 +173,7 @@ static void start_profile(int sock) {
     if (!status) {
         /* peak_end: of two threads a fork warns (Python 3.12 and later), and one of them would be ours. */
         pthread_atfork(peak_end, NULL, on_fork);
+        follow_on_silent(count_silent);
         status = call_region(sock, &runtime, region, 0, &e);
         if (status) alloc_region()->dismissed = 1; /* nobody will read it */
     }

@@ -9,8 +9,10 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { LOOK_US = 100000, PART_OF_TIME = 20, LOOKS_BEFORE = 2, TRIES_MOST = 10, UNKNOWN_LOOKS = 10 };
-enum { CALL_LOOKS = 10, CALLS_AT_ONCE = 1 << 10 };
+enum { LOOK_US = 20000, PART_OF_TIME = 20, LOOKS_BEFORE = 2, UNKNOWN_LOOKS = 50 };
+enum { CALL_LOOKS = 50, CALLS_AT_ONCE = 1 << 10 };
+/* What a process becomes shows while its loader is at work: before that one may seem to be no Python, and the agent not be let in. */
+enum { AGAIN_US = 50000, TRIES_MOST = 10, TRIES_US = 3000000, UNSHAPED_US = 500000 };
 enum { BRING_MS = 3000, LEAVE_ROUNDS = 4 };
 /* How many regions and copies of the agent look like in /proc/PID/maps. */
 static const char region_file[] = "memfd:lowtide-profile", agent_file[] = "memfd:lowtide";
@@ -44,16 +46,21 @@ static void refuse_unknown(attach_tree_t *t, attach_member_t *m, const char *nam
     refuse(t, m, line);
 }
 
-static bool may_pass(int status) {
-    return status == -EAGAIN || status == -EALREADY || status == -ETIMEDOUT || status == -EBUSY;
+static bool may_pass(const attach_member_t *m, int status, uint64_t age_us) {
+    if (status == -ENOTSUP) return age_us < UNSHAPED_US;
+    if (status != -EAGAIN && status != -EALREADY && status != -ETIMEDOUT && status != -EBUSY)
+        return false;
+    return m->tries < TRIES_MOST || age_us < TRIES_US;
 }
 
 /* Once more a little later, or never. */
 static void failed(attach_tree_t *t, attach_member_t *m, int status, const err_t *e) {
+    uint64_t now = collect_now_us(&t->record->collect);
     agent_talk_close(&m->talk);
     m->settled = status == -ESRCH;
-    m->looks = 0;
-    if (!m->settled && (!may_pass(status) || ++m->tries >= TRIES_MOST)) refuse(t, m, e->text);
+    m->tries++;
+    m->due_us = now + AGAIN_US;
+    if (!m->settled && !may_pass(m, status, now - m->since_us)) refuse(t, m, e->text);
 }
 
 static void bring_in(attach_tree_t *t, attach_member_t *m) {
@@ -89,6 +96,7 @@ static void became_another(attach_tree_t *t, attach_member_t *m) {
     agent_talk_close(&m->talk);
     m->settled = m->before = false;
     m->looks = m->tries = 0;
+    m->due_us = 0;
     if (p && p->mode) collect_add(&t->record->collect, m->pid, 0, COLLECT_EXECED, -1, "", NULL);
 }
 
@@ -130,8 +138,10 @@ static void look_at(attach_tree_t *t, const tree_process_t *p) {
     bool has_run = p->state != 'R' || p->cpu_ticks > m->cpu_ticks;
     m->image = p->image;
     m->cpu_ticks = p->cpu_ticks;
+    if (!m->looks) m->since_us = collect_now_us(&t->record->collect);
     m->looks += has_run || !m->looks;
     if (m->settled || m->talk.sock >= 0 || m->looks < LOOKS_BEFORE) return;
+    if (collect_now_us(&t->record->collect) < m->due_us) return;
     int shares = tree_shares_memory(p);
     if (shares == 0 && !is_to_call(t, m, p))
         bring_in(t, m);
@@ -234,14 +244,13 @@ static size_t take_copies_out(attach_tree_t *t) {
     for (size_t i = 0; i < all.count; i++) {
         tree_process_t *p = &all.at[i];
         attach_member_t *m = member_of(t, p);
-        bool passed = !m || (m->settled && m->tries > TRIES_MOST);
+        bool passed = !m || m->left;
         if (passed || p->exit_signal == 0 || strchr("ZXx", p->state)) continue;
         if (tree_maps(p->pid, agent_file) != 1 || tree_shares_memory(p) == 1) continue;
         agent_talk_t talk;
         err_t e;
         found++;
-        m->settled = true; /* once */
-        m->tries = TRIES_MOST + 1;
+        m->settled = m->left = true; /* once */
         dismiss(t, p->pid);
         int status = agent_talk_open(&talk, p->pid, t->agent, BRING_MS, &e);
         if (!status) {

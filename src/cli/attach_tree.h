@@ -24,8 +24,10 @@ typedef struct attach_member {
     uint64_t image;     /* tree_process_t */
     uint64_t cpu_ticks; /* at the last look */
     unsigned looks, tries;
-    bool before;  /* it was there when we came: no hooks that it has are ours */
-    bool settled; /* followed, or not to be: nothing to do until it calls exec */
+    uint64_t since_us, due_us; /* when it was seen first as what it is; not to be tried before */
+    bool before;               /* it was there when we came: no hooks that it has are ours */
+    bool settled;              /* followed, or not to be: nothing to do until it calls exec */
+    bool left;                 /* the copy that it had has been taken out */
     agent_talk_t talk;
 } attach_member_t;
 

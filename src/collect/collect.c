@@ -152,6 +152,29 @@ static bool process_open(const collect_t *c, collect_process_t *p) {
 
 static void read_events(collect_t *c, uint32_t number, collect_process_t *p);
 
+static bool is_named(const char *list, const char *name) {
+    size_t n = strlen(name);
+    for (const char *at = list; (at = strstr(at, name)); at++)
+        if ((at == list || at[-1] == ' ') && (!at[n] || at[n] == ',')) return true;
+    return false;
+}
+
+static void read_silent(collect_t *c, collect_process_t *p) {
+    uint32_t names[REGION_SILENT_NAMES];
+    uint64_t before = p->silent_programs;
+    p->silent_programs = observed_silent(&p->observed, names);
+    for (int i = 0; p->silent_programs > before && i < REGION_SILENT_NAMES; i++) {
+        observed_text_t text = observed_text(&p->observed, names[i]);
+        size_t used = strlen(c->silent);
+        char name[256];
+        if (!text.bytes || text.bytes >= sizeof name) continue;
+        snprintf(name, sizeof name, "%.*s", (int)text.bytes, text.at);
+        if (!*name || is_named(c->silent, name) || used + strlen(name) + 3 > sizeof c->silent)
+            continue;
+        snprintf(c->silent + used, sizeof c->silent - used, "%s%s", used ? ", " : "", name);
+    }
+}
+
 static void read_profile(collect_t *c, uint32_t number) {
     collect_process_t *p = c->processes.at[number];
     if (!p->observed.region || p->frozen) return;
@@ -159,6 +182,7 @@ static void read_profile(collect_t *c, uint32_t number) {
     read_events(c, number, p);
     observed_lost(&p->observed, &p->lost_stacks, &p->lost_blocks);
     observed_mute(&p->observed, &p->mute_children, &p->mute_children_code, &p->mute_code);
+    read_silent(c, p);
 }
 
 static void process_ends(collect_t *c, uint32_t number, int status) {

@@ -89,7 +89,8 @@ typedef struct collect_process {
     uint64_t lost_stacks, lost_blocks;          /* observed_lost */
     uint64_t mute_children;                     /* observed_mute */
     uint32_t mute_children_code, mute_code;
-    uint64_t end_heap_bytes; /* live when it ended, or had run its last line */
+    uint64_t silent_programs; /* observed_silent */
+    uint64_t end_heap_bytes;  /* live when it ended, or had run its last line */
     collect_gc_t gc;
     uint64_t looked_us, looked_rss; /* at its RSS, and what it was */
     uint64_t tree_shared;           /* of its RSS, what others count (collect_tree.h) */
@@ -142,6 +143,7 @@ typedef struct collect {
     collect_events_t events;
     collect_samples_t samples;
     char refused[4096];  /* collect_refused */
+    char silent[512];    /* names of programs that cannot call, with commas between */
     int descriptor_most; /* what is above is left to others */
     bool peaks;          /* snapshots of peaks are wanted: the caller's to set */
     uint64_t peaks_us;   /* what they have cost the processes */

@@ -171,6 +171,13 @@ void observed_mute(const observed_t *o, uint64_t *children, uint32_t *children_c
     *end_code = atomic_load_explicit(&o->region->end_code, memory_order_relaxed);
 }
 
+uint64_t observed_silent(const observed_t *o, uint32_t names[REGION_SILENT_NAMES]) {
+    if (!o->region) return 0;
+    for (int i = 0; i < REGION_SILENT_NAMES; i++)
+        names[i] = atomic_load_explicit(&o->region->silent_names[i], memory_order_relaxed);
+    return at_least_0(&o->region->silent_programs);
+}
+
 void observed_snapshot_above(observed_t *o, uint64_t bytes) {
     int64_t above = bytes < INT64_MAX ? (int64_t)bytes : INT64_MAX;
     if (o->region) atomic_store_explicit(&o->region->snapshot_above, above, memory_order_relaxed);

@@ -71,6 +71,8 @@ void observed_lost(const observed_t *o, uint64_t *stacks, uint64_t *blocks);
 /* How many forked children could not call us, and why (errno); and why it could not itself at its end, or 0. */
 void observed_mute(const observed_t *o, uint64_t *children, uint32_t *children_code,
                    uint32_t *end_code);
+/* How many programs it started that cannot call; names: where in texts the first few are, or 0. */
+uint64_t observed_silent(const observed_t *o, uint32_t names[REGION_SILENT_NAMES]);
 /* The process is to call for a snapshot when more is live than that; UINT64_MAX: never. */
 void observed_snapshot_above(observed_t *o, uint64_t bytes);
 /* Nobody will read the region any more: the process need not count. */

@@ -37,8 +37,8 @@
 #include <stdatomic.h>
 #include <stdint.h>
 
-enum { REGION_SHARE_ALL = 65536 };
-enum { REGION_VERSION = 6, REGION_LARGE_BYTES = 1 << 20, REGION_SHOWN_BYTES = 1 << 16 };
+enum { REGION_SHARE_ALL = 65536, REGION_SILENT_NAMES = 4 };
+enum { REGION_VERSION = 7, REGION_LARGE_BYTES = 1 << 20, REGION_SHOWN_BYTES = 1 << 16 };
 #define REGION_MAGIC 0x6c61746564697431ull
 
 enum region_mode { REGION_SAMPLED = 1, REGION_EXACT = 2 };
@@ -121,6 +121,9 @@ typedef struct region {
      * not at its end (errno, or 0). */
     _Atomic uint64_t lost_children;
     _Atomic uint32_t lost_children_code, end_code;
+    /* Programs that it started and that cannot call the recorder (agent/follow.h), and the first few of their names, in texts. */
+    _Atomic int64_t silent_programs;
+    _Atomic uint32_t silent_names[REGION_SILENT_NAMES];
     /* The recorder's: with more live than this the process calls for a snapshot, once, and sets it to INT64_MAX, as it is
      * from the beginning. */
     _Atomic int64_t snapshot_above;

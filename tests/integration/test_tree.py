@@ -180,6 +180,28 @@ def test_a_program_that_the_agent_cannot_be_in_runs_unharmed(run: Run, tmp_path:
         stdout="behind\nno loader\n",
     )
     assert len([row for row in processes(recording) if row["mode"]]) == 2
+    said = recording.meta["not_followed"]
+    names = sorted(said.partition(": ")[2].split(", "))
+    assert said.startswith(f"{len(names) + 1} started that are static, set-user-ID, or ")
+    assert [name for name in names if "/su" not in name] == [str(tmp_path / "static")]
+
+
+def test_what_was_not_started_is_not_said_to_be_left_out(run: Run, tmp_path: Path) -> None:
+    """Counted before exec, since a child of vfork cannot do it later."""
+    static = tmp_path / "static"
+    static.write_bytes(b"\x7fELF\x01")
+    static.chmod(0o755)
+    recording = run(
+        f"""
+        import os, subprocess
+        for start in (lambda: os.execv({str(static)!r}, ["x"]), lambda: subprocess.run([{str(static)!r}])):
+            try: start()
+            except OSError: print("refused")
+        subprocess.run(["true"], check=True)
+        """,
+        stdout="refused\nrefused\n",
+    )
+    assert "not_followed" not in recording.meta
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -197,6 +198,10 @@ region_t *alloc_region(void) {
 
 void alloc_on_peak(void (*call)(void)) {
     store_on_peak(call);
+}
+
+uint32_t alloc_text(const char *text) {
+    return alloc.state == STATE_ON ? store_text(text, strlen(text)) : 0;
 }
 
 void alloc_mark(const char *text) {

@@ -65,6 +65,9 @@ void alloc_on_peak(void (*call)(void));
 /* What this process shares with the recorder, until it forks or stops; NULL when nothing is watched. */
 region_t *alloc_region(void);
 
+/* A text in the region: its offset there, or 0. Any thread. */
+uint32_t alloc_text(const char *text);
+
 /* Something worth marking on the timeline. Any thread. */
 void alloc_mark(const char *text);
 
