@@ -235,7 +235,7 @@ static void what_the_agent_opens_takes_no_number_of_the_program(void **state) {
 
 static void a_number_that_the_program_has_reused_is_left_alone(void **state) {
     (void)state;
-    context->patience_ms = 200;
+    context->patience_ms = 2000;
     enter();
     int ours = dup(context->our_fd), guest_fd = context->guest_fd;
     while (!context->ready) nanosleep(&(struct timespec){0, 1000000}, NULL);
@@ -265,7 +265,7 @@ static void the_loader_s_own_words_come_back(void **state) {
 
 static void the_guest_goes_when_no_library_comes(void **state) {
     (void)state;
-    context->patience_ms = 200;
+    context->patience_ms = 2000;
     enter();
     int ours = context->our_fd;
     wait_until_unmapped();
