@@ -17,6 +17,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -439,8 +440,19 @@ def test_a_dask_cluster_does_the_work(tmp_path: Path) -> None:
     ):
         stream = lowtide.stream(source, "1GiB", executor=client, errors=tmp_path / "bad.jsonl")
         summary = stream.map(lambda line: fail_at_seven(line)).write(tmp_path / "out.txt")
-        whose = lowtide.stream(source, "1GiB", executor=client).map_chunks(lambda records: [os.getpid()])
-        assert len(set(whose)) == 2 and os.getpid() not in set(whose)
+        here = tmp_path / "here"
+        here.mkdir()
+
+        def meet(records: list[str]) -> list[int]:
+            """Who has the first chunk waits until another one has a chunk."""
+            (here / str(os.getpid())).touch()
+            end = time.monotonic() + 120
+            while len(os.listdir(here)) < 2 and time.monotonic() < end:
+                time.sleep(0.01)
+            return [os.getpid()]
+
+        whose = set(lowtide.stream(source, "1GiB", executor=client).map_chunks(meet))
+        assert len(whose) == 2 and os.getpid() not in whose
         lowtide.stream([{"a": i} for i in range(3000)], "1GiB").write(tmp_path / "in.parquet")
         tables = lowtide.stream(tmp_path / "in.parquet", "1GiB", executor=client).map(lambda row: {"a": -row["a"]})
         tables.write(tmp_path / "out.parquet")

@@ -6,7 +6,7 @@ import bz2
 import gzip
 import io
 import lzma
-import os
+import random
 import subprocess
 import sys
 import warnings
@@ -24,7 +24,8 @@ PACKERS: dict[str, Callable[[bytes], bytes]] = {
     "xz": lzma.compress,
     "zst": zstandard.ZstdCompressor(write_checksum=True).compress,
 }
-LINES = [f"{i} {os.urandom(10).hex()}" for i in range(20_000)]
+RANDOM = random.Random(5)
+LINES = [f"{i} {RANDOM.randbytes(10).hex()}" for i in range(20_000)]
 TEXT = "".join(line + "\n" for line in LINES).encode()
 HALF = len(TEXT) // 2
 

@@ -54,7 +54,8 @@ def test_the_lines_that_made_it_the_peak_and_the_timeline_stand_beside_the_heap(
     assert recording.objects
     assert recording.meta["exit_status"] == "0"
     assert 1e6 < live_bytes(recording, "build") < 30e6
-    assert live_bytes(recording, "<module>", "rss_peak_bytes") >= 80e6
+    # The kernel counts what is resident to some dozens of pages a processor.
+    assert live_bytes(recording, "<module>", "rss_peak_bytes") >= 78e6
     assert live_bytes(recording, "<module>") < 1e6
     report = json.loads(lowtide("report", "--json", tmp_path / "t.tide").stdout)
     assert "kept" in {site["held_by"] for site in report["allocations"]["sites"] if "build" in site["function"]}

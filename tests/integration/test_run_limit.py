@@ -23,7 +23,7 @@ top = 0
 for i in range(1200):
     Node()
     if i % 10 == 0:
-        time.sleep(0.003)
+        time.sleep(0.01)
         top = max(top, int(open('/proc/self/statm').read().split()[1]) * 4096)
 print(top)
 """
@@ -105,7 +105,7 @@ def works(n):
     gc.disable()
     for i in range(n):
         Node()
-        if i % 10 == 0: time.sleep(0.003)
+        if i % 10 == 0: time.sleep(0.01)
 def main(method):
     children = [multiprocessing.get_context(method).Process(target=works, args=(700,)) for _ in range(3)]
     for c in children: c.start()

@@ -143,9 +143,12 @@ def test_keys_that_are_no_commands_leave_no_trace(this_python: Python, lowtide_e
 
 def test_as_json_it_is_one_object_with_what_grew(this_python: Python, lowtide: Lowtide, spawn: Spawn) -> None:
     target = spawn(this_python, GROWS)
-    done = lowtide("top", target.pid, "--every", "2s", "--json")
-    assert (done.status, done.stderr) == (0, "")
-    said = json.loads(done.stdout)
+    for every in ("2s", "10s", "60s"):  # a busy machine may let it grow by little in two seconds
+        done = lowtide("top", target.pid, "--every", every, "--json")
+        assert (done.status, done.stderr) == (0, "")
+        said = json.loads(done.stdout)
+        if said["rss_growth_bytes"] > 8 << 20:
+            break
     assert said["pid"] == target.pid
     assert said["watched_s"] >= 2
     assert said["rss_growth_bytes"] > 1 << 20
