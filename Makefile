@@ -57,7 +57,7 @@ build/clang: setup
 build/tsan: setup
 	@cmake -S . -B $@ -G Ninja --log-level=NOTICE -DCMAKE_C_COMPILER=clang -DPython_EXECUTABLE=$(CURDIR)/$(PYTHON) \
 	    -DLOWTIDE_SANITIZE=thread
-	@cmake --build $@ --parallel $(JOBS) --target test_alloc_store test_alloc_count
+	@cmake --build $@ --parallel $(JOBS) --target test_alloc_store test_alloc_count test_alloc_threads
 
 .PHONY: build/fuzz
 build/fuzz: setup

@@ -85,7 +85,7 @@ def main() -> int:
         (BUILD, "."),
         (BUILD / "clang", "."),
         (BUILD / "fuzz", "^fuzz_"),
-        (BUILD / "tsan", "^alloc_(store|count)$"),
+        (BUILD / "tsan", "^alloc_(store|count|threads)$"),
     ):
         print(f"\nunit tests in C: {tree.relative_to(ROOT)}", flush=True)
         total += run_ctest(tree, only)

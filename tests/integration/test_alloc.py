@@ -187,6 +187,52 @@ tell(small=of(cells, "small", domain="object"), large=of(cells, "large", domain=
     assert told["lost"] == 0
 
 
+def test_small_blocks_that_are_sampled_keep_what_they_hold_and_end_like_others(
+    target_python: Python, script: Script
+) -> None:
+    """They lie outside of pymalloc's arenas. Of the smallest interval every tenth block is one of them."""
+    told = script(
+        target_python,
+        """
+import gc
+def fill():
+    made = []
+    for i in range(20_000):
+        grown = bytearray(b"%06d" % i)
+        while len(grown) < 400: grown += grown[:90]
+        del grown[60:]
+        made.append((grown, [i] * 5, {i: str(i)}))
+    return made
+def whole(made):
+    return all(bytes(g[:6]) == b"%06d" % i and len(g) == 60 and l == [i] * 5 and d == {i: str(i)}
+               for i, (g, l, d) in enumerate(made))
+fill()
+gc.collect()
+before = sys.getallocatedblocks()
+r = start(1, 1024)
+kept = fill()
+live = of(r.cells(), "fill")[0]
+right = whole(kept)
+half = kept[::2]
+del kept
+left = of(r.cells(), "fill")[0]
+stop()
+right &= all(bytes(g[:6]) == b"%06d" % (2 * i) for i, (g, l, d) in enumerate(half))
+r2 = start(1, 1024)
+also = fill()
+del half, also
+gone = of(r2.cells(), "fill")
+stop()
+gc.collect()
+tell(live=live, left=left, right=right, gone=gone, blocks=sys.getallocatedblocks() - before)
+""",
+    )
+    assert told["right"]
+    assert told["left"] == pytest.approx(told["live"] / 2, rel=0.05)
+    assert told["gone"][0] < told["live"] / 100  # CPython keeps some for its free lists
+    assert abs(told["blocks"]) < 2000
+
+
 def test_the_peak_is_kept_by_site(target_python: Python, script: Script) -> None:
     told = script(
         target_python,

@@ -175,6 +175,21 @@ static void test_null_is_no_block(void **state) {
     count_me = before;
 }
 
+static void test_an_end_that_is_awaited_is_seen_once_and_leaves_no_trace(void **state) {
+    (void)state;
+    assert_false(count_awaits());
+    count_await(address_of(3));
+    assert_true(count_may_have(address_of(3)));
+    assert_false(count_take(address_of(4)).known); /* another's */
+    assert_false(count_take(address_of(3)).known);
+    assert_false(count_awaits());
+    assert_false(count_may_have(address_of(3)));
+    count_await(address_of(3)); /* and that does not come */
+    assert_true(count_awaits());
+    assert_false(count_awaits());
+    assert_false(count_may_have(address_of(3)));
+}
+
 #ifndef __SANITIZE_THREAD__ /* its runtime takes no call of ours from inside libc's pthread_create */
 /* Through the hooks of libc's functions, as another library calls them. */
 static void *call_libc(void *arg) {
@@ -249,6 +264,7 @@ int main(void) {
         SAMPLED(test_blocks_of_many_threads_are_counted_from_their_begin_to_their_end),
         EXACT(test_blocks_of_many_threads_are_counted_from_their_begin_to_their_end),
         SAMPLED(test_null_is_no_block),
+        SAMPLED(test_an_end_that_is_awaited_is_seen_once_and_leaves_no_trace),
 #ifndef __SANITIZE_THREAD__
         SAMPLED(test_the_hooks_may_come_and_go_while_threads_allocate),
         EXACT(test_the_hooks_may_come_and_go_while_threads_allocate),

@@ -12,8 +12,9 @@
  * are loaded later are patched when something is first looked up in them. What other libraries define malloc themselves
  * (jemalloc, mimalloc) are used and left as they are.
  *
- * Sampled: each thread counts down an exponentially distributed number of bytes; a free looks at one byte of a filter. Anonymous
- * mmaps are counted exactly in either mode. Exact: a shadow of one word for each 16 bytes of the address space says by
+ * Sampled: each thread counts down an exponentially distributed number of bytes; a free looks at one byte of a filter. Over pymalloc
+ * only libc's does: small blocks that are sampled lie outside of pymalloc's arenas (alloc_python.c). Anonymous mmaps are counted exactly in
+ * either mode. Exact: a shadow of one word for each 16 bytes of the address space says by
  * whom a block was made; it takes a quarter of what the program has allocated.
  *
  * Everything here is one a process. Errors are one line, and then nothing has been changed.

@@ -45,6 +45,7 @@ static struct {
     range_t *ranges;
     uint32_t range_count;
     atomic_flag ranges_busy;
+    _Atomic uintptr_t awaited;
 } count;
 
 /* Between two words lie blocks of up to 8 bytes that some allocators made before the hooks were in; aligned allocations may. */
@@ -198,8 +199,26 @@ void count_sample(void *block, size_t bytes, uint32_t domain) {
     if (counting_still()) sampled_add(block, bytes, store_cell(stack_here(), domain));
 }
 
+void count_await(const void *block) {
+    filter_add(block);
+    atomic_store(&count.awaited, (uintptr_t)block);
+}
+
+bool count_awaits(void) {
+    uintptr_t block = atomic_exchange(&count.awaited, 0);
+    if (block) filter_remove((const void *)block);
+    return block != 0;
+}
+
+static void awaited_came(const void *block) {
+    uintptr_t expected = (uintptr_t)block;
+    if (block && atomic_compare_exchange_strong(&count.awaited, &expected, 0)) filter_remove(block);
+}
+
 count_taken_t count_take(void *block) {
     region_block_t b;
+    if (__builtin_expect(atomic_load_explicit(&count.awaited, memory_order_relaxed) != 0, 0))
+        awaited_came(block);
     /* NULL stands in the table where nothing does, and realloc and free are called with it. */
     if (!block || !counting() || !store_block_take((uintptr_t)block, &b)) return (count_taken_t){0};
     store_change_t c = weigh(block, b.bytes);

@@ -75,6 +75,10 @@ static inline bool count_may_have(const void *block) {
         __atomic_load_n(&count_filter[count_filter_at(block)], __ATOMIC_RELAXED), 0);
 }
 
+/* Is the end of this block seen by count_take? count_await before its end; where it was, nothing is awaited any more. */
+void count_await(const void *block);
+bool count_awaits(void);
+
 /* ── Both ── */
 
 /* What was known of a block whose end may fail. */

@@ -6,6 +6,7 @@
 #include "agent/runtime/allocators.h"
 
 #include <errno.h>
+#include <string.h>
 
 enum { PYMALLOC_BYTES_MAX = 512 };
 
@@ -15,6 +16,7 @@ static arena_allocator_t real_arena;
 static bool hooked[DOMAINS];
 /* Up to here the real allocator asks nobody else for the block itself. */
 static size_t small_bytes;
+static bool lays_aside;
 
 static const uint32_t domain_of[DOMAINS] = {REGION_RAW, REGION_MEM, REGION_OBJECT};
 
@@ -55,10 +57,21 @@ static __attribute__((noinline)) void *sampled_big(void *ctx, size_t bytes, int 
     return p;
 }
 
+/* A small block that is to be sampled lies outside of pymalloc's arenas, where one of more than small_bytes lies, so that libc's free
+ * sees its end: then pymalloc's own needs no hook. It is asked for as such a block, for pymalloc counts those, and then made
+ * smaller. Its caller has muted what lies below. */
+static void *aside(int d, void *ctx, void *old, size_t bytes) {
+    void *p = real[d].realloc(ctx, old, small_bytes + 1);
+    void *less = p ? real[d].realloc(ctx, p, bytes) : NULL;
+    return less ? less : p;
+}
+
 static __attribute__((noinline)) void *sampled_small(void *ctx, size_t bytes, int d) {
     const bool is_alone = alone(d);
     enter(is_alone);
-    void *p = real[d].malloc(ctx, bytes);
+    int64_t left = count_mute();
+    void *p = lays_aside ? aside(d, ctx, NULL, bytes) : real[d].malloc(ctx, bytes);
+    count_unmute(left);
     if (count_me.left < 0) count_sample(p, bytes, domain_of[d]);
     leave(is_alone);
     return p;
@@ -75,10 +88,13 @@ static inline void *sampled_calloc(int d, void *ctx, size_t n, size_t each) {
     if (__builtin_mul_overflow(n, each, &bytes)) return real[d].calloc(ctx, n, each);
     const bool is_alone = alone(d);
     enter(is_alone);
+    const bool reaches = !count_absurd(bytes) && count_reaches(bytes);
+    const bool is_aside = reaches && lays_aside && bytes <= small_bytes;
     int64_t left = count_mute();
-    void *p = real[d].calloc(ctx, n, each);
+    void *p = is_aside ? aside(d, ctx, NULL, bytes) : real[d].calloc(ctx, n, each);
     count_unmute(left);
-    if (!count_absurd(bytes) && count_reaches(bytes)) count_sample(p, bytes, domain_of[d]);
+    if (is_aside && p) memset(p, 0, bytes);
+    if (reaches) count_sample(p, bytes, domain_of[d]);
     leave(is_alone);
     return p;
 }
@@ -88,11 +104,13 @@ static inline void *sampled_realloc(int d, void *ctx, void *old, size_t bytes) {
     count_taken_t taken = {0};
     enter(is_alone);
     if (count_may_have(old)) taken = count_take(old);
+    const bool reaches = !count_absurd(bytes) && count_reaches(bytes);
+    const bool is_aside = reaches && lays_aside && bytes <= small_bytes;
     int64_t left = count_mute();
-    void *p = real[d].realloc(ctx, old, bytes);
+    void *p = is_aside ? aside(d, ctx, old, bytes) : real[d].realloc(ctx, old, bytes);
     count_unmute(left);
     if (!p) count_put_back(old, &taken, is_alone);
-    if (!count_absurd(bytes) && count_reaches(bytes)) count_sample(p, bytes, domain_of[d]);
+    if (reaches) count_sample(p, bytes, domain_of[d]);
     leave(is_alone);
     return p;
 }
@@ -224,6 +242,7 @@ int python_hook(const rt_t *rt, enum region_mode mode, err_t *e) {
     const char *name = rt->_PyMem_GetCurrentAllocatorName();
     bool is_malloc = name && strcmp(name, "malloc") == 0;
     small_bytes = name && strcmp(name, "pymalloc") == 0 ? PYMALLOC_BYTES_MAX : 0;
+    lays_aside = small_bytes != 0;
     const allocator_t *hooks = mode == REGION_EXACT ? exact_hooks : sampled_hooks;
     for (int d = 0; d < DOMAINS; d++) {
         hooked[d] = hooks[d].malloc && (mode == REGION_EXACT || !is_malloc);
@@ -237,6 +256,27 @@ int python_hook(const rt_t *rt, enum region_mode mode, err_t *e) {
     rt->PyObject_GetArenaAllocator(&real_arena);
     rt->PyObject_SetArenaAllocator(&(arena_allocator_t){real_arena.ctx, arena_alloc, arena_free});
     return 0;
+}
+
+static bool libc_sees_end(int d) {
+    int64_t left = count_mute();
+    void *p = real[d].malloc(real[d].ctx, small_bytes + 1);
+    if (p) count_await(p);
+    if (p) real[d].free(real[d].ctx, p);
+    count_unmute(left);
+    return p && !count_awaits();
+}
+
+void python_trust_libc(const rt_t *rt) {
+    for (int d = 0; d < DOMAINS && lays_aside; d++)
+        if (hooked[d]) lays_aside = libc_sees_end(d);
+    for (int d = 0; d < DOMAINS && lays_aside; d++) {
+        allocator_t ours;
+        if (!hooked[d]) continue;
+        rt->PyMem_GetAllocator(d, &ours);
+        ours.free = real[d].free;
+        rt->PyMem_SetAllocator(d, &ours);
+    }
 }
 
 static bool is_ours(const allocator_t *a, int d) {

@@ -9,6 +9,9 @@
 #include <stdbool.h>
 
 int python_hook(const rt_t *rt, enum region_mode mode, err_t *e);
+/* Sampled, and the hooks of libc's functions are in: takes those of free out again where libc's free sees what ends there. Not so with
+ * another malloc below Python, in the executable itself. */
+void python_trust_libc(const rt_t *rt);
 /* Nobody has put hooks of their own over ours. */
 bool python_unhookable(const rt_t *rt);
 void python_unhook(const rt_t *rt);
