@@ -7,6 +7,7 @@
 
 #include <limits.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -15,6 +16,7 @@ enum {
     BACK_CELLS = 12,
     NAME_AT = SIZE_CELLS + BACK_CELLS + 2,
     OWNERS_SAID = 5,
+    GROUPS_MOST = 128,
     MOSTLY_SAID = 2,
     SAID_MIN = 1 << 20
 };
@@ -146,23 +148,91 @@ static void owner_text(const screen_t *s, uint64_t bytes, const char *text) {
     screen_wrapped(s, line, NAME_AT + 4, s->width - NAME_AT - 4);
 }
 
+/* ── Owners that differ by an index or key alone are one line ── */
+
+typedef struct owner_group {
+    const model_owner_t *first;
+    unsigned count;
+    uint64_t bytes;
+} owner_group_t;
+
+/* at: a '['. Where that ends: its ']', or the path. */
+static const char *index_end(const char *at) {
+    char quote = at[1];
+    const char *end = strchr(at, ']');
+    if (quote == '\'' || quote == '"')
+        for (end = at + 2; *end && !(end[0] == ']' && end[-1] == quote); end++) {
+        }
+    return end ? end : at + strlen(at);
+}
+
+static bool alike(const model_owner_t *x, const model_owner_t *y) {
+    const char *a = x->path, *b = y->path;
+    if (strcmp(x->type, y->type) != 0) return false;
+    while (*a && *a == *b) {
+        if (*a == '[') a = index_end(a), b = index_end(b);
+        if (*a) a++;
+        if (*b) b++;
+    }
+    return *a == *b;
+}
+
+static int by_bytes(const void *a, const void *b) {
+    const owner_group_t *x = a, *y = b;
+    return x->bytes < y->bytes ? 1 : x->bytes > y->bytes ? -1 : 0;
+}
+
+/* Those of one line of the ledger, most bytes first. Returns how many. */
+static size_t group(const rss_found_t *f, const char *line, owner_group_t *out, size_t most) {
+    size_t n = 0;
+    for (uint32_t i = 0; i < f->owners.count; i++) {
+        const model_owner_t *o = &f->owners.owners[i];
+        size_t at = 0;
+        if (strcmp(o->line, line) != 0) continue;
+        while (at < n && !alike(out[at].first, o)) at++;
+        if (at == most) continue; /* too small to be listed */
+        if (at == n) out[n++] = (owner_group_t){.first = o};
+        out[at].count++;
+        out[at].bytes += o->bytes;
+    }
+    qsort(out, n, sizeof out[0], by_bytes);
+    return n;
+}
+
+static void group_name(const screen_t *s, const owner_group_t *g, char *out, size_t room) {
+    const char *any = screen_symbol(s, "…", "...");
+    size_t used = (size_t)snprintf(out, room, "%u %s %.200s ", g->count, screen_symbol(s, "×", "x"),
+                                   g->first->type);
+    for (const char *at = g->first->path; *at && used + 8 < room; at++) {
+        out[used++] = *at;
+        if (*at != '[') continue;
+        used += (size_t)snprintf(out + used, room - used, "%s", any);
+        at = index_end(at) - 1;
+    }
+    out[used] = '\0';
+}
+
 /* Below its line, whose it is, and how much is nobody's that is known. */
 static void owners_text(const screen_t *s, const rss_found_t *f, const ctl_line_t *line) {
     char text[768];
-    unsigned said = 0, others = 0;
+    owner_group_t groups[GROUPS_MOST];
+    size_t n = group(f, line->name, groups, GROUPS_MOST), said = 0;
+    unsigned others = 0;
     uint64_t told = 0, small = 0;
-    for (uint32_t i = 0; i < f->owners.count; i++) {
-        const model_owner_t *o = &f->owners.owners[i];
-        if (strcmp(o->line, line->name) != 0) continue;
-        if (said == OWNERS_SAID || o->bytes < SAID_MIN) {
-            others++;
-            small += o->bytes;
+    for (size_t i = 0; i < n; i++) {
+        const owner_group_t *g = &groups[i];
+        if (said == OWNERS_SAID || g->bytes < SAID_MIN) {
+            others += g->count;
+            small += g->bytes;
             continue;
         }
         said++;
-        told += o->bytes;
-        snprintf(text, sizeof text, "%.200s %.400s", o->type, o->path);
-        owner_text(s, o->bytes, text);
+        told += g->bytes;
+        if (g->count > 1)
+            group_name(s, g, text, sizeof text);
+        else
+            snprintf(text, sizeof text, "%.200s %.400s", g->first->type, g->first->path);
+        owner_text(s, g->bytes, text);
     }
     snprintf(text, sizeof text, "%u other objects", others);
     if (small >= SAID_MIN) owner_text(s, small, text);

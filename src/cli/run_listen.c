@@ -170,6 +170,7 @@ static void hear_region(run_listen_t *l, run_caller_t *c, const ctl_region_t *r,
     if (p && p->mode && p->how == COLLECT_ATTACHED) return; /* that was quicker */
     int status = collect_add(&l->record->collect, c->pid, forked ? (pid_t)r->parent : 0,
                              forked ? COLLECT_FORKED : COLLECT_EXECED, fd, r->python, &e);
+    if (status >= 0) collect_peer(&l->record->collect, status, c->sock);
     if (status < 0 && c->main) snprintf(l->unprofiled, sizeof l->unprofiled, "%s", e.text);
     if (status == -E2BIG)
         collect_refused(&l->record->collect, e.text);

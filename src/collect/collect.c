@@ -19,6 +19,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -409,9 +410,9 @@ typedef struct exit_info {
 _Static_assert(sizeof(exit_info_t) == 64, "as the kernel has it");
 enum { EXIT_INFO = 1 << 3 };
 
-static int status_from_pidfd(const collect_process_t *p) {
+static int status_from_pidfd(int pidfd) {
     exit_info_t info = {.mask = EXIT_INFO};
-    if (ioctl(p->pidfd, _IOWR(0xff, 11, exit_info_t), &info) != 0 || !(info.mask & EXIT_INFO))
+    if (ioctl(pidfd, _IOWR(0xff, 11, exit_info_t), &info) != 0 || !(info.mask & EXIT_INFO))
         return -1;
     return info.exit_code;
 }
@@ -426,7 +427,21 @@ static int status_of_zombie(const collect_process_t *p) {
 /* The wait status of one that has ended and may be nobody's child by now; -1: not known. */
 static int status_of(const collect_process_t *p) {
     int status = status_of_zombie(p);
-    return status >= 0 ? status : status_from_pidfd(p);
+    return status >= 0 ? status : status_from_pidfd(p->pidfd);
+}
+
+#ifndef SO_PEERPIDFD
+#define SO_PEERPIDFD 77
+#endif
+
+void collect_peer(collect_t *c, int number, int sock) {
+    collect_process_t *p = c->processes.at[number];
+    int fd = -1;
+    socklen_t n = sizeof fd;
+    if (!p->ended || p->status || getsockopt(sock, SOL_SOCKET, SO_PEERPIDFD, &fd, &n) || fd < 0)
+        return;
+    process_ends(c, (uint32_t)number, status_from_pidfd(fd));
+    close(fd);
 }
 
 static bool has_ended(collect_process_t *p) {

@@ -168,6 +168,8 @@ bool collect_live_keep(collect_t *c);
  * it was. Returns its number, or a negative errno. */
 int collect_add(collect_t *c, pid_t pid, pid_t parent, enum collect_how how, int region,
                 const char *python, err_t *e);
+/* It was gone before it could be looked at: its end of `sock` may know how it ended (SO_PEERPIDFD; from Linux 6.16 on). */
+void collect_peer(collect_t *c, int number, int sock);
 /* Its wait status, where the caller is its parent. */
 void collect_ended(collect_t *c, pid_t pid, int status);
 /* The process with that PID that has not ended, or NULL. */

@@ -264,7 +264,8 @@ except ImportError: pass
 def test_a_live_process_tells_owners_when_asked_as_a_recording_does(
     target_python: Python, spawn: Spawn, lowtide: Lowtide, tmp_path: Path
 ) -> None:
-    target = spawn(target_python, OWNED + "import ctypes; cache.block = bytes(300 << 10)\n" + SPARSE)
+    rows = "cache.rows = [str(i) * (2 << 20) for i in range(5)]\n"
+    target = spawn(target_python, OWNED + "import ctypes; cache.block = bytes(300 << 10)\n" + rows + SPARSE)
     done = lowtide("rss", target.pid, "--owners", "--json")
     assert (done.status, done.stderr) == (0, "")
     told = json.loads(done.stdout)
@@ -278,6 +279,7 @@ def test_a_live_process_tells_owners_when_asked_as_a_recording_does(
     assert ("tuple", "kept") in {(pin["type"], pin["path"]) for pin in told["pins"]}, told["pins"]
     text = " ".join(lowtide("rss", target.pid, "--owners").stdout.split())
     assert "private mappings 1, by mmap" in text and "40.0 MiB: mmap.mmap cache.private" in text, text
+    assert "10.0 MiB: 5 x str cache.rows[...]" in text.replace("×", "x").replace("…", "..."), text
     file = tmp_path / "a.tide"
     assert lowtide("dump", target.pid, "-o", file).status == 0
     recorded = json.loads(lowtide("rss", file, "--json").stdout)

@@ -230,3 +230,22 @@ def test_how_a_child_ended_is_in_the_recording(end: str, status: int, run: Run) 
     assert int(child["end_us"]) > int(child["begin_us"])
     assert child["status"] in (status + 1, 0)  # 0: before Linux 6.15, where its parent waited for it at once
     assert any(int(row["process"]) == 1 and int(row["live_bytes"]) for row in recording.table_rows("allocations"))
+
+
+def test_how_a_child_ended_that_was_gone_before_anybody_looked_is_in_the_recording(run: Run) -> None:
+    """Its parent waits for it while the recorder is stopped."""
+    recording = run(
+        """
+        import os, signal
+        os.kill(os.getppid(), signal.SIGSTOP)
+        while open(f"/proc/{os.getppid()}/stat").read().rpartition(")")[2].split()[0] != "T": pass
+        pid = os.fork()
+        if pid == 0: os._exit(7)
+        os.waitpid(pid, 0)
+        os.kill(os.getppid(), signal.SIGCONT)
+        """
+    )
+    _, child = processes(recording)
+    assert child["status"] in (7 << 8 | 1, 0)  # 0: before Linux 6.16
+    release = tuple(int(n) for n in os.uname().release.split(".")[:2])
+    assert child["status"] or release < (6, 16)
