@@ -115,10 +115,12 @@ static bool has_called(const attach_tree_t *t, pid_t pid) {
 
 /* Forked with our hooks it has its parent's region until it calls, the first that it does. A few do not: without libc's fork, or in
  * another network namespace. */
-static bool is_to_call(attach_tree_t *t, const attach_member_t *m, const tree_process_t *p) {
-    bool region = !m->before && tree_maps(m->pid, region_file) == 1;
-    if (region && (p->state == 'T' || m->looks <= CALL_LOOKS)) return true;
-    if (m->before || m->looks > CALL_LOOKS) return false;
+static bool is_to_call(attach_tree_t *t, attach_member_t *m, const tree_process_t *p) {
+    if (m->before) return false;
+    if (tree_maps(m->pid, region_file) == 1) {
+        if (p->state == 'T') m->looks = LOOKS_BEFORE; /* its time begins when it goes on */
+        if (m->looks <= CALL_LOOKS) return true;
+    }
     hear_callers(t);
     return has_called(t, m->pid);
 }
