@@ -221,8 +221,8 @@ def test_what_is_no_python_is_a_line_in_the_report(
     target = spawn(this_python, serve("other = subprocess.Popen(['sleep', '1234'])"))
     attached = attach(target, "--no-heap")
     attached.wait_for(target.pid)
-    # Those that came later have been looked at twice by then.
     attached.wait_for(int(ask(target, "print(subprocess.Popen(script).pid)")[0]))
+    attached.wait_until(lambda recording: "not_followed" in recording.meta)
     recording = attached.end()
     assert "(sleep) is not a Python" in recording.meta["not_followed"]
     said = lowtide("report", attached.out).stdout
