@@ -4,21 +4,47 @@ from __future__ import annotations
 
 import gc
 import linecache
+import os
+from collections import Counter
 from typing import Any
 
 from lowtide import tracemalloc
 from lowtide._pool_errors import size
 
 LINES = 10
+FRAMES = 40  # of a stack: as deep as libraries call below a cell
+LIBRARY = (os.path.dirname(os.__file__) + os.sep, "<frozen ")
+Line = tuple[str, int]
 
 
-def _tell(kept: int, peak: int, lines: list[tracemalloc.Statistic]) -> None:
+def _own(stack: tracemalloc.Traceback) -> Line | None:
+    """The innermost line of the cell, or of a file that is no library's; None: what runs the cell made it."""
+    for frame in reversed(stack):
+        if frame.filename == __file__:
+            return None
+        if "-packages" + os.sep not in frame.filename and not frame.filename.startswith(LIBRARY):
+            return frame.filename, frame.lineno
+    return None
+
+
+def _grown(before: tracemalloc.Snapshot, after: tracemalloc.Snapshot) -> list[tuple[Line, int, int]]:
+    """Lines with the bytes and blocks that they have more, most first."""
+    sizes: Counter[Line] = Counter()
+    counts: Counter[Line] = Counter()
+    for d in after.compare_to(before, "traceback"):
+        line = _own(d.traceback)
+        if line is not None:
+            sizes[line] += d.size_diff
+            counts[line] += d.count_diff
+    return [(line, size, counts[line]) for line, size in sizes.most_common() if size > 0]
+
+
+def _tell(kept: int, peak: int, lines: list[tuple[Line, int, int]]) -> None:
     print(f"at most {size(peak)} at once, {size(kept)} kept")
-    for line in lines:
-        frame = line.traceback[0]
-        source = linecache.getline(frame.filename, frame.lineno).strip()
-        name = frame.filename if len(frame.filename) < 60 else f"…{frame.filename[-58:]}"
-        print(f"{size(line.size):>12} in {line.count} blocks  {name}:{frame.lineno}  {source}")
+    for (file, number), grown, blocks in lines:
+        source = linecache.getline(file, number).strip()
+        name = file if len(file) < 60 else f"…{file[-58:]}"
+        print(f"{size(grown):>12} in {blocks} blocks  {name}:{number}  {source}")
 
 
 def load_ipython_extension(shell: Any) -> None:
@@ -31,7 +57,8 @@ def load_ipython_extension(shell: Any) -> None:
         """
         for_this = not tracemalloc.is_tracing()
         gc.collect()
-        tracemalloc.start()
+        if for_this:
+            tracemalloc.start(FRAMES)
         before = tracemalloc.take_snapshot()
         tracemalloc.reset_peak()
         begun = tracemalloc.get_traced_memory()[0]
@@ -40,13 +67,11 @@ def load_ipython_extension(shell: Any) -> None:
             peak = tracemalloc.get_traced_memory()[1]
             gc.collect()
             ended = tracemalloc.get_traced_memory()[0]
-            grown = tracemalloc.take_snapshot().compare_to(before, "lineno")
+            grown = _grown(before, tracemalloc.take_snapshot())
         finally:
             if for_this:
                 tracemalloc.stop()
-        lines = [tracemalloc.Statistic(d.traceback, d.size_diff, d.count_diff) for d in grown if d.size_diff > 0]
-        least = sum(line.size for line in lines) / 100  # what the cell's running takes, whatever is in it
-        lines = sorted((line for line in lines if line.size >= least), key=lambda line: -line.size)
-        _tell(ended - begun, peak - begun, lines[:LINES])
+        least = sum(bytes_ for _, bytes_, _ in grown) / 100
+        _tell(ended - begun, peak - begun, [line for line in grown if line[1] >= least][:LINES])
 
     shell.register_magic_function(lowtide, magic_kind="line_cell", magic_name="lowtide")

@@ -83,3 +83,15 @@ def test_the_magic_of_ipython_tells_what_a_cell_needed_and_kept() -> None:
     assert re.fullmatch(r"at most 20\.\d MiB at once, 4\.\d MiB kept", first)
     assert re.match(r" *4\.0 MiB in \d+ blocks  <cell>:3", lines[0])
     assert not lowtide.tracemalloc.is_tracing()
+
+
+def test_the_magic_tells_the_lines_of_the_cell_not_of_the_libraries_it_calls() -> None:
+    import lowtide
+
+    shell = Shell()
+    lowtide.load_ipython_extension(shell)
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        shell.magics["lowtide"]("", "import json\nkept = json.loads('[' + '[1, 2],' * 50_000 + '0]')\n")
+    _, *lines = out.getvalue().splitlines()
+    assert [re.sub(" *\\S+ MiB in \\d+ blocks  ", "", line).rstrip() for line in lines] == ["<cell>:2"]

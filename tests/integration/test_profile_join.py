@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -284,3 +285,17 @@ if sys.argv[1:]: db.close()
     returned = before["memory"]["rss_bytes"] - after["memory"]["rss_bytes"]
     assert 0.8 < finding["bytes"] / 40_000_000 < 1.2 and finding["bytes"] == pytest.approx(returned, rel=0.2)
     assert not [f for f in after["findings"] if f["kind"] == "native-memory"]
+
+
+def test_a_snapshot_says_that_most_of_the_memory_is_of_c_code(lowtide: Lowtide, tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text("""
+import sqlite3
+db = sqlite3.connect(":memory:")
+db.execute("create table t(x)")
+db.executemany("insert into t values (zeroblob(?))", ((100_000,) for i in range(600)))
+""")
+    done = lowtide("run", "--no-profile", "--python", sys.executable, tmp_path / "app.py", cwd=tmp_path)
+    first, _, second, *_ = done.stdout.splitlines()
+    amount = r"(5[5-9]|6\d)\.\d MiB is memory of C code, of no Python object: "
+    assert re.match(amount + r"`lowtide attach \d+ --for", first), done.stdout
+    assert second.startswith("There is no finding in ")
