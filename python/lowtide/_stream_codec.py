@@ -13,7 +13,7 @@ from typing import Any
 
 from lowtide._keep import stream_dumps, stream_join, stream_lines, stream_loads, stream_rows
 from lowtide._stream_plan import NOT_UTF8, ChunkFailed, Head, Plan, told_error
-from lowtide._stream_tables import table_bytes, table_of
+from lowtide._stream_tables import sent_table, table_of, table_to_write
 
 _SLICE = 512  # records
 _SLICE_BYTES = 64 << 10  # what comes of so much stays in the processor's cache; twice as fast as a whole chunk
@@ -190,10 +190,10 @@ def write_rows(rows: Iterable[Any], delimiter: str) -> bytes:
 
 
 class Encoder:
-    """Takes results as they come, and has them as they are to be written in the end."""
+    """Takes results as they come, and has them as they are to be written in the end. here: by this process."""
 
-    def __init__(self, plan: Plan) -> None:
-        self.plan, self.fields, self.count = plan, plan.fields, 0
+    def __init__(self, plan: Plan, here: bool = False) -> None:
+        self.plan, self.here, self.fields, self.count = plan, here, plan.fields, 0
         self.text = bytearray()
         self.objects: list[Any] = []
         self.table: Any = None
@@ -251,7 +251,10 @@ class Encoder:
             return self.folded
         try:
             if plan.out in ("parquet", "arrow"):
-                return table_bytes(self.objects if self.table is None else self.table)
+                table = table_to_write(self.objects if self.table is None else self.table)
+                if table is None:
+                    return b""
+                return table if self.here and table.num_rows else sent_table(table)
             return compress(self.text, plan.compression)
         except MemoryError:
             raise ChunkFailed("MemoryError", memory=True) from None

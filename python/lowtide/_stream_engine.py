@@ -14,13 +14,18 @@ from concurrent.futures import BrokenExecutor, Future
 from dataclasses import dataclass
 
 from lowtide._pool_errors import IsolatedMemoryError, WorkerDied, signal_name
+from lowtide._stream_arrow import Rows
 from lowtide._stream_memory import (
+    CHUNK_MAX,
+    CHUNK_MAX_TABLES,
     CHUNK_MIN,
     Sizer,
     StreamError,
     data_bytes,
+    is_alone,
     own_bytes,
     peak_bytes,
+    rss_bytes,
     text_bytes,
     tree_bytes,
     trim,
@@ -73,11 +78,12 @@ class Engine:
         self.source, self.plan, self.ceiling = source, plan, ceiling
         self.make = make  # the workers; None: it is done here
         self.workers: Workers | None = None
-        self.sizer = Sizer(ceiling)
+        self.sizer = Sizer(ceiling, CHUNK_MAX_TABLES if plan.takes_tables else CHUNK_MAX)
         self.progress = progress
         self.peak = self.memory = 0
         self.begun = time.monotonic()
         self._looked = 0.0
+        self._alone = False  # when it was last looked
         self._held = 0
         self._left = 0  # below the ceiling, before the chunk that is done here
         self._own_trimmed = self._own_begun = own_bytes()
@@ -95,7 +101,7 @@ class Engine:
             if self.plan.tables:
                 warm(self.plan)
             self.look(force=True)
-            self.sizer.begin(self.memory, 0, self.plan.tables, self.plan.writes_tables)
+            self.sizer.begin(self.memory, 0, self.plan.tables, self.plan.out == "parquet")
         # C++ that is refused memory may abort, and here that would be the program's end: no limit for pyarrow.
         self._data_limit = 0 if self.plan.tables else data_bytes() + int(self.sizer.room * 0.97)
         chunks = self.source.chunks(state.token, lambda: (self.sizer.target, self.sizer.record_max()))
@@ -124,8 +130,9 @@ class Engine:
             raise StreamError(f"cannot start workers: {told(error)}") from None
         self.look(force=True)
         self._own_begun = own_bytes()
-        self.sizer.begin(self.memory if workers.local else 0, workers.lanes, self.plan.tables, self.plan.writes_tables)
-        workers.grow_max(self.sizer.worker_room())
+        taken = self.memory if workers.local else 0
+        self.sizer.begin(taken, workers.lanes, self.plan.tables, self.plan.out == "parquet")
+        workers.grow_max(self.sizer.worker_room() * (3 if self.plan.takes_tables else 2) // 4)
         if workers.threads:
             self.sizer.target = CHUNK_MIN  # what a chunk costs shows in small ones: no limit holds back a call
 
@@ -155,7 +162,7 @@ class Engine:
     def _check_outgrown(self) -> int:
         """The memory of the tree. Raises StreamError where what was kept since the begin leaves no record its room."""
         margin = min((1 << 20) + int(self.ceiling * 0.03), self.sizer.room // 4)
-        memory = tree_bytes()
+        memory = rss_bytes() if self._alone else tree_bytes()
         if memory > self.ceiling - margin:
             trim()
             memory = tree_bytes()
@@ -255,6 +262,7 @@ class Engine:
         if failure:
             yield from self._halve(chunk, do, failure)
             return
+        self.sizer.light = isinstance(chunk.payload, Rows)
         self.sizer.learn(done.pid, chunk.bytes, done.grown)
         result = Result(chunk, [done], done.bad)
         del done
@@ -302,6 +310,7 @@ class Engine:
         self.memory = self.workers.tree_bytes() if self.workers else tree_bytes()
         self.peak = max(self.peak, self.memory)
         if self.make is None:
+            self._alone = is_alone()
             hwm = peak_bytes()
             if hwm > self._hwm_before:
                 self.peak = max(self.peak, hwm)

@@ -18,9 +18,10 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 CHUNK_MIN = 4 << 10
 CHUNK_FIRST = 64 << 10  # small enough to learn by, whatever a function does with it
 CHUNK_MAX = 2 << 20  # beyond this nothing gets faster
+CHUNK_MAX_TABLES = 16 << 20  # where functions take tables: a call of theirs costs the same for any
 _LEAST = 2 << 20, 4 << 20  # bytes below the ceiling, and a worker, that records of text need; measured
 _LEAST_TABLES = 24 << 20, 12 << 20
-_TABLE_WRITER = 28 << 20  # what it takes to write a row group
+_TABLE_WRITER = 28 << 20  # what it takes to write a row group of Parquet
 _ARENA = 1 << 20  # Python's allocator takes and gives so much at a time
 _COST_MIN = 3.0  # bytes of memory a byte of source takes at the least: as read, as written, and on its way
 
@@ -59,15 +60,20 @@ def text_bytes(size: float) -> str:
     return f"{size:.1f} TiB"
 
 
-_statm: tuple[int, int] = (0, -1)  # the process, and its own file of figures
+_files: dict[str, tuple[int, int]] = {}  # of figures that are read again and again: the process, and its own
+
+
+def _proc(name: str) -> bytes:
+    pid = os.getpid()
+    known, file = _files.get(name, (0, -1))
+    if known != pid:  # a forked child would read its parent's
+        file = os.open(f"/proc/self/{name}", os.O_RDONLY | os.O_CLOEXEC)
+        _files[name] = pid, file
+    return os.pread(file, 4096, 0)
 
 
 def _figures() -> list[bytes]:
-    global _statm
-    pid = os.getpid()
-    if _statm[0] != pid:  # a forked child would read its parent's
-        _statm = (pid, os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC))
-    return os.pread(_statm[1], 128, 0).split()
+    return _proc("statm").split()
 
 
 def rss_bytes() -> int:
@@ -88,11 +94,8 @@ def data_bytes() -> int:
 
 def peak_bytes() -> int:
     """The most that was ever resident in this process."""
-    with open("/proc/self/status", "rb") as file:
-        for line in file:
-            if line.startswith(b"VmHWM:"):
-                return int(line.split()[1]) << 10
-    return rss_bytes()
+    found = _proc("status").partition(b"VmHWM:")[2].split(None, 1)
+    return int(found[0]) << 10 if found else rss_bytes()
 
 
 def _children(pid: int) -> list[int]:
@@ -128,6 +131,11 @@ def _pss_bytes(pid: int) -> int:
     return 0
 
 
+def is_alone() -> bool:
+    """Whether this process has no children."""
+    return not _children(os.getpid())
+
+
 def tree_bytes(more: Iterable[int] = ()) -> int:
     """Bytes that this process, those of `more`, and all their descendants hold; what several share counts once (PSS)."""
     own = os.getpid()
@@ -161,18 +169,19 @@ class Sizer:
     found out at 64 KiB and not at 2 MiB.
     """
 
-    def __init__(self, ceiling: int) -> None:
-        self.ceiling, self.lanes = ceiling, 0
+    def __init__(self, ceiling: int, chunk_max: int = CHUNK_MAX) -> None:
+        self.ceiling, self.lanes, self.chunk_max = ceiling, 0, chunk_max
         self.taken = 0  # bytes of everybody, once all have started
         self.room = 0  # bytes below the ceiling once everybody has started
         self.cost = _COST_MIN
         self.target = CHUNK_FIRST
+        self.light = False  # chunks go to workers as places in a file: nothing of them lies here
         self._known: set[int] = set()
         self._costs: deque[float] = deque(maxlen=8)
 
-    def begin(self, taken: int, lanes: int, tables: bool = False, writes_tables: bool = False) -> None:
+    def begin(self, taken: int, lanes: int, tables: bool = False, writes_groups: bool = False) -> None:
         """Raises StreamError where too little is left beside the processes. lanes: workers; 0: it is done here."""
-        kept = _TABLE_WRITER if writes_tables else 0
+        kept = _TABLE_WRITER if writes_groups else 0
         self.lanes, self.taken, self.room = lanes, taken, self.ceiling - taken - kept
         fixed, each = _LEAST_TABLES if tables else _LEAST
         least = fixed + each * max(1, lanes)
@@ -211,8 +220,8 @@ class Sizer:
 
     def _fitting(self) -> int:
         # Beside the work itself lies what waits and what is on the way: about four copies a lane.
-        each = self.lanes * (self.cost + 4) if self.lanes else self.cost
-        return max(CHUNK_MIN, min(CHUNK_MAX, int(self.room * 0.6 / each)))
+        each = self.lanes * (self.cost + (0 if self.light else 4)) if self.lanes else self.cost
+        return max(CHUNK_MIN, min(self.chunk_max, int(self.room * 0.6 / each)))
 
     def _settle(self) -> None:
         self.target = min(self.target, self._fitting())

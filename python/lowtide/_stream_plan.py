@@ -43,6 +43,11 @@ class Plan:
         return self.kind == "table" or self.writes_tables
 
     @property
+    def takes_tables(self) -> bool:
+        """Whether the first function gets them, and no records are made of them."""
+        return self.kind == "table" and bool(self.ops) and self.ops[0][0] == "chunks"
+
+    @property
     def writes_tables(self) -> bool:
         return self.out in ("parquet", "arrow")
 

@@ -203,7 +203,10 @@ class TableSink(FileSink):
         self.schema: Any = None  # of a file without records
         self.whole_path = self.part + ".whole"
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: Any) -> None:
+        """A table, or one as it travels."""
+        if hasattr(data, "num_rows"):
+            data = memoryview(ipc_buffer(data))
         if data:
             super().write(_FRAME.pack(len(data)))
             super().write(data)
@@ -297,7 +300,7 @@ class DirectTableSink(TableSink):
         self._held_bytes = 0
         self._empty: Any = None
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: Any) -> None:
         if self._schema is not None and self._writer is None:
             return super().write(data)
         pa = arrow(self.path)
@@ -312,20 +315,27 @@ class DirectTableSink(TableSink):
                 self._file = pa.OSFile(self.whole_path, "wb")
                 self._writer = self._open_writer(pa, self._schema, self._file)
             if table.schema.equals(self._schema, check_metadata=True):
-                self._held.append(table)
-                self._held_bytes += len(data)
-                if self._held_bytes >= _GROUP_BYTES:
-                    self._write_held(pa)
+                self._write_table(pa, table)
                 return
             self._close_writer(pa)
             self.back = _WriteBack(0)
             for part, _ in read_tables(self.whole_path, self.format, 0, None, lambda: (_GROUP_BYTES, _GROUP_BYTES)):
-                super().write(memoryview(ipc_buffer(part)))  # type: ignore[arg-type]
+                super().write(part)
         except pa.ArrowException as error:
             raise StreamError(f"cannot write {self.path}: {' '.join(str(error).split())}") from None
         except OSError as error:
             raise _cannot(self.path, error) from None
         super().write(data)
+
+    def _write_table(self, pa: Any, table: Any) -> None:
+        if self.format == "arrow":  # a batch of it may have any size, and goes from where it lies
+            self._writer.write_table(table)
+            self.back.until(self._file.fileno(), self._file.tell())
+            return
+        self._held.append(table)
+        self._held_bytes += table.nbytes
+        if self._held_bytes >= _GROUP_BYTES:
+            self._write_held(pa)
 
     def _write_held(self, pa: Any) -> None:
         self._writer.write_table(pa.concat_tables(self._held))

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from lowtide._keep import deep_size, stream_cut
+from lowtide._stream_arrow import Rows
 from lowtide._stream_files import BOM, Opened, Packed, Plain, too_long, why
 from lowtide._stream_memory import CHUNK_MIN, StreamError
 from lowtide._stream_plan import NOT_UTF8, Head, Span
@@ -319,9 +320,15 @@ class Files(Source):
 
     def _table_chunks(self, index: int, record: int, want: Want) -> Iterator[Chunk]:
         columns = list(self.options.columns) if self.options.columns else None
-        for table, position in read_tables(self.names[index], self.format, record - 1, columns, want):
-            payload = ipc_buffer(table) if self.options.travels else table
-            yield Chunk(payload, max(1, table.nbytes), index, {"file": index, "at": 0}, position)
+        travels = self.options.travels
+        # A worker holds what it reads, beside what it makes of it; and others the same.
+        far = (lambda: want()[1] * 2 // 3) if travels and self.options.spans else None
+        for table, position in read_tables(self.names[index], self.format, record - 1, columns, want, far):
+            payload = ipc_buffer(table) if travels and not isinstance(table, Rows) else table
+            chunk = Chunk(payload, max(1, table.nbytes), index, {"file": index, "at": 0}, position)
+            del table, payload  # the memory is for the next once the chunk is done
+            yield chunk
+            del chunk
 
 
 class Items(Source):

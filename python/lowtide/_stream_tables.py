@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import operator
 import os
 import threading
@@ -11,12 +12,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from lowtide import _pool_worker
+from lowtide._keep import region
+from lowtide._stream_arrow import Places, Regions, Rows
 from lowtide._stream_memory import StreamError
-from lowtide._stream_plan import Plan
+from lowtide._stream_plan import Held, Plan
 
 Want = Callable[[], tuple[int, int]]  # bytes of the next chunk, and the longest record that can be
+Far = Callable[[], int]  # bytes of the largest batch that whoever works on it reads
 
 _AT_ONCE_BYTES = 1 << 20  # that are read; of four times as much libc keeps 40 MiB more in its heap
+_FILE_BYTES = 64 << 10
 
 _lock = threading.Lock()
 _lean = 0
@@ -98,15 +103,29 @@ def _write_stream(sink: Any, table: Any) -> None:
         writer.write_table(table)
 
 
-def table_bytes(out: Any) -> Any:
-    """Of a table, a batch, or a list of dicts: a pyarrow.Buffer, which any executor can send."""
+def sent_table(table: Any) -> Any:
+    """A table on its way out of a worker: of lowtide.Pool as a file in memory, written once; else as ipc_buffer."""
+    import pyarrow as pa
+
+    if not _pool_worker.is_worker or table.nbytes < _FILE_BYTES:
+        return ipc_buffer(table)
+    descriptor = os.memfd_create("lowtide", os.MFD_CLOEXEC)
+    try:
+        _write_stream(pa.OSFile(f"/proc/self/fd/{descriptor}", "wb"), table)
+        return Held(region(descriptor))
+    finally:
+        os.close(descriptor)
+
+
+def table_to_write(out: Any) -> Any:
+    """Of a table, a batch, or a list of dicts: a table; None where there is nothing to it."""
     import pyarrow as pa
 
     if not hasattr(out, "to_pylist"):
         out = pa.table(_columns(out)) if out else None
     elif not hasattr(out, "from_batches"):
         out = pa.Table.from_batches([out])
-    return ipc_buffer(out) if out is not None and (out.num_rows or out.num_columns) else b""
+    return out if out is not None and (out.num_rows or out.num_columns) else None
 
 
 def _columns(records: list[dict[str, Any]]) -> dict[str, Any]:
@@ -118,18 +137,27 @@ def _columns(records: list[dict[str, Any]]) -> dict[str, Any]:
     return {name: [record.get(name) for record in records] for name in every}
 
 
-def read_tables(path: str, format: str, skip: int, columns: list[str] | None, want: Want) -> Iterator[tuple[Any, int]]:
-    """Tables of about the wanted bytes of a file from its row `skip` on, with the bytes of the file done by then."""
+def read_tables(
+    path: str, format: str, skip: int, columns: list[str] | None, want: Want, far: Far | None = None
+) -> Iterator[tuple[Any, int]]:
+    """Tables of about the wanted bytes of a file from its row `skip` on, with the bytes of the file done by then.
+
+    far: up to how many bytes a batch may take that whoever works on it reads, where that can be: Rows are given then.
+    """
     pa = arrow(path)
     try:
-        batches = _arrow_batches(pa, path, skip, columns) if format == "arrow" else _batches(path, skip, columns, want)
+        batches = (
+            _arrow_batches(pa, path, skip, columns, far) if format == "arrow" else _batches(path, skip, columns, want)
+        )
         for table, position in batches:
-            start = 0
-            while start < table.num_rows:
-                rows = max(1, want()[0] * table.num_rows // max(1, table.nbytes))
-                rows = min(rows, table.num_rows - start)  # a table without columns is as long as it is asked to be
-                yield table.slice(start, rows), position
+            start, count = 0, table.num_rows
+            while start < count:
+                left = table.slice(start, count - start)
+                parts = -(-left.nbytes // want()[0])  # as large as each other: no small one behind the last large one
+                rows = -(-left.num_rows // max(1, parts))
+                yield left.slice(0, rows), position
                 start += rows
+            del table  # the next one may go where it lay
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(path, error) from None
 
@@ -209,18 +237,45 @@ def _batches(path: str, skip: int, columns: list[str] | None, want: Want) -> Ite
             start = end
 
 
-def _arrow_batches(pa: Any, path: str, skip: int, columns: list[str] | None) -> Iterator[tuple[Any, int]]:
+def _arrow_batches(
+    pa: Any, path: str, skip: int, columns: list[str] | None, far: Far | None
+) -> Iterator[tuple[Any, int]]:
+    start = 0
+    for rows, make, position in _arrow_parts(pa, path, columns, far):
+        end = start + rows
+        if end > skip:
+            table, first = make(), max(0, skip - start)
+            yield table.slice(first, rows - first), position
+            del table
+        start = end
+
+
+def _arrow_parts(
+    pa: Any, path: str, columns: list[str] | None, far: Far | None
+) -> Iterator[tuple[int, Callable[[], Any], int]]:
+    """Of each batch, how many rows it has, what gives it, and where it ends."""
+
+    def table_of_batch(batch: Any) -> Any:
+        table = pa.Table.from_batches([batch])
+        return table.select(columns) if columns else table
+
+    places, regions = Places(path), Regions()
     with pa.OSFile(path) as file:
         try:
             reader = pa.ipc.open_file(file)
-            batches: Iterable[Any] = (reader.get_batch(i) for i in range(reader.num_record_batches))
         except pa.ArrowInvalid:
             file.seek(0)
-            batches = pa.ipc.open_stream(file)
-        start = 0
-        for batch in batches:
-            end = start + batch.num_rows
-            if end > skip:
-                table = pa.Table.from_batches([batch]).slice(max(0, skip - start))
-                yield (table.select(columns) if columns else table), file.tell()
-            start = end
+            for found in pa.ipc.open_stream(file):
+                yield found.num_rows, functools.partial(table_of_batch, found), file.tell()
+            return
+        known, schema = len(places) == reader.num_record_batches, reader.schema
+        for number in range(reader.num_record_batches):
+            batch = places.batch(number) if known else None
+            if batch is None:
+                found = reader.get_batch(number)
+                yield found.num_rows, functools.partial(table_of_batch, found), file.tell()
+                continue
+            make: Callable[[], Any] = functools.partial(regions.table, places.handle, path, schema, columns, batch)
+            if far and not batch.packed and batch.bytes <= far():
+                make = functools.partial(Rows, places.handle, path, schema, columns, batch)
+            yield batch.rows, make, batch.at + batch.bytes

@@ -18,6 +18,7 @@ from typing import Any
 
 from lowtide import _pool_worker
 from lowtide._keep import stream_cut, stream_pipe
+from lowtide._stream_arrow import Rows
 from lowtide._stream_codec import Encoder, Steps, dumps, slices
 from lowtide._stream_memory import data_bytes, own_bytes, peak_bytes, rss_bytes
 from lowtide._stream_plan import ChunkFailed, Done, FarSpan, Head, Held, Plan, Span, told_error
@@ -120,11 +121,11 @@ def _segments(ops: Iterable[tuple[str, Any]]) -> list[tuple[Steps, Any]]:
     return [*found, (run, None)]
 
 
-def _do(plan: Plan, payload: Any, head: Head | None, wall: Wall) -> Done:
+def _do(plan: Plan, payload: Any, head: Head | None, wall: Wall, here: bool) -> Done:
     bad: dict[int, str] = {}
-    encoder = Encoder(plan)
+    encoder = Encoder(plan, here)
     (ops, chunk_function), *more = _segments(plan.ops)
-    if isinstance(payload, (Span, FarSpan)):
+    if isinstance(payload, (Span, FarSpan, Rows)):
         payload = payload.read()
     count = 0
     if plan.kind == "table" and chunk_function and not ops:
@@ -190,7 +191,7 @@ def run_chunk(plan: Plan | bytes, payload: Any, head: Head | None, room: int, wa
     before, rss, peak = own_bytes(), rss_bytes(), peak_bytes()
     try:
         with lean(plan.tables), wall or _wall_of_worker(room) as held:
-            done = _do(plan, payload, head, held)
+            done = _do(plan, payload, head, held, here=wall is not None)
     except MemoryError:
         raise ChunkFailed("MemoryError", memory=True) from None
     done.pid, done.grown = os.getpid(), max(0, held.most - before)
@@ -204,8 +205,8 @@ def run_chunk(plan: Plan | bytes, payload: Any, head: Head | None, room: int, wa
 def halves(plan: Plan, payload: Any, head: Head | None) -> tuple[Any, Any] | None:
     """A chunk's first and second half; None where it is one record."""
     if plan.kind in ("records", "table"):
-        if plan.kind == "table":
-            payload = table_of(payload)
+        if plan.kind == "table":  # of rows read here: its worker may have had no room for their batch
+            payload = payload.read() if isinstance(payload, Rows) else table_of(payload)
         count = len(payload)
         if count < 2:
             return None

@@ -63,10 +63,10 @@ class Workers:
             self._packed = plan, _pickled(plan)
         return self._packed[1]
 
-    def grow_max(self, room: int) -> None:
-        """A worker of our own that holds more than half of what it may is replaced, between two chunks."""
+    def grow_max(self, most: int) -> None:
+        """A worker of our own that has grown by more than that is replaced, between two chunks."""
         if isinstance(self.executor, Pool) and self.own:
-            self.executor._state.max_growth = max(1 << 20, room // 2)
+            self.executor._state.max_growth = max(1 << 20, most)
 
     def tree_bytes(self) -> int:
         """Of this process, its children and the pool's: those come from a process that is no child of this one."""

@@ -90,6 +90,8 @@ static PyMethodDef module_methods[] = {
     {"receive", transfer_receive, METH_O,
      PyDoc_STR("receive(socket)\n--\n\n(kind, body, buffers) of the next message; None at the "
                "end.")},
+    {"region", transfer_region, METH_O,
+     PyDoc_STR("region(descriptor)\n--\n\nA read-only buffer of a memfd, which travels as it is.")},
     {"has_blob", KEEP_METHOD(transfer_has_blob), METH_FASTCALL,
      PyDoc_STR("has_blob(object, bytes)\n--\n\nWhether bytes or bytearrays that large are soon "
                "met within it.")},

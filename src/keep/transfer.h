@@ -57,6 +57,11 @@ extern PyTypeObject transfer_region_type;
 
 /* A region over a whole mapping, which it unmaps at its end; NULL with an exception. */
 PyObject *transfer_region_new(void *data, size_t bytes, bool readonly);
+/* region(descriptor): a read-only region over a whole memfd, which travels as the file it is: nothing of it
+ * is read, nor touched in its mapping. */
+PyObject *transfer_region(PyObject *module, PyObject *descriptor);
+/* The file of such a region; -1 for any other object, or none. */
+int transfer_region_file(PyObject *object);
 /* A region over a part of another one. */
 PyObject *transfer_region_part(PyObject *whole, size_t offset, size_t bytes, bool readonly);
 

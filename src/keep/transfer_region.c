@@ -1,13 +1,18 @@
 /* Mappings as Python objects, and the search for large bytes. */
+#define _GNU_SOURCE
 #include "keep/transfer.h"
 
+#include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 struct region {
     PyObject_HEAD PyObject *whole; /* the region this is a part of; NULL: a mapping of its own */
     char *data;
     size_t bytes;
     bool readonly;
+    int file; /* what is mapped, all of it, if it is to travel; or -1 */
 };
 
 static PyObject *region_new(PyObject *whole, char *data, size_t bytes, bool readonly) {
@@ -17,6 +22,7 @@ static PyObject *region_new(PyObject *whole, char *data, size_t bytes, bool read
     region->data = data;
     region->bytes = bytes;
     region->readonly = readonly;
+    region->file = -1;
     return (PyObject *)region;
 }
 
@@ -31,8 +37,35 @@ PyObject *transfer_region_part(PyObject *whole, size_t offset, size_t bytes, boo
     return region_new(whole, from ? from->data + offset : NULL, bytes, readonly);
 }
 
+PyObject *transfer_region(PyObject *Py_UNUSED(module), PyObject *given) {
+    long descriptor = PyLong_AsLong(given);
+    if (descriptor == -1 && PyErr_Occurred()) return NULL;
+    struct stat stat;
+    void *data = MAP_FAILED;
+    int file = fcntl((int)descriptor, F_DUPFD_CLOEXEC, 0);
+    if (file >= 0 && fstat(file, &stat) == 0)
+        data = mmap(NULL, (size_t)stat.st_size, PROT_READ, MAP_SHARED, file, 0);
+    if (data == MAP_FAILED) {
+        PyErr_SetFromErrno(PyExc_OSError);
+        if (file >= 0) close(file);
+        return NULL;
+    }
+    PyObject *region = transfer_region_new(data, (size_t)stat.st_size, true);
+    if (region)
+        ((struct region *)region)->file = file;
+    else
+        close(file);
+    return region;
+}
+
+int transfer_region_file(PyObject *object) {
+    return object && Py_IS_TYPE(object, &transfer_region_type) ? ((struct region *)object)->file
+                                                               : -1;
+}
+
 static void region_dealloc(PyObject *self) {
     struct region *region = (struct region *)self;
+    if (region->file >= 0) close(region->file);
     if (!region->whole && region->data) munmap(region->data, region->bytes);
     Py_XDECREF(region->whole);
     PyObject_Free(self);

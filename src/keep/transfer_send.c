@@ -17,6 +17,8 @@ struct parcel {
     const char *body;
     uint64_t file_bytes[TRANSFER_FILES];
     int files[TRANSFER_FILES];
+    bool whole
+        [TRANSFER_FILES]; /* another's file, which has all that it is to have; not ours to close */
 };
 
 static uint32_t segment_form(const Py_buffer *view) {
@@ -26,11 +28,14 @@ static uint32_t segment_form(const Py_buffer *view) {
 }
 
 /* Puts one more segment into a file: its own when it is large, else the last one, which all share. */
-static void parcel_add(struct parcel *parcel, const char *data, size_t bytes, uint32_t form) {
+static void parcel_add(struct parcel *parcel, const char *data, size_t bytes, uint32_t form,
+                       int whole) {
     struct transfer_segment *segment = &parcel->segments[parcel->head.segments];
-    bool own = bytes >= TRANSFER_OWN_FILE_BYTES && parcel->head.files < TRANSFER_FILES - 1;
+    bool own =
+        (whole >= 0 || bytes >= TRANSFER_OWN_FILE_BYTES) && parcel->head.files < TRANSFER_FILES - 1;
     uint32_t file = own ? parcel->head.files++ : TRANSFER_FILES - 1;
     *segment = (struct transfer_segment){parcel->file_bytes[file], bytes, file, form};
+    if (own && whole >= 0) parcel->files[file] = whole, parcel->whole[file] = true;
     parcel->file_bytes[file] += (bytes + PAGE - 1) / PAGE * PAGE;
     parcel->data[parcel->head.segments++] = data;
 }
@@ -58,12 +63,14 @@ static int write_all(int file, const char *data, size_t bytes, uint64_t offset) 
 /* Makes the memfds and writes them. 0, or -1 with errno. */
 static int parcel_write(struct parcel *parcel) {
     for (uint32_t i = 0; i < parcel->head.files; i++) {
+        if (parcel->whole[i]) continue;
         parcel->files[i] = memfd_create("lowtide", MFD_CLOEXEC);
         if (parcel->files[i] < 0 || ftruncate(parcel->files[i], (off_t)parcel->file_bytes[i]) < 0)
             return -1;
     }
     for (uint32_t i = 0; i < parcel->head.segments; i++) {
         struct transfer_segment *s = &parcel->segments[i];
+        if (parcel->whole[s->file]) continue;
         if (write_all(parcel->files[s->file], parcel->data[i], s->bytes, s->offset) < 0) return -1;
     }
     return 0;
@@ -149,10 +156,11 @@ static int parcel_fill(struct parcel *parcel, PyObject *buffers, const Py_buffer
     for (Py_ssize_t i = 0; i < count; i++) {
         const Py_buffer *view = PyPickleBuffer_GetBuffer(PyList_GET_ITEM(buffers, i));
         if (!view) return -1;
-        parcel_add(parcel, view->buf, (size_t)view->len, segment_form(view));
+        parcel_add(parcel, view->buf, (size_t)view->len, segment_form(view),
+                   transfer_region_file(view->obj));
     }
     if (body->len > TRANSFER_INLINE_BYTES) {
-        parcel_add(parcel, body->buf, (size_t)body->len, TRANSFER_BODY);
+        parcel_add(parcel, body->buf, (size_t)body->len, TRANSFER_BODY, -1);
     } else {
         parcel->body = body->buf;
         parcel->head.body_bytes = (size_t)body->len;
@@ -175,7 +183,7 @@ PyObject *transfer_send(PyObject *Py_UNUSED(module), PyObject *const *args, Py_s
     int status = parcel_fill(&parcel, args[3], &body);
     if (status == 0) status = parcel_send(&parcel, (int)socket);
     for (int i = 0; i < TRANSFER_FILES; i++)
-        if (parcel.files[i] >= 0) close(parcel.files[i]);
+        if (parcel.files[i] >= 0 && !parcel.whole[i]) close(parcel.files[i]);
     PyMem_Free(parcel.segments);
     PyMem_Free((void *)parcel.data);
     PyBuffer_Release(&body);
