@@ -7,8 +7,8 @@ Run with a Python that has lowtide[stream], bench/requirements.txt, pandas and D
 `plain` is the program that anybody writes, without a ceiling: a loop over the file with the csv module, the json module,
 or pyarrow's batches. Times are medians of rounds in which all take turns, in wall time and in processor time of all
 processes; those who are neither plain nor lowtide take part in the first rounds only. Memory is that of all processes of the
-program together, of pages that several share each its part (PSS), looked at every 20 ms, the most over all rounds. Each
-program must write the same records; what one leaves in another form is compared as values.
+program together, of pages that several share each its part (PSS), looked at every 20 ms, the most over all rounds. A program's
+time ends once its output is on the disk (fsync), as lowtide's does anyway. Each must write the same records; what one leaves in another form is compared as values.
 """
 
 from __future__ import annotations

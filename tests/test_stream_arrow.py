@@ -12,10 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import lowtide
 import pyarrow as pa
 import pytest
-
-import lowtide
 from lowtide import _keep
 from lowtide._stream_arrow import Places, Regions, Rows
 
