@@ -392,6 +392,17 @@ def test_the_first_line_says_what_to_write(what: str, record: Record, lowtide: L
     assert first["fix"].startswith(fix[0].lower() + fix[1:]), first["fix"]
 
 
+def test_a_view_that_keeps_an_array_is_to_be_copied(record: Record, lowtide: Lowtide, this_python: Python) -> None:
+    pytest.importorskip("numpy")
+    target, tide = record(this_python, "import numpy\nF = numpy.ones((1000, 9000))[:, :60]\nwalk()")
+    target.kill()
+    (found,) = findings(lowtide, tide)
+    assert found["path"] == "F.base" and found["bytes"] == pytest.approx(72e6, rel=0.01)
+    assert found["fix"].startswith(
+        "drop F, or keep a copy of the part that is used in its place, F.copy(): it is a view"
+    )
+
+
 def test_cycles_of_a_library_are_for_the_collector(record: Record, lowtide: Lowtide, local_python: Python) -> None:
     program = """
 import gc, optparse

@@ -185,6 +185,15 @@ static const char *suspect_function(findings_t *f, const char *path, size_t leng
     return findings_text(f, "%.*s.%.*s", (int)(at - path), path, (int)(end - 2 - name), name);
 }
 
+/* Of "F.base", the array that F is a view of, the length of "F"; 0 where it is none. */
+static size_t suspect_viewer(const model_t *m, uint32_t id, const char *path) {
+    static const char base[] = ".base";
+    size_t length = strlen(path), of = sizeof base - 1;
+    bool view = length > of && strcmp(path + length - of, base) == 0 &&
+                strcmp(model_type_name(m, model_idom(m, id)), "numpy.ndarray") == 0;
+    return view ? length - of : 0;
+}
+
 static int suspect_advise_cache(findings_t *f, model_finding_t *x, size_t length) {
     const char *function = suspect_function(f, x->path, length);
     if (!function) return findings_no_memory(f);
@@ -208,6 +217,7 @@ static int suspect_advise(suspect_t *s, model_finding_t *x, uint32_t id, const c
     findings_t *f = s->f;
     size_t length = strlen(x->path), lru_bytes = sizeof lru - 1;
     const char *local = suspect_local(x->path), *owner = NULL;
+    int view = gathered ? 0 : (int)suspect_viewer(f->m, id, x->path);
     const char *small = gathered ? suspect_small(gathered) : NULL;
     if (length > lru_bytes && strcmp(x->path + length - lru_bytes, lru) == 0)
         return suspect_advise_cache(f, x, length - lru_bytes);
@@ -223,6 +233,11 @@ static int suspect_advise(suspect_t *s, model_finding_t *x, uint32_t id, const c
             x->path);
     } else if (local && !strpbrk(local, ".[")) {
         x->fix = findings_text(f, "del %s %s", local, done);
+    } else if (view) {
+        x->fix = findings_text(f,
+                               "drop %.*s, or keep a copy of the part that is used in its place, "
+                               "%.*s.copy(): it is a view, and keeps the whole array",
+                               view, x->path, view, x->path);
     } else if (!gathered) {
         x->fix = findings_text(f, "drop %s %s", x->path, done);
     } else {
