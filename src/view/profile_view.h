@@ -6,6 +6,8 @@
 #include "view/report_view.h"
 
 void profile_text(const report_t *r, const screen_t *s);
+/* Where there are several processes: whose heap the recording has, below a line that says that nothing was found in it. */
+void profile_whose_heap(const report_t *r, const screen_t *s);
 void profile_json(const report_t *r, json_t *j);           /* "allocations" */
 void profile_timeline_json(const report_t *r, json_t *j);  /* "peak_at_s" and "timeline" */
 void profile_processes_json(const report_t *r, json_t *j); /* "processes" */

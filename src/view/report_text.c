@@ -146,6 +146,7 @@ static void nothing_found(const report_t *r, const screen_t *s, bool outside) {
              outside ? "There is no finding" : "Nothing to change: no finding",
              units_count(count, t->objects), units_size(size, t->shallow_bytes));
     screen_wrapped(s, line, 0, s->width);
+    profile_whose_heap(r, s);
 }
 
 /* Facts stand side by side with dots between them; one that no longer fits begins a line. */

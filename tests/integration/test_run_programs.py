@@ -400,3 +400,11 @@ def test_what_a_killed_one_left_keeps_nobody_out_and_is_kept(lowtide_exe: Path, 
     assert done.stderr == f"lowtide: {partial} was left by a lowtide that was killed; it is {partial}.old now\nerr\n"
     assert (tmp_path / "t.tide.partial.old").read_bytes() == b"what was known"
     assert sorted(os.listdir(tmp_path)) == ["app.py", "t.tide", "t.tide.partial.old"]
+
+
+def test_whose_heap_it_is_that_has_no_finding_is_said_where_there_are_several(lowtide: Lowtide, tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text("import os\nif os.fork(): os.wait()\nelse: kept = bytearray(9 << 20)\n")
+    said = " ".join(lowtide("run", tmp_path / "app.py").stdout.split())
+    assert "Nothing to change: no finding in " in said
+    assert " That is the heap of process " in said
+    assert "alone; there are 2. Of the others the lists below tell by line. " in said
