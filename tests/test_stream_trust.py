@@ -481,7 +481,7 @@ def test_a_terminal_sees_the_bar_and_a_pipe_does_not(folder: Path) -> None:
     os.close(theirs)
     said = b""
     while b"memory" not in said:
-        assert select.select([ours], [], [], 60)[0]
+        assert select.select([ours], [], [], 240)[0]
         said += os.read(ours, 4096)
     (folder / "go").touch()
     assert process.wait() == 0
