@@ -1,7 +1,8 @@
 """Programs that allocate, for alloc.py and accuracy.py: short ones of our own, and pyperformance's benchmarks as it ships them.
 
 A script prints `seconds N`, the processor time of its work, and `peak N`, the most bytes that were resident. What its last round made
-stays alive to its end. BENCH_SECONDS=N: goes on for so long; BENCH_KILL=1: ends by SIGKILL, so that nothing is captured at an end.
+stays alive to its end. BENCH_CORE=N: runs on that core; BENCH_SECONDS=N: goes on for so long; BENCH_KILL=1: ends by SIGKILL, so
+that nothing is captured at an end.
 """
 
 from __future__ import annotations
@@ -104,6 +105,8 @@ PYPERFORMANCE = {
 
 FRAME = """
 import os, signal, sys, time
+if "BENCH_CORE" in os.environ:
+    os.sched_setaffinity(0, {{int(os.environ["BENCH_CORE"])}})
 {before}
 def rounds(n):
     end = time.monotonic() + float(os.environ.get("BENCH_SECONDS", 0))
