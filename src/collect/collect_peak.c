@@ -130,17 +130,25 @@ static uint64_t clearly_above(uint64_t bytes, uint64_t cost, uint64_t budget) {
     return bytes + bytes / CLEARLY * (parts > 1 ? parts : 1);
 }
 
+static uint64_t smaller(uint64_t a, uint64_t b) {
+    return a < b ? a : b;
+}
+
+/* Of the heap that has been touched: what was only reserved is no peak. A heap of the past had no more than was resident. */
 static void aim(collect_t *c, collect_process_t *p, uint64_t now_us) {
-    uint64_t last = p->next_peak.fd ? p->next_peak.heap_bytes : p->peak.heap_bytes;
+    const collect_peak_t *of = p->next_peak.fd ? &p->next_peak : &p->peak;
+    uint64_t last = smaller(of->heap_bytes, of->rss_bytes);
     uint64_t size = p->rss_bytes > PEAK_BYTES_MIN ? p->rss_bytes : PEAK_BYTES_MIN;
     uint64_t budget = now_us / PART_OF_TIME, cost = likely_cost_us(c, p, size);
     uint64_t above = clearly_above(last, cost, budget);
-    uint64_t near_highest = observed_heap_peak_bytes(&p->observed) / CLEARLY * (CLEARLY - 1);
+    uint64_t highest = smaller(observed_heap_peak_bytes(&p->observed), p->rss_peak_bytes);
+    uint64_t near_highest = highest / CLEARLY * (CLEARLY - 1);
+    uint64_t untouched = smaller(p->untouched_bytes, observed_heap_bytes(&p->observed));
     if (above < near_highest) above = near_highest;
     if (above < PEAK_BYTES_MIN) above = PEAK_BYTES_MIN;
     bool known = !p->next_peak.fd && now_us >= p->peak_cost.until_us;
     bool may = c->peaks && !p->frozen && known && c->peaks_us + cost <= budget;
-    observed_snapshot_above(&p->observed, may ? above : UINT64_MAX);
+    observed_snapshot_above(&p->observed, may ? above + untouched : UINT64_MAX);
 }
 
 bool peaks_aim(collect_t *c) {

@@ -28,6 +28,7 @@ struct profile_tables {
 
 enum { PROFILE_DOMAINS = 6 }; /* 1 to 5: docs/format.md */
 enum {
+    PEAK_CLEARLY = 8, /* by more than an eighth of it */
     UNSEEN_SAMPLES = 3,
     CHANCE_MOST = 4 /* times σ: what the highest of many values is above their mean */
 };
@@ -261,6 +262,35 @@ static void profile_doubt(profile_t *p) {
     p->chosen_share = (chosen < 0 ? 0 : chosen > most ? most : chosen) / variance;
 }
 
+/* The recorder keeps the variance of the heap's peak alone; what lived at the other moment is made up as all that the site made. */
+static void profile_rss_variance(profile_sums_t *s) {
+    const uint64_t bytes = s->bytes[PROFILE_RSS_PEAK], total = s->bytes[PROFILE_TOTAL];
+    if (bytes == s->bytes[PROFILE_PEAK] || !total) return;
+    double part = bytes < total ? (double)bytes / (double)total : 1;
+    s->variance[PROFILE_RSS_PEAK] = s->variance[PROFILE_TOTAL] * part;
+}
+
+/* Address space that is reserved and never touched counts for the heap while it is highest, and is left out of what was alive then: so
+ * there may have been clearly more when the resident memory was at its highest. */
+static void profile_choose_peaks(profile_t *p, profile_sums_t *of_process) {
+    for (uint32_t i = 0; i < p->cell_count; i++) {
+        profile_rss_variance(&p->cells[i].sums);
+        profile_add_sums(&of_process[p->cells[i].process], &p->cells[i].sums);
+    }
+    for (uint32_t i = 0; i < p->process_count; i++) {
+        const uint64_t peak = of_process[i].bytes[PROFILE_PEAK];
+        p->processes[i].peak_is_rss =
+            of_process[i].bytes[PROFILE_RSS_PEAK] / PEAK_CLEARLY > peak / (PEAK_CLEARLY - 1);
+    }
+    for (uint32_t i = 0; i < p->cell_count; i++) {
+        profile_sums_t *s = &p->cells[i].sums;
+        if (!p->processes[p->cells[i].process].peak_is_rss) continue;
+        s->bytes[PROFILE_PEAK] = s->bytes[PROFILE_RSS_PEAK];
+        s->blocks[PROFILE_PEAK] = s->blocks[PROFILE_RSS_PEAK];
+        s->variance[PROFILE_PEAK] = s->variance[PROFILE_RSS_PEAK];
+    }
+}
+
 static int profile_cells(profile_t *p, map_t *known) {
     uint32_t rows = profile_rows(p, TABLE_ALLOCATIONS);
     p->cells = profile_room(p, rows, sizeof *p->cells);
@@ -280,6 +310,11 @@ static int profile_cells(profile_t *p, map_t *known) {
             .process = (uint32_t)process, .stack = stack, .domain = (uint32_t)domain};
         profile_cell(p, i, &p->cells[*cell].sums);
     }
+    profile_sums_t *of_process = mem_alloc(p->process_count * sizeof *of_process);
+    if (p->process_count && !of_process) return -ENOMEM;
+    memset(of_process, 0, p->process_count * sizeof *of_process);
+    profile_choose_peaks(p, of_process);
+    mem_free(of_process);
     for (uint32_t i = 0; i < p->cell_count; i++) {
         const profile_process_t *of = &p->processes[p->cells[i].process];
         profile_sums_t *sums = &p->cells[i].sums;
@@ -363,13 +398,15 @@ static int profile_timeline(profile_t *p) {
         if (point.heap_bytes >> 60) point.heap_bytes = 0;
         p->points[p->point_count++] = point;
         profile_process_t *of = &p->processes[process];
-        if (point.heap_bytes > of->heap_peak_bytes) {
+        if (!of->peak_is_rss && point.heap_bytes > of->heap_peak_bytes) {
             of->heap_peak_bytes = point.heap_bytes;
             of->heap_peak_us = point.t_us;
         }
         if (point.rss_bytes > of->rss_peak_bytes) {
             of->rss_peak_bytes = point.rss_bytes;
             of->peak_us = point.t_us;
+            if (of->peak_is_rss) of->heap_peak_us = point.t_us;
+            if (of->peak_is_rss) of->heap_peak_bytes = point.heap_bytes;
         }
         if (point.rss_bytes > p->rss_peak_bytes) {
             p->rss_peak_bytes = point.rss_bytes;

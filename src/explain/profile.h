@@ -35,8 +35,11 @@ typedef struct profile_process {
     bool ended, has_exit;
     int exit_status; /* as a shell tells it: 128 + the signal that killed it */
     const char *command, *python;
-    uint64_t rss_peak_bytes, peak_us;       /* of its timeline; and when that was */
-    uint64_t heap_peak_bytes, heap_peak_us; /* which is what PROFILE_PEAK tells of */
+    uint64_t rss_peak_bytes, peak_us; /* of its timeline; and when that was */
+    /* Which is what PROFILE_PEAK tells of. */
+    uint64_t heap_peak_bytes, heap_peak_us;
+    /* At the heap's highest much was reserved and never touched: PROFILE_PEAK is PROFILE_RSS_PEAK. */
+    bool peak_is_rss;
 } profile_process_t;
 
 typedef struct profile_frame {

@@ -521,7 +521,8 @@ static void sites_text(const report_t *r, const screen_t *s, int figure, const c
 static const char *sites_note(char *out, size_t room, const profile_t *p) {
     uint32_t alive = 0;
     for (uint32_t i = 0; i < p->process_count; i++) alive += p->processes[i].mode != PROFILE_NONE;
-    snprintf(out, room, "%%s allocated%s, by line", alive > 1 ? ", each process at its own" : "");
+    snprintf(out, room, "%%s allocated%s%s, by line", alive > 1 ? ", each process at its own" : "",
+             p->processes[p->peak_process].peak_is_rss ? ", while most was resident" : "");
     return out;
 }
 

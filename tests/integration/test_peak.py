@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import textwrap
 from pathlib import Path
 
@@ -110,3 +111,27 @@ def test_forks_and_threads_meanwhile_are_as_ever(lowtide: Lowtide, tmp_path: Pat
         for thread in threads: thread.join()
     """
     assert len(peaks(run(lowtide, tmp_path, code))) <= 4
+
+
+def test_memory_that_is_reserved_and_never_touched_is_no_peak(lowtide: Lowtide, tmp_path: Path) -> None:
+    recording = run(
+        lowtide,
+        tmp_path,
+        """
+        import mmap
+        reserved = mmap.mmap(-1, 1 << 32)
+        wait(1)
+        reserved.close()
+        wait(1)
+        peak()
+        """,
+    )
+    (peak,) = peaks(recording)
+    assert "held_at_the_peak" in peak.strings
+    assert "allocated, while most was resident, by line" in lowtide("report", tmp_path / "t.tide").stdout
+    report = json.loads(lowtide("report", "--json", tmp_path / "t.tide").stdout)
+    most = max(report["allocations"]["sites"], key=lambda site: site["peak_bytes"])
+    assert most["function"].startswith("build")
+    assert most["peak_bytes"] > 70_000_000
+    (told,) = [f for f in report["findings"] if f["kind"] == "temporary-peak"]
+    assert 70_000_000 < told["bytes"] < 140_000_000

@@ -301,9 +301,16 @@ static void a_snapshot_is_wanted_once_it_is_worth_its_cost(void **state) {
     assert_int_equal(r->head.snapshot_above, INT64_MAX);
     assert_true(c.peaks_us > 0);
     c.begin_ns -= UINT64_C(32) * 1000000000;
+    p->peak.rss_bytes = 64 << 20; /* of a process that has those 40 MiB */
     peaks_aim(&c);
     assert_true(r->head.snapshot_above >= 50 << 20);
     assert_true(r->head.snapshot_above < INT64_MAX);
+    p->peak.rss_bytes = 8 << 20; /* most of it was reserved and never touched */
+    peaks_aim(&c);
+    assert_int_equal(r->head.snapshot_above, 32 << 20);
+    p->untouched_bytes = 30 << 20; /* and still is */
+    peaks_aim(&c);
+    assert_int_equal(r->head.snapshot_above, 62 << 20);
     c.peaks_us = UINT64_C(1) << 40; /* all is spent */
     peaks_aim(&c);
     assert_int_equal(r->head.snapshot_above, INT64_MAX);
