@@ -268,6 +268,8 @@ static bool libc_sees_end(int d) {
 }
 
 void python_trust_libc(const rt_t *rt) {
+    /* From 3.12 on pymalloc finds its arenas by the calling thread's state. */
+    if (rt->no_thread) lays_aside = false;
     for (int d = 0; d < DOMAINS && lays_aside; d++)
         if (hooked[d]) lays_aside = libc_sees_end(d);
     for (int d = 0; d < DOMAINS && lays_aside; d++) {
