@@ -482,7 +482,8 @@ def test_random_kills_leave_every_future_resolved() -> None:
 
         def killer() -> None:
             while not done.wait(random.random() / 20):
-                for victim in random.sample(list(pool._rss_bytes()), k=min(1, len(pool._rss_bytes()))):
+                workers = list(pool._rss_bytes())
+                for victim in random.sample(workers, k=min(1, len(workers))):
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(victim, signal.SIGKILL)
                         victims.append(victim)
