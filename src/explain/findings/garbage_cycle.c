@@ -53,11 +53,13 @@ static int garbage_report(findings_t *f, const model_cycle_t *c) {
     bool foreign;
     int status = garbage_is_foreign(f, c->from_type, &foreign);
     if (status) return status;
+    bool nobodys = !strchr(c->from_type, '.'); /* function, dict */
     if (foreign)
         x->fix = findings_text(f,
-                               "call gc.collect() when what made them is done: %s is not your code "
-                               "to change, and only the collector frees such objects",
-                               c->from_type);
+                               "call gc.collect() when what made them is done: %s%sonly the "
+                               "collector frees such objects",
+                               nobodys ? "" : c->from_type,
+                               nobodys ? "" : " is not your code to change, and ");
     else
         x->fix =
             findings_text(f,
