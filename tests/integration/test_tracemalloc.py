@@ -52,6 +52,10 @@ def test_figures_equal_those_of_the_standard_library(target_python: Python, ask:
     assert sum(ours["blocks"].values()) > 9000
     assert ours["figures"][:-1] == theirs["figures"][:-1]  # when a thread's own state goes is a matter of chance
     if target_python.minor >= 13:
+        lines = program.read_text().splitlines()
+        thread = next(i for i, line in enumerate(lines, 1) if "bytes(100 + i)" in line)
+        for told in (ours, theirs):  # one more may be there of what threads make, with either: by the same chance
+            told["blocks"] = {k: n if k[1][0][1] != thread else n > 4 for k, n in told["blocks"].items()}
         assert ours["blocks"] == theirs["blocks"]
         return
     # Until 3.12 CPython tells only its own module of objects from free lists: these are other lines'.
