@@ -124,8 +124,8 @@ static bool is_raised(const struct stat *st) {
 
 /* The loader called by its name loads what it is told to, and has no loader itself. */
 static bool is_loader(const char *path) {
-    const char *slash = strrchr(path, '/');
-    return strncmp(slash ? slash + 1 : path, "ld", 2) == 0;
+    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+    return strncmp(name, "ld-", 3) == 0 || strncmp(name, "ld.so", 5) == 0;
 }
 
 static enum takes program_takes_it(int fd, const char *path) {

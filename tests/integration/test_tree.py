@@ -160,8 +160,9 @@ STATIC = "int main(int n, char **v, char **e) { return n > 1 ? execve(v[1], v + 
 
 def test_a_program_that_the_agent_cannot_be_in_runs_unharmed(run: Run, tmp_path: Path) -> None:
     """Static, of another machine's loader, set-user-ID: said by what the loader would say of a library it cannot load."""
+    # By its name it could be taken for the loader, which may be asked to start others.
     (tmp_path / "s.c").write_text("#include <unistd.h>\n" + STATIC)
-    subprocess.run(["cc", "-static", "-o", tmp_path / "static", tmp_path / "s.c"], check=True)
+    subprocess.run(["cc", "-static", "-o", tmp_path / "ldstatic", tmp_path / "s.c"], check=True)
     foreign = bytearray(Path(os.path.realpath("/bin/true")).read_bytes())
     at = foreign.index(b"ld-linux-x86-64")
     foreign[at : at + 8] = b"ld-other"
@@ -170,7 +171,7 @@ def test_a_program_that_the_agent_cannot_be_in_runs_unharmed(run: Run, tmp_path:
     recording = run(
         f"""
         import os, subprocess, sys
-        static = {str(tmp_path / "static")!r}
+        static = {str(tmp_path / "ldstatic")!r}
         subprocess.run([static], env={{}}, check=True)
         subprocess.run([static, sys.executable, "-c", "print('behind', flush=True)"], env={{}}, check=True)
         try: subprocess.run([{str(tmp_path / "foreign")!r}], env={{}})
@@ -183,7 +184,7 @@ def test_a_program_that_the_agent_cannot_be_in_runs_unharmed(run: Run, tmp_path:
     said = recording.meta["not_followed"]
     names = sorted(said.partition(": ")[2].split(", "))
     assert said.startswith(f"{len(names) + 1} started that are static, set-user-ID, or ")
-    assert [name for name in names if "/su" not in name] == [str(tmp_path / "static")]
+    assert [name for name in names if "/su" not in name] == [str(tmp_path / "ldstatic")]
 
 
 def test_what_was_not_started_is_not_said_to_be_left_out(run: Run, tmp_path: Path) -> None:
