@@ -24,7 +24,7 @@ static const char preload_name[] = "LD_PRELOAD=", run_name[] = CTL_RUN_VARIABLE 
 /* "NAME=value" each; run[0] is 0 until all is there, and limit[0] where there is no limit. */
 static char run[8192], preload[4096], limit[4608];
 
-static void (*on_silent)(const char *path);
+static follow_silent_t on_silent;
 
 typedef int execve_t(const char *, char *const[], char *const[]);
 typedef int fexecve_t(int, char *const[], char *const[]);
@@ -71,7 +71,7 @@ void follow_begin(const char *value, const char *agent, const char *limit_value,
     snprintf(run, sizeof run, "%s%s", run_name, value);
 }
 
-void follow_on_silent(void (*tell)(const char *path)) {
+void follow_on_silent(follow_silent_t tell) {
     on_silent = tell;
 }
 
@@ -233,13 +233,13 @@ static char *const *plan_carry_out(const plan_t *p, char *const env[], char **wo
 }
 
 /* Before it is started: a child of vfork cannot say it later. */
-static void tell_silent(const plan_t *p, const char *path) {
-    if (p->silent && on_silent) on_silent(path ? path : "");
+static int tell_silent(const plan_t *p, const char *path) {
+    return p->silent && on_silent ? on_silent(path ? path : "", 0) : 0;
 }
 
 /* It was not started after all. */
-static int not_started(const plan_t *p, int status) {
-    if (p->silent && on_silent) on_silent(NULL);
+static int not_started(const plan_t *p, int told, int status) {
+    if (p->silent && on_silent) on_silent(NULL, told);
     return status;
 }
 
@@ -248,7 +248,7 @@ static int not_started(const plan_t *p, int status) {
     const plan_t plan = plan_make(path, env);                                                      \
     char *words[plan.change ? plan.words : 1], text[plan.change ? plan.text_bytes : 1];            \
     char *const *given = plan_carry_out(&plan, env, words, text);                                  \
-    tell_silent(&plan, path)
+    const int told = tell_silent(&plan, path)
 
 /* ── libc's functions ── */
 
@@ -257,8 +257,8 @@ extern char **environ;
 
 PUBLIC int execve(const char *path, char *const argv[], char *const env[]) {
     FOLLOW(path, env);
-    if (real.execve) return not_started(&plan, real.execve(path, argv, given));
-    return not_started(&plan, (int)syscall(SYS_execve, path, argv, given));
+    if (real.execve) return not_started(&plan, told, real.execve(path, argv, given));
+    return not_started(&plan, told, (int)syscall(SYS_execve, path, argv, given));
 }
 
 PUBLIC int execv(const char *path, char *const argv[]) {
@@ -267,7 +267,7 @@ PUBLIC int execv(const char *path, char *const argv[]) {
 
 PUBLIC int execvpe(const char *file, char *const argv[], char *const env[]) {
     FOLLOW(file, env);
-    if (real.execvpe) return not_started(&plan, real.execvpe(file, argv, given));
+    if (real.execvpe) return not_started(&plan, told, real.execvpe(file, argv, given));
     errno = ENOSYS;
     return -1;
 }
@@ -280,21 +280,21 @@ PUBLIC int fexecve(int fd, char *const argv[], char *const env[]) {
     char path[32];
     snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
     FOLLOW(path, env);
-    if (real.fexecve) return not_started(&plan, real.fexecve(fd, argv, given));
-    return not_started(&plan, (int)syscall(SYS_execveat, fd, "", argv, given, AT_EMPTY_PATH));
+    if (real.fexecve) return not_started(&plan, told, real.fexecve(fd, argv, given));
+    return not_started(&plan, told, (int)syscall(SYS_execveat, fd, "", argv, given, AT_EMPTY_PATH));
 }
 
 PUBLIC int execveat(int at, const char *path, char *const argv[], char *const env[], int flags) {
     FOLLOW(at == AT_FDCWD || path[0] == '/' ? path : NULL, env);
-    if (real.execveat) return not_started(&plan, real.execveat(at, path, argv, given, flags));
-    return not_started(&plan, (int)syscall(SYS_execveat, at, path, argv, given, flags));
+    if (real.execveat) return not_started(&plan, told, real.execveat(at, path, argv, given, flags));
+    return not_started(&plan, told, (int)syscall(SYS_execveat, at, path, argv, given, flags));
 }
 
 PUBLIC int posix_spawn(pid_t *pid, const char *path, const posix_spawn_file_actions_t *actions,
                        const posix_spawnattr_t *attributes, char *const argv[], char *const env[]) {
     FOLLOW(path, env);
     int status = real.spawn ? real.spawn(pid, path, actions, attributes, argv, given) : ENOSYS;
-    return status ? not_started(&plan, status) : 0;
+    return status ? not_started(&plan, told, status) : 0;
 }
 
 PUBLIC int posix_spawnp(pid_t *pid, const char *file, const posix_spawn_file_actions_t *actions,
@@ -302,7 +302,7 @@ PUBLIC int posix_spawnp(pid_t *pid, const char *file, const posix_spawn_file_act
                         char *const env[]) {
     FOLLOW(file, env);
     int status = real.spawnp ? real.spawnp(pid, file, actions, attributes, argv, given) : ENOSYS;
-    return status ? not_started(&plan, status) : 0;
+    return status ? not_started(&plan, told, status) : 0;
 }
 
 /* ── With the arguments one by one ── */

@@ -23,8 +23,10 @@
 void follow_begin(const char *value, const char *agent, const char *limit, bool is_python);
 
 /* Called for each program that is about to be started and will not call: static, set-user-ID, of another machine or libc, or where
- * the agent is not to be seen. NULL: the last one was not started. In a child of vfork, too: no lock, no allocation. */
-void follow_on_silent(void (*tell)(const char *path));
+ * the agent is not to be seen. Where it was not started after all, NULL follows, with what the first call returned. In a child of
+ * vfork, too: no lock, no allocation. */
+typedef int (*follow_silent_t)(const char *path, int told);
+void follow_on_silent(follow_silent_t tell);
 
 /* Into `out`: the list of libraries (as in LD_PRELOAD) without that one. false: it is not in it, or there is no room. */
 bool follow_without(const char *libraries, const char *agent, char *out, size_t room);

@@ -150,15 +150,19 @@ static void on_fork(void) {
     watched = call_forked(&runtime, profile.flags & CTL_PROFILE_CHILDREN);
 }
 
-static void count_silent(const char *path) {
+/* Returns one more than the place in which its name is new, 0 where it is not; to take the name out again. */
+static int count_silent(const char *path, int told) {
     region_t *region = alloc_region();
-    if (!region) return;
+    if (!region) return 0;
     int64_t change = path ? 1 : -1;
     atomic_fetch_add_explicit(&region->silent_programs, change, memory_order_relaxed);
+    if (!path && told) atomic_store(&region->silent_names[told - 1], 0);
     uint32_t text = path && *path ? alloc_text(path) : 0, none = 0;
-    for (int i = 0; text && i < REGION_SILENT_NAMES; i++, none = 0)
-        if (atomic_compare_exchange_strong(&region->silent_names[i], &none, text) || none == text)
-            return;
+    for (int i = 0; text && i < REGION_SILENT_NAMES; i++, none = 0) {
+        if (atomic_compare_exchange_strong(&region->silent_names[i], &none, text)) return i + 1;
+        if (none == text) return 0;
+    }
+    return 0;
 }
 
 static void start_profile(int sock) {

@@ -160,19 +160,18 @@ static bool is_named(const char *list, const char *name) {
     return false;
 }
 
-static void read_silent(collect_t *c, collect_process_t *p) {
+void collect_silent_names(const collect_process_t *p, char list[COLLECT_SILENT_ROOM]) {
     uint32_t names[REGION_SILENT_NAMES];
-    uint64_t before = p->silent_programs;
-    p->silent_programs = observed_silent(&p->observed, names);
-    for (int i = 0; p->silent_programs > before && i < REGION_SILENT_NAMES; i++) {
+    if (!observed_silent(&p->observed, names)) return;
+    for (int i = 0; i < REGION_SILENT_NAMES; i++) {
         observed_text_t text = observed_text(&p->observed, names[i]);
-        size_t used = strlen(c->silent);
+        size_t used = strlen(list);
         char name[256];
         if (!text.bytes || text.bytes >= sizeof name) continue;
         snprintf(name, sizeof name, "%.*s", (int)text.bytes, text.at);
-        if (!*name || is_named(c->silent, name) || used + strlen(name) + 3 > sizeof c->silent)
+        if (!*name || is_named(list, name) || used + strlen(name) + 3 > COLLECT_SILENT_ROOM)
             continue;
-        snprintf(c->silent + used, sizeof c->silent - used, "%s%s", used ? ", " : "", name);
+        snprintf(list + used, COLLECT_SILENT_ROOM - used, "%s%s", used ? ", " : "", name);
     }
 }
 
@@ -183,7 +182,8 @@ static void read_profile(collect_t *c, uint32_t number) {
     read_events(c, number, p);
     observed_lost(&p->observed, &p->lost_stacks, &p->lost_blocks);
     observed_mute(&p->observed, &p->mute_children, &p->mute_children_code, &p->mute_code);
-    read_silent(c, p);
+    uint32_t names[REGION_SILENT_NAMES];
+    p->silent_programs = observed_silent(&p->observed, names);
 }
 
 static void process_ends(collect_t *c, uint32_t number, int status) {
@@ -194,6 +194,7 @@ static void process_ends(collect_t *c, uint32_t number, int status) {
     }
     if (p->ended) return;
     read_profile(c, number);
+    collect_silent_names(p, c->silent);
     if (!p->frozen) p->end_heap_bytes = observed_heap_bytes(&p->observed);
     p->ended = p->changed = true;
     p->end_us = collect_now_us(c);

@@ -23,7 +23,7 @@
 #include <sys/types.h>
 
 enum collect_how { COLLECT_STARTED = 1, COLLECT_FORKED, COLLECT_EXECED, COLLECT_ATTACHED };
-enum { COLLECT_PROCESSES_MOST = 4096 };
+enum { COLLECT_PROCESSES_MOST = 4096, COLLECT_SILENT_ROOM = 512 };
 
 typedef struct collect_sample {
     uint32_t process, stack, domain;
@@ -142,12 +142,12 @@ typedef struct collect {
     collect_points_t timeline;
     collect_events_t events;
     collect_samples_t samples;
-    char refused[4096];  /* collect_refused */
-    char silent[512];    /* names of programs that cannot call, with commas between */
-    int descriptor_most; /* what is above is left to others */
-    bool peaks;          /* snapshots of peaks are wanted: the caller's to set */
-    uint64_t peaks_us;   /* what they have cost the processes */
-    uint64_t fault_ns;   /* a page fault on this machine; 0: not measured yet */
+    char refused[4096];               /* collect_refused */
+    char silent[COLLECT_SILENT_ROOM]; /* collect_silent_names of those that have ended */
+    int descriptor_most;              /* what is above is left to others */
+    bool peaks;                       /* snapshots of peaks are wanted: the caller's to set */
+    uint64_t peaks_us;                /* what they have cost the processes */
+    uint64_t fault_ns;                /* a page fault on this machine; 0: not measured yet */
     uint64_t gc_every_us;
     uint64_t ends_due_us; /* when those without a pidfd are looked at again */
     uint64_t tree_due_us; /* when shared pages may be counted again */
@@ -195,6 +195,10 @@ void collect_refused(collect_t *c, const char *line);
 
 /* Why a process could not call us, in words: an errno. */
 const char *collect_why_mute(uint32_t code);
+
+/* Adds the names of the programs that the process started and that cannot call, with commas between; none once it has ended. Not
+ * before all is over, or a name may be of one that could not be started. */
+void collect_silent_names(const collect_process_t *p, char list[COLLECT_SILENT_ROOM]);
 
 /* For the timeline; dropped where there are very many. */
 void collect_note(collect_t *c, const collect_event_t *event);

@@ -219,7 +219,9 @@ static void write_lost(const collect_t *c, rec_writer_t *w) {
 static void write_not_followed(const collect_t *c, rec_writer_t *w) {
     char text[3 * sizeof c->refused];
     size_t used = (size_t)snprintf(text, sizeof text, "%s", c->refused);
+    char names[COLLECT_SILENT_ROOM];
     uint64_t silent = 0;
+    memcpy(names, c->silent, sizeof names);
     for (size_t i = 0; i < c->processes.count && used < sizeof c->refused; i++) {
         const collect_process_t *p = c->processes.at[i];
         if (!p->mute_children) continue;
@@ -228,12 +230,15 @@ static void write_not_followed(const collect_t *c, rec_writer_t *w) {
                                  p->mute_children, (int)p->pid,
                                  collect_why_mute(p->mute_children_code));
     }
-    for (size_t i = 0; i < c->processes.count; i++) silent += c->processes.at[i]->silent_programs;
+    for (size_t i = 0; i < c->processes.count; i++) {
+        silent += c->processes.at[i]->silent_programs;
+        collect_silent_names(c->processes.at[i], names);
+    }
     if (silent)
         used += (size_t)snprintf(text + used, sizeof text - used,
                                  "%s%" PRIu64 " started that %s static, set-user-ID, or of another "
                                  "machine, libc or root: %s",
-                                 used ? "\x1f" : "", silent, silent == 1 ? "is" : "are", c->silent);
+                                 used ? "\x1f" : "", silent, silent == 1 ? "is" : "are", names);
     if (used) rec_meta(w, "not_followed", text);
 }
 
