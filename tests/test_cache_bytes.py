@@ -206,3 +206,14 @@ def test_a_bound_of_another_type_is_refused_by_its_name(given: dict[str, Any]) -
     (name, value), *_ = given.items()
     with pytest.raises(TypeError, match=rf"{name} must be .*, not {re.escape(repr(value))}"):
         lowtide.Cache[int, int](**given)
+
+
+def test_bounds_as_other_caches_have_them_are_told_what_to_write() -> None:
+    wrong: list[Callable[[], object]] = [lambda: lowtide.Cache(100), lambda: lowtide.Cache(maxsize=100)]  # type: ignore
+    for make in wrong:
+        with pytest.raises(
+            TypeError, match=r'^Cache takes its bounds by name: max_items=1000, max_bytes="64MiB", ttl=60$'
+        ):
+            make()
+    with pytest.raises(TypeError, match=r"^maxsize takes a number of entries; for bytes write max_bytes='64MiB'$"):
+        lowtide.cache("64MiB")  # type: ignore[call-overload]

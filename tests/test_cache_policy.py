@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
+import pickle
 import random
 from collections import OrderedDict
 from collections.abc import Callable
@@ -123,3 +125,33 @@ def test_a_cache_that_was_cleared_hits_like_a_new_one() -> None:
     fresh = hits_of(cache, loop)
     cache.clear()
     assert fresh > 0.4 * len(loop) and hits_of(cache, loop) == 2 * fresh
+
+
+READS: dict[str, Callable[[lowtide.Cache[int, int]], object]] = {
+    "iteration": list,
+    "items": lambda cache: dict(cache.items()),
+    "values": lambda cache: list(cache.values()),
+    "copy": lambda cache: cache.copy(),
+    "deepcopy": copy.deepcopy,
+    "pickle": pickle.dumps,
+    "equality": lambda cache: cache == cache.copy(),
+    "membership": lambda cache: [key in cache for key in range(SIZE)],
+    "items' membership": lambda cache: [(key, key) in cache.items() for key in range(SIZE)],
+    "repr": repr,
+    "update": lambda cache: lowtide.Cache().update(cache),
+    "union": lambda cache: (cache | {}, {} | cache),
+    "peek": lambda cache: [cache.peek(key) for key in range(SIZE)],
+}
+
+
+@pytest.mark.parametrize("how", READS)
+def test_to_read_a_cache_is_no_hit_and_changes_nothing_in_what_goes_next(how: str) -> None:
+    read, untouched = (lowtide.Cache[int, int](max_items=SIZE) for _ in range(2))
+    for cache in (read, untouched):
+        cache.update((key, key) for key in range(SIZE))
+        assert [cache[key] for key in range(0, SIZE, 3)]
+    READS[how](read)
+    assert read.stats() == untouched.stats()
+    for key in range(SIZE, 3 * SIZE):
+        read[key] = untouched[key] = key
+    assert list(read) == list(untouched)

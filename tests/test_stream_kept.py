@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -88,7 +89,7 @@ def test_a_function_that_makes_a_thousand_times_as_much_has_its_chunks_written_h
 
 def few(records: Any) -> Any:
     if len(records) > 100:
-        raise ValueError("too many at once")
+        raise MemoryError
     return records
 
 
@@ -121,3 +122,28 @@ def test_a_run_that_is_stopped_between_halves_goes_on_there(tmp_path: Path, sour
     assert summary.resumed and summary.records_in == 2000
     assert [record["n"] for record in lowtide.stream(out)] == list(range(2000))
     assert seen[0] > 900 and len(seen) < 1100
+
+
+SLOW = """
+import os, sys, time, lowtide
+done = []
+def ask(line):
+    done.append(line)
+    if len(done) == int(sys.argv[1]):
+        os.kill(os.getpid(), 9)
+    time.sleep(0.002)
+    return line
+lowtide.stream("in.txt", resume=True).map(ask).write("out.txt")
+print(len(done))
+"""
+
+
+def test_what_takes_long_is_kept_every_second_and_not_asked_again(tmp_path: Path) -> None:
+    (tmp_path / "in.txt").write_text("".join(f"{i:05}\n" for i in range(2000)))
+    (tmp_path / "job.py").write_text(SLOW)
+    words = [sys.executable, "job.py"]
+    env = {**os.environ, "LOWTIDE_STREAM_SAVE_S": "0"}
+    assert subprocess.run([*words, "1900"], cwd=tmp_path, env=env).returncode == -9
+    again = subprocess.run([*words, "9999"], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert int(again.stdout) < 1400, again.stderr
+    assert (tmp_path / "out.txt").read_bytes() == (tmp_path / "in.txt").read_bytes()

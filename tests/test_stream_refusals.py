@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import lowtide
+import pandas
 import pyarrow as pa
 import pytest
 from conftest import EXECUTABLE
@@ -234,3 +235,38 @@ def test_a_list_of_text_that_was_meant_as_records_is_told_how_to_be_them(tmp_pat
         lowtide.StreamError, match=r"^a is not there; look at its name, or hand over iter\(…\) of a list"
     ):
         lowtide.stream(["a", "b"]).write(tmp_path / "out.txt")
+
+
+def test_what_is_no_source_or_no_function_of_records_is_told_at_once(folder: Path) -> None:
+    async def fetch(line: str) -> str:
+        return line
+
+    with pytest.raises(TypeError, match="fetch is async, and nothing would await it"):
+        lowtide.stream("in.txt").map(fetch)
+    with pytest.raises(TypeError, match=r"not bytes; hand over io.BytesIO of it, or its name as str"):
+        lowtide.stream(b"in.txt")  # type: ignore[call-overload]
+    with pytest.raises(TypeError, match=r"not DataFrame; hand over its records, such as to_dict\('records'\)"):
+        lowtide.stream(pandas.DataFrame({"a": [1]}))
+
+
+def test_an_error_is_told_with_the_line_of_the_user_s_own_that_led_to_it(folder: Path) -> None:
+    (folder / "job.py").write_text(
+        "import json\ndef parse(line):\n    return json.loads(line)\ndef same(line): return line\n"
+    )
+    done = pipe("job:parse", "in.txt", "-o", "out.jsonl")
+    assert done.stderr.endswith("JSONDecodeError: Expecting value: line 1 column 1 (char 0) (job.py:3)\n")
+    (folder / "in.jsonl").write_text("{\n")
+    done = pipe("job:same", "in.jsonl", "-o", "out.jsonl")
+    assert "JSONDecodeError: " in done.stderr and ".py:" not in done.stderr  # no line of his
+    done = pipe("job:same", "acces.txt", "-o", "out.txt")
+    assert done.stderr == "lowtide: acces.txt is not there; look at its name\n"
+
+
+def test_a_function_of_chunks_may_give_data_frames(folder: Path) -> None:
+    lowtide.stream([{"a": i, "b": str(i)} for i in range(5000)]).write("in.parquet")
+    stream = lowtide.stream("in.parquet").map_chunks(lambda table: table.to_pandas().query("a % 2 == 1"))
+    for out in ("out.parquet", "out.jsonl"):
+        assert stream.write(out).records_out == 2500
+        assert list(lowtide.stream(out)) == [{"a": i, "b": str(i)} for i in range(1, 5000, 2)]
+    rows = lowtide.stream("in.parquet").map_chunks(lambda table: pandas.DataFrame({"n": [len(table)]}))
+    assert sum(row["n"] for row in rows) == 5000

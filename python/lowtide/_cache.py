@@ -235,6 +235,8 @@ def cache(
         maxsize = 128 if max_bytes is None else None
     if isinstance(maxsize, int):
         maxsize = max(maxsize, 0)
+    elif isinstance(maxsize, str):
+        raise TypeError(f"maxsize takes a number of entries; for bytes write max_bytes={maxsize!r}")
     elif maxsize is not None:
         raise TypeError("Expected first argument to be an integer, a callable, or None")
 

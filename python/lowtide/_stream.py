@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
 import io
 import operator
 import os
@@ -45,6 +46,9 @@ class Stream(Generic[_T]):
     def _with(self, name: str, f: Callable[..., Any]) -> Stream[Any]:
         if not callable(f):
             raise TypeError(f"{name} takes a function, not {type(f).__name__}")
+        if inspect.iscoroutinefunction(f) or inspect.isasyncgenfunction(f):
+            shown = getattr(f, "__qualname__", f)
+            raise TypeError(f"{shown} is async, and nothing would await it; let map_chunks call asyncio.run for a list")
         new = copy.copy(self)
         new._ops = (*self._ops, (name, f))
         return new
@@ -184,6 +188,14 @@ def stream(
     """
     if not is_paths(source) and not isinstance(source, (Source, io.IOBase, Iterable)):
         raise TypeError(f"a stream reads paths or an iterable, not {type(source).__name__}")
+    if isinstance(source, (bytes, bytearray, memoryview)) or hasattr(source, "__dataframe__"):
+        what = "to_dict('records')" if hasattr(source, "iloc") else "to_pylist() or to_dicts()"
+        mend = (
+            f"its records, such as {what}"
+            if hasattr(source, "__dataframe__")
+            else "io.BytesIO of it, or its name as str"
+        )
+        raise TypeError(f"a stream reads paths or an iterable, not {type(source).__name__}; hand over {mend}")
     try:
         count = operator.index(workers)
     except TypeError:

@@ -112,7 +112,7 @@ class _Watcher:
 def run(words: argparse.Namespace, watcher: _Watcher) -> Summary:
     function = find_function(words.function)
     to_stdout = words.output == "-"
-    source: Any = sys.stdin.buffer if words.inputs == ["-"] else words.inputs
+    source: Any = sys.stdin.buffer if words.inputs == ["-"] else tuple(words.inputs)
     if words.resume not in (True, False, "changed"):
         raise ValueError(f"--resume takes nothing or changed, not '{words.resume}'")
     pipeline = stream(

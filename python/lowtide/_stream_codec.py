@@ -131,7 +131,9 @@ def _rows(fields: tuple[str, ...] | None, records: list[Any]) -> Iterable[Any]:
 
 def _as_text(record: Any) -> str:
     if not isinstance(record, str):
-        raise TypeError(f"text takes str, not {type(record).__name__}; write to a .jsonl or .csv, or return str")
+        raise TypeError(
+            f"text takes str, not {type(record).__name__}; write to a .jsonl or .csv, say that it is one (--to jsonl), or return str"
+        )
     record.encode()
     return record
 

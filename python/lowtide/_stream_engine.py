@@ -73,13 +73,14 @@ class Engine:
         plan: Plan,
         ceiling: int,
         make: Callable[[], Workers] | None,
+        stop_at_bad: bool,
         progress: Callable[[Progress], object] | None,
     ) -> None:
         self.source, self.plan, self.ceiling = source, plan, ceiling
         self.make = make  # the workers; None: it is done here
         self.workers: Workers | None = None
         self.sizer = Sizer(ceiling, CHUNK_MAX_TABLES if plan.takes_tables else CHUNK_MAX)
-        self.progress = progress
+        self.stop_at_bad, self.progress = stop_at_bad, progress
         self.peak = self.memory = 0
         self.begun = time.monotonic()
         self._looked = 0.0
@@ -104,7 +105,7 @@ class Engine:
             self.sizer.begin(self.memory, 0, self.plan.tables, self.plan.out == "parquet")
         # C++ that is refused memory may abort, and here that would be the program's end: no limit for pyarrow.
         self._data_limit = 0 if self.plan.tables else data_bytes() + int(self.sizer.room * 0.97)
-        chunks = self.source.chunks(state.token, lambda: (self.sizer.target, self.sizer.record_max()))
+        chunks = self.source.chunks(state.token, lambda: (self.sizer.next_bytes(), self.sizer.record_max()))
         done = False
         try:
             if self.make is None:
@@ -263,7 +264,7 @@ class Engine:
             yield from self._halve(chunk, do, failure)
             return
         self.sizer.light = isinstance(chunk.payload, Rows)
-        self.sizer.learn(done.pid, chunk.bytes, done.grown)
+        self.sizer.learn(done.pid, chunk.bytes, done.grown, done.seconds)
         result = Result(chunk, [done], done.bad)
         del done
         chunk.payload = None
@@ -289,8 +290,20 @@ class Engine:
         right = dataclasses.replace(chunk, payload=second, bytes=chunk.bytes // 2)
         del split, first, second
         chunk.payload = None
-        yield from self._try(left, do)
-        yield from self._try(right, do)
+        if failure.memory:  # each has its own way out, or their results would lie here until all are done
+            yield from self._try(left, do)
+            yield from self._try(right, do)
+            return
+        whole = Result(chunk, [], [])
+        for half in (left, right):
+            for result in self._try(half, do):
+                count = sum(part.records_in for part in whole.parts)
+                whole.parts += result.parts
+                whole.bad += [(count + index, error) for index, error in result.bad]
+                self.learn_fields(result.parts)
+            if whole.bad and self.stop_at_bad:
+                break  # nothing of it will be committed
+        yield whole
 
     def learn_fields(self, parts: list[Done]) -> None:
         """CSV has the fields of its first record, and every chunk from then on is held to them."""

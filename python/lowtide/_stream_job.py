@@ -152,7 +152,7 @@ class Job:
             make = functools.partial(given_workers, given, workers)
         elif workers:
             make = functools.partial(own_workers, workers, self.plan)
-        return Engine(self.source, self.plan, settings["memory"], make, settings["progress"])
+        return Engine(self.source, self.plan, settings["memory"], make, self.errors == "raise", settings["progress"])
 
     def _open_checkpoint(self, functions: tuple[Any, ...] = ()) -> Checkpoint:
         resume = self.settings["resume"]

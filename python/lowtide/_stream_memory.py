@@ -19,6 +19,7 @@ CHUNK_MIN = 4 << 10
 CHUNK_FIRST = 64 << 10  # small enough to learn by, whatever a function does with it
 CHUNK_MAX = 2 << 20  # beyond this nothing gets faster
 CHUNK_MAX_TABLES = 16 << 20  # where functions take tables: a call of theirs costs the same for any
+_CHUNK_S = 1.0  # what a chunk takes at most: nothing of it is kept before it is done
 _LEAST = 2 << 20, 4 << 20  # bytes below the ceiling, and a worker, that records of text need; measured
 _LEAST_TABLES = 24 << 20, 12 << 20
 _TABLE_WRITER = 28 << 20  # what it takes to write a row group of Parquet
@@ -175,6 +176,7 @@ class Sizer:
         self.room = 0  # bytes below the ceiling once everybody has started
         self.cost = _COST_MIN
         self.target = CHUNK_FIRST
+        self.tables = False
         self.light = False  # chunks go to workers as places in a file: nothing of them lies here
         self._known: set[int] = set()
         self._costs: deque[float] = deque(maxlen=8)
@@ -183,28 +185,35 @@ class Sizer:
         """Raises StreamError where too little is left beside the processes. lanes: workers; 0: it is done here."""
         kept = _TABLE_WRITER if writes_groups else 0
         self.lanes, self.taken, self.room = lanes, taken, self.ceiling - taken - kept
+        self.tables = tables
         fixed, each = _LEAST_TABLES if tables else _LEAST
         least = fixed + each * max(1, lanes)
         if self.room < least:
             workers = f" and its {lanes} workers" if lanes > 1 else " and its worker" if lanes else ""
-            lowest = -(-(taken + kept + least) >> 20) + 1
+            # What processes take at their start differs by some MiB from run to run.
+            lowest = -(-(taken + taken // 16 + kept + least) >> 20) + 1
             raise StreamError(
                 f"the ceiling of {text_bytes(self.ceiling)} is too low: the program{workers} take{'' if lanes else 's'} "
                 f"{text_bytes(taken)} before the first record; raise memory to {lowest} MiB or more"
             )
         self._settle()
 
-    def learn(self, pid: int, chunk: int, grown: int) -> None:
+    def next_bytes(self) -> int:
+        """Of the next chunk. The very first of text is small: it may be that each record takes seconds."""
+        return self.target if self._known or self.tables else min(self.target, CHUNK_MIN)
+
+    def learn(self, pid: int, chunk: int, grown: int, seconds: float) -> None:
         """A process has done a chunk, and had so many bytes more meanwhile than before."""
         if pid not in self._known:
             self._known.add(pid)  # its first: imports and first uses are in it, which no later chunk pays
         else:
             self._costs.append(max(0, grown - _ARENA) / max(chunk, CHUNK_MIN))
             self.cost = max(_COST_MIN, *self._costs)
-        self.target = min(max(CHUNK_MIN, self.target, 2 * chunk), self._fitting())
+        in_time = int(max(chunk, 1) * _CHUNK_S / max(seconds, 1e-6))
+        self.target = max(1, min(max(CHUNK_MIN, self.target, 2 * chunk), self._fitting(), in_time))
 
     def shrink(self) -> None:
-        self.target = max(CHUNK_MIN, self.target // 2)
+        self.target = min(self.target, max(CHUNK_MIN, self.target // 2))
 
     def worker_room(self) -> int:
         """By how much a worker may grow beyond what it held at its start."""

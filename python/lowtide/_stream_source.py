@@ -105,9 +105,7 @@ def find_files(source: Any) -> list[str]:
         elif os.path.exists(name):
             raise StreamError(f"{name} is no regular file; hand it over open, or from the shell as standard input: -")
         else:
-            records = (
-                "" if isinstance(source, (str, os.PathLike)) else ", or hand over iter(…) of a list that holds records"
-            )
+            records = ", or hand over iter(…) of a list that holds records" if isinstance(source, list) else ""
             raise StreamError(f"{name} is not there; look at its name{records}")
     if not found:
         raise StreamError("the source names no file")

@@ -85,6 +85,14 @@ def table_of(payload: Any) -> Any:
     return payload if isinstance(payload, pa.Table) else pa.ipc.open_stream(payload).read_all()
 
 
+def frame_table(frame: Any) -> Any:
+    """Of a data frame of pandas, without its index, of polars or another library."""
+    pa = arrow("what a data frame is written by")
+    if hasattr(frame, "iloc"):
+        return pa.Table.from_pandas(frame, preserve_index=False)
+    return frame.to_arrow() if hasattr(frame, "to_arrow") else pa.table(frame)
+
+
 def ipc_buffer(table: Any) -> Any:
     """A table as it travels: a pyarrow.Buffer of exactly its bytes, which a pickle need not copy."""
     import pyarrow as pa

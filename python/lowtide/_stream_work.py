@@ -13,6 +13,7 @@ import os
 import pickle
 import resource
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -22,7 +23,7 @@ from lowtide._stream_arrow import Rows
 from lowtide._stream_codec import Encoder, Steps, dumps, slices
 from lowtide._stream_memory import data_bytes, own_bytes, peak_bytes, rss_bytes
 from lowtide._stream_plan import ChunkFailed, Done, FarSpan, Head, Held, Plan, Span, told_error
-from lowtide._stream_tables import ipc_buffer, lean, table_of
+from lowtide._stream_tables import frame_table, ipc_buffer, lean, table_of
 
 _HELD_BYTES = 64 << 10  # from here on a result stays outside of its pickle
 
@@ -103,6 +104,8 @@ def _call_chunks(f: Callable[[Any], Any], records: Any) -> Any:
         result = f(records)
         if isinstance(result, (str, bytes, dict)) or result is None:
             raise TypeError(f"a function of chunks gives a list of records, not {type(result).__name__}")
+        if hasattr(result, "__dataframe__") and not hasattr(result, "to_pylist"):
+            return frame_table(result)
         return result if hasattr(result, "to_pylist") else list(result)
     except (Exception, SystemExit) as error:
         raise ChunkFailed(told_error(error), memory=isinstance(error, MemoryError)) from None
@@ -188,13 +191,13 @@ def run_chunk(plan: Plan | bytes, payload: Any, head: Head | None, room: int, wa
     """
     if isinstance(plan, bytes):
         plan = _plan_of(plan)
-    before, rss, peak = own_bytes(), rss_bytes(), peak_bytes()
+    before, rss, peak, began = own_bytes(), rss_bytes(), peak_bytes(), time.monotonic()
     try:
         with lean(plan.tables), wall or _wall_of_worker(room) as held:
             done = _do(plan, payload, head, held, here=wall is not None)
     except MemoryError:
         raise ChunkFailed("MemoryError", memory=True) from None
-    done.pid, done.grown = os.getpid(), max(0, held.most - before)
+    done.pid, done.grown, done.seconds = os.getpid(), max(0, held.most - before), time.monotonic() - began
     if (higher := peak_bytes()) > peak:  # within a call, where nobody looked
         done.grown = max(done.grown, higher - rss)
     if _pool_worker.is_worker and done.held_bytes() >= _HELD_BYTES:

@@ -146,6 +146,15 @@ static int set_callable(PyObject **member, PyObject *given, const char *name) {
     return 0;
 }
 
+/* What users of other caches write. */
+static int check_given(PyObject *args, PyObject *kwargs) {
+    if (PyTuple_GET_SIZE(args) == 0 && !(kwargs && PyDict_GetItemString(kwargs, "maxsize")))
+        return 0;
+    PyErr_SetString(PyExc_TypeError,
+                    "Cache takes its bounds by name: max_items=1000, max_bytes=\"64MiB\", ttl=60");
+    return -1;
+}
+
 static int cache_init(PyObject *self, PyObject *args, PyObject *kwargs) {
     static char *names[] = {"max_bytes", "max_items", "ttl", "weak", "getsizeof", "on_evict", NULL};
     keep_cache_t *cache = (keep_cache_t *)self;
@@ -154,7 +163,8 @@ static int cache_init(PyObject *self, PyObject *args, PyObject *kwargs) {
     int weak = 0;
     size_t max_bytes, max_items;
     int64_t ttl_ns;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|$OOOpOO:Cache", names, &bytes, &items, &ttl,
+    if (check_given(args, kwargs) < 0 ||
+        !PyArg_ParseTupleAndKeywords(args, kwargs, "|$OOOpOO:Cache", names, &bytes, &items, &ttl,
                                      &weak, &getsizeof, &on_evict) ||
         keep_parse_bytes(bytes, "max_bytes", &max_bytes) < 0 ||
         keep_parse_count(items, "max_items", &max_items) < 0 || keep_parse_ttl(ttl, &ttl_ns) < 0 ||
