@@ -268,7 +268,8 @@ static int refuse_by_survey(survey_t *s, err_t *e) {
         return err_set(e, -ENOTSUP,
                        "process %d (%s) runs on musl; lowtide observes Pythons on glibc", pid,
                        t->name);
-    bool in_exec = !s->has_program || (s->needs_loader && !s->has_loader);
+    /* The loader says that it rests a moment before it begins to load. */
+    bool in_exec = !s->has_program || (s->needs_loader && !(s->has_loader && s->has_libc));
     if (in_exec || (s->has_loader && !target_loader_rests(t)))
         return err_set(e, -EAGAIN, "process %d (%s) is just loading its libraries; try again", pid,
                        t->name);
