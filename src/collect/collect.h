@@ -126,7 +126,7 @@ typedef struct collect_rows {
 
 /* The live file (collect_live.h). */
 typedef struct collect_live {
-    char path[4096], fresh_path[4104], old_path[4104]; /* "": none is wanted */
+    char path[4096], fresh_path[4104], old_path[4112]; /* "": none is wanted */
     bool made, saved;                                  /* saved: what was there is at old_path */
     rec_writer_t *to;                                  /* NULL: not now */
     int fd;                                            /* locked for as long as it is open */

@@ -15,7 +15,8 @@ enum {
     AGAIN_US = 10000000, /* after a failure */
     SHARE = 20,          /* one in so many microseconds may go into what changed */
     BYTES_LEAST = 256 << 10,
-    TAKES_MOST = 100
+    TAKES_MOST = 100,
+    OLD_MOST = 99
 };
 
 /* Whether the file that has the name is this one. */
@@ -48,6 +49,21 @@ static int is_held(const char *path, pid_t by, err_t *e) {
                    path, who);
 }
 
+/* Under a name that nothing has yet. */
+static bool set_aside(collect_live_t *l) {
+    for (int i = 1; i <= OLD_MOST; i++) {
+        if (i == 1)
+            snprintf(l->old_path, sizeof l->old_path, "%s.old", l->path);
+        else
+            snprintf(l->old_path, sizeof l->old_path, "%s.old.%d", l->path, i);
+        if (renameat2(AT_FDCWD, l->path, AT_FDCWD, l->old_path, RENAME_NOREPLACE) == 0) return true;
+        if (errno == EINVAL && access(l->old_path, F_OK) && rename(l->path, l->old_path) == 0)
+            return true; /* a file system that cannot be asked for it */
+        if (errno != EEXIST && errno != EINVAL) return false;
+    }
+    return false;
+}
+
 /* Between two of these steps another one may take the file, give it another name or remove it: then all begins anew. */
 static int take(collect_live_t *l, err_t *e) {
     enum { FLAGS = O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY };
@@ -66,11 +82,13 @@ static int take(collect_live_t *l, err_t *e) {
             l->fd = fd;
             return 0;
         }
-        if (ours) l->saved |= rename(l->path, l->old_path) == 0;
+        bool aside = ours && set_aside(l);
+        l->saved |= aside;
         if (fd >= 0) close(fd);
-        if (!regular) return 0; /* its writing fails, or puts a file in its place */
+        if (!regular || (ours && !aside))
+            return 0; /* its writing fails, or puts a file in its place */
     }
-    return is_held(l->path, 0, e);
+    return 0;
 }
 
 int collect_live(collect_t *c, const char *path, err_t *e) {
@@ -78,7 +96,6 @@ int collect_live(collect_t *c, const char *path, err_t *e) {
     if (strlen(path) >= sizeof l->path) return 0;
     snprintf(l->path, sizeof l->path, "%s", path);
     snprintf(l->fresh_path, sizeof l->fresh_path, "%s.new", path);
-    snprintf(l->old_path, sizeof l->old_path, "%s.old", path);
     int status = take(l, e);
     if (status) l->path[0] = '\0';
     return status;

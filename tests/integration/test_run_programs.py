@@ -390,16 +390,18 @@ def test_another_one_that_would_write_the_same_file_is_refused_before_its_progra
 
 def test_what_a_killed_one_left_keeps_nobody_out_and_is_kept(lowtide_exe: Path, app: Path, tmp_path: Path) -> None:
     """Its PID may be the next one's, as in a container that starts anew: here by exec."""
-    (tmp_path / "t.tide.partial").write_bytes(b"what was known")
     again = 'echo part > "$2.$$.part"; exec "$1" run --no-report -o "$2" "$3"'
-    done = subprocess.run(
-        ["sh", "-c", again, "sh", lowtide_exe, tmp_path / "t.tide", app], capture_output=True, text=True
-    )
-    assert (done.returncode, done.stdout) == (0, "out []\n")
     partial = f"{tmp_path}/t.tide.partial"
-    assert done.stderr == f"lowtide: {partial} was left by a lowtide that was killed; it is {partial}.old now\nerr\n"
-    assert (tmp_path / "t.tide.partial.old").read_bytes() == b"what was known"
-    assert sorted(os.listdir(tmp_path)) == ["app.py", "t.tide", "t.tide.partial.old"]
+    for old in ("t.tide.partial.old", "t.tide.partial.old.2"):
+        Path(partial).write_text(f"known before {old}")
+        done = subprocess.run(
+            ["sh", "-c", again, "sh", lowtide_exe, tmp_path / "t.tide", app], capture_output=True, text=True
+        )
+        assert (done.returncode, done.stdout) == (0, "out []\n")
+        left = f"lowtide: {partial} was left by a lowtide that was killed; it is {tmp_path / old} now\n"
+        assert done.stderr == f"{left}err\n"
+        assert (tmp_path / old).read_text() == f"known before {old}"
+    assert sorted(os.listdir(tmp_path)) == ["app.py", "t.tide", "t.tide.partial.old", "t.tide.partial.old.2"]
 
 
 def test_whose_heap_it_is_that_has_no_finding_is_said_where_there_are_several(lowtide: Lowtide, tmp_path: Path) -> None:
