@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -428,3 +429,24 @@ def test_the_json_report_of_such_a_run_is_whole(lowtide: Lowtide, this_python: P
     kept_by(lowtide, tmp_path, INTERPRETERS, "--native", python=this_python.executable)
     report = json.loads(lowtide("report", "--json", tmp_path / "t.tide").stdout)
     assert any("keep" in site["function"] for site in report["allocations"]["sites"])
+
+
+def test_a_library_whose_code_is_relocated_is_left_as_it_is(
+    lowtide: Lowtide, this_python: Python, tmp_path: Path
+) -> None:
+    """Its address of malloc lies in the middle of an instruction, in a page that is code again once it is loaded."""
+    source, library = tmp_path / "relocated.c", tmp_path / "relocated.so"
+    source.write_text("#include <stdlib.h>\nvoid *take(void) { return malloc(10); }\n")
+    cc = shutil.which("gcc") or pytest.skip("no gcc")
+    flags = ["-shared", "-fno-pic", "-mcmodel=large", "-fcf-protection=none", "-Wl,-z,notext"]
+    subprocess.run([cc, *flags, "-o", library, source], check=True, capture_output=True)
+    code = f"""
+import ctypes
+kept = keep()
+relocated = ctypes.CDLL({str(library)!r})
+relocated.take.restype = ctypes.c_void_p
+print(relocated.take() is not None)
+"""
+    live, said = kept_by(lowtide, tmp_path, code, "--exact", python=this_python.executable)
+    assert said == "True\n"
+    assert live == KEPT

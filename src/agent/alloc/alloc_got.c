@@ -31,6 +31,8 @@ typedef struct object {
     got_t *got;
     uintptr_t base, begin, end;       /* where it lies */
     uintptr_t relro_begin, relro_end; /* read-only once relocated */
+    const ElfW(Phdr) * segments;
+    size_t segment_count;
     const ElfW(Sym) * symbols;
     const char *names;
 } object_t;
@@ -155,13 +157,28 @@ static bool object_holds(const object_t *o, uintptr_t address) {
     return address - o->begin < o->end - o->begin;
 }
 
-static void slot_write(const object_t *o, uintptr_t slot, uintptr_t value) {
+/* Code that was not compiled for a shared object has addresses in itself, in pages that are not written any more once they are relocated. */
+static bool is_variable(const object_t *o, uintptr_t slot) {
+    if (slot % sizeof slot) return false;
+    for (size_t i = 0; i < o->segment_count; i++) {
+        const ElfW(Phdr) *p = &o->segments[i];
+        if (p->p_type == PT_LOAD && p->p_flags & PF_W && p->p_memsz >= sizeof slot &&
+            slot - (o->base + p->p_vaddr) <= p->p_memsz - sizeof slot)
+            return true;
+    }
+    return false;
+}
+
+/* false: *now is what another thread has put there meanwhile: the loader, or a program, whose own variable this may be. */
+static bool slot_write(const object_t *o, uintptr_t slot, uintptr_t *now, uintptr_t value) {
     got_t *g = o->got;
-    g->changed++;
-    if (slot < o->relro_begin || slot >= o->relro_end)
-        atomic_store((_Atomic uintptr_t *)slot, value);
-    else if (pwrite(g->memory, &value, sizeof value, (off_t)slot) != sizeof value)
-        g->changed--;
+    if (slot < o->relro_begin || slot >= o->relro_end) {
+        if (!atomic_compare_exchange_strong((_Atomic uintptr_t *)slot, now, value)) return false;
+        g->changed++;
+    } else if (pwrite(g->memory, &value, sizeof value, (off_t)slot) == sizeof value) {
+        g->changed++;
+    }
+    return true;
 }
 
 /* What the slot should hold instead, or 0. A slot that has not been bound yet points into its own object. */
@@ -188,9 +205,11 @@ static void table_patch(const object_t *o, const ElfW(Rela) * table, size_t byte
         bool table =
             type == R_X86_64_64 && r->r_addend == 0; /* `malloc` among a library's own pointers */
         if (type != R_X86_64_JUMP_SLOT && type != R_X86_64_GLOB_DAT && !table) continue;
-        uintptr_t slot = o->base + r->r_offset;
-        uintptr_t wanted = slot_wanted(o, r, atomic_load((_Atomic uintptr_t *)slot));
-        if (wanted) slot_write(o, slot, wanted);
+        uintptr_t slot = o->base + r->r_offset, wanted;
+        if (table && !is_variable(o, slot)) continue;
+        uintptr_t now = atomic_load((_Atomic uintptr_t *)slot);
+        do wanted = slot_wanted(o, r, now);
+        while (wanted && !slot_write(o, slot, &now, wanted));
     }
 }
 
@@ -224,7 +243,11 @@ static bool object_is_left(const object_t *o, const char *name) {
 
 static int object_patch(struct dl_phdr_info *info, size_t size, void *arg) {
     (void)size;
-    object_t o = {.got = arg, .base = info->dlpi_addr, .begin = UINTPTR_MAX};
+    object_t o = {.got = arg,
+                  .base = info->dlpi_addr,
+                  .begin = UINTPTR_MAX,
+                  .segments = info->dlpi_phdr,
+                  .segment_count = info->dlpi_phnum};
     const ElfW(Dyn) *dynamic = NULL;
     for (int i = 0; i < info->dlpi_phnum; i++) {
         const ElfW(Phdr) *p = &info->dlpi_phdr[i];
