@@ -449,18 +449,21 @@ static uint64_t join_rounding(const profile_cell_t *c, int figure) {
     return small ? (UNIT - mean % UNIT) % UNIT * blocks : 0;
 }
 
-/* Of the process with the highest peak: what each line had, as it lies in memory. Returns what all had at the peak. */
+/* Of the process with the highest peak: what each line had, as it lies in memory. What went with an ended process was kept until its
+ * end: it counts as left, and nothing of it was temporary. Returns what all had at the peak. */
 static uint64_t join_lines(const profile_t *p, profile_sums_t *lines) {
     uint64_t peak = 0;
     memset(lines, 0, p->line_count * sizeof *lines);
     for (uint32_t i = 0; i < p->cell_count; i++) {
-        const profile_cell_t *c = &p->cells[i];
-        if (c->process != p->peak_process) continue;
-        profile_sums_t sums = c->sums;
-        sums.bytes[PROFILE_PEAK] += join_rounding(c, PROFILE_PEAK);
-        sums.bytes[PROFILE_LIVE] += join_rounding(c, PROFILE_LIVE);
-        profile_add_sums(&lines[c->line], &sums);
-        peak += sums.bytes[PROFILE_PEAK];
+        profile_cell_t c = p->cells[i];
+        if (c.process != p->peak_process) continue;
+        c.sums.bytes[PROFILE_LIVE] += c.sums.bytes[PROFILE_GONE];
+        c.sums.blocks[PROFILE_LIVE] += c.sums.blocks[PROFILE_GONE];
+        uint64_t at_peak = join_rounding(&c, PROFILE_PEAK), left = join_rounding(&c, PROFILE_LIVE);
+        c.sums.bytes[PROFILE_PEAK] += at_peak;
+        c.sums.bytes[PROFILE_LIVE] += left;
+        profile_add_sums(&lines[c.line], &c.sums);
+        peak += c.sums.bytes[PROFILE_PEAK];
     }
     return peak;
 }

@@ -172,6 +172,41 @@ def test_the_fix_of_a_temporary_peak_returns_what_was_said(what: str, lowtide: L
     assert found[0]["bytes"] == pytest.approx(peaks[0] - peaks[1], rel=0.2)
 
 
+# A worker whose list is freed before its end, or is kept until then as a model of it would be.
+WORKER = """
+import multiprocessing, time
+def work(told, go):
+    global rows
+    rows = [bytes(100_000) for _ in range(800)]
+    told.set()
+    go.wait()
+    if {freed}:
+        del rows
+        time.sleep(2)
+if __name__ == "__main__":
+    context = multiprocessing.get_context("fork")
+    told, go = context.Event(), context.Event()
+    worker = context.Process(target=work, args=(told, go))
+    worker.start()
+    told.wait()
+    time.sleep(1.5)
+    go.set()
+    worker.join()
+"""
+
+
+@pytest.mark.parametrize("freed", [True, False])
+def test_what_a_worker_keeps_until_its_end_is_no_temporary_peak(freed: bool, lowtide: Lowtide, tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(WORKER.format(freed=freed))
+    out = tmp_path / "t.tide"
+    done = lowtide("run", "--exact", "--no-report", "-o", out, "--python", sys.executable, tmp_path / "app.py")
+    assert done.status == 0, done.stderr
+    report = json.loads(lowtide("report", out, "--json").stdout)
+    assert any(s["line"] == 5 and s["peak_bytes"] > 75e6 for s in report["allocations"]["sites"])
+    told = [f["site"]["line"] for f in report["findings"] if f["kind"] == "temporary-peak"]
+    assert told == ([5] if freed else [])
+
+
 SHORT = """
 import time
 time.sleep(2)
