@@ -145,6 +145,34 @@ def test_an_unfinished_output_that_is_not_what_was_written_is_not_gone_on_with(f
     assert left() == before
 
 
+@pytest.mark.parametrize("other", [True, False], ids=["another's", "gone"])
+def test_an_unfinished_output_that_goes_after_it_was_looked_at_is_not_gone_on_with(folder: Path, other: bool) -> None:
+    part, aside = Path("out.txt.part"), Path("aside")
+
+    def do(line: str) -> str:
+        if line == "15000" and run == 1:
+            raise ValueError(line)
+        if run == 2 and not aside.exists():
+            part.rename(aside)
+            if other:
+                part.write_bytes(b"theirs")
+        return line
+
+    run = 1
+    stream = lowtide.stream("in.txt", resume=True).map(do)
+    with pytest.raises(lowtide.StreamError, match="ValueError"):
+        stream.write("out.txt")
+    run = 2
+    with pytest.raises(lowtide.StreamError, match="out.txt.part is not what the stopped run had written to it"):
+        stream.write("out.txt")
+    assert [name for name in left() if name in ("out.txt", "out.txt.part")] == ["out.txt.part"] * other
+    assert not other or part.read_bytes() == b"theirs"
+    run = 3
+    aside.rename(part)
+    stream.write("out.txt")
+    assert left() == {"out.txt": Path("in.txt").read_bytes()}
+
+
 def test_a_fold_that_is_refused_leaves_what_an_earlier_one_has_done(folder: Path) -> None:
     def add(so_far: int, line: str) -> int:
         if line == "15000" and stop:

@@ -413,7 +413,7 @@ class Job:
         regular = not os.path.exists(self.errors) or os.path.isfile(self.errors)
         part = write_beside(self.errors) if regular else self.errors
         try:
-            with open(open_part(part, anew=True) if regular else part, "w", encoding="utf-8") as file:
+            with open(open_part(part) if regular else part, "w", encoding="utf-8") as file:
                 for line in checkpoint.aside_lines():
                     file.write(line + "\n")
         except OSError as error:

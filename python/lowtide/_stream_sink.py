@@ -26,11 +26,10 @@ def _cannot(path: str, error: OSError) -> StreamError:
     return StreamError(f"cannot write {path}: {error.strerror or error}")
 
 
-def open_part(part: str, anew: bool) -> int:
-    """A descriptor of an unfinished file. Anew it is a file of its own, never what a link of that name leads to."""
-    if anew:
-        _remove_link(part)
-    return os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_EXCL if anew else 0), 0o666)
+def open_part(part: str) -> int:
+    """A descriptor of a new unfinished file: one of its own, never what a link of that name leads to."""
+    _remove_link(part)
+    return os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_EXCL, 0o666)
 
 
 def tail_of(descriptor: int, end: int) -> str:
@@ -111,6 +110,7 @@ class FileSink(Sink):
     def __init__(self, path: str, start: int, tail: str = "") -> None:
         self.path, self.written = path, start
         self.file: Any = None  # from the first chunk on that is done
+        self._checked: Any = None  # until then: the file that is gone on with
         self.part = write_beside(path)
         self.back = _WriteBack(start)
         _check_folder(path, os.path.dirname(self.part))
@@ -118,19 +118,37 @@ class FileSink(Sink):
             self._check_part(start, tail)
 
     def _check_part(self, start: int, tail: str) -> None:
+        same = False
         try:
-            with open(os.open(self.part, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW), "rb") as file:
-                same = os.fstat(file.fileno()).st_size >= start and tail in ("", tail_of(file.fileno(), start))
+            self._checked = os.fdopen(os.open(self.part, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW), "r+b", buffering=0)
+            descriptor = self._checked.fileno()
+            same = os.fstat(descriptor).st_size >= start and tail in ("", tail_of(descriptor, start))
         except FileNotFoundError:
-            same = False
+            pass
         except OSError as error:
             raise _cannot(self.path, error) from None
+        finally:
+            if not same:
+                self._leave_checked()
         if not same:
-            raise StreamError(f"{self.part} is not what the stopped run had written to it; begin anew without resume")
+            raise self._changed()
+
+    def _changed(self) -> StreamError:
+        return StreamError(f"{self.part} is not what the stopped run had written to it; begin anew without resume")
+
+    def _leave_checked(self) -> None:
+        if self._checked is not None:
+            self._checked.close()
+            self._checked = None
 
     def begin(self) -> None:
         try:
-            self.file = os.fdopen(open_part(self.part, anew=not self.written), "r+b", buffering=0)
+            if self.written:
+                self.file, self._checked = self._checked, None
+                if not self._is_ours():
+                    raise self._changed()
+            else:
+                self.file = os.fdopen(open_part(self.part), "r+b", buffering=0)
             os.ftruncate(self.file.fileno(), self.written)
             os.lseek(self.file.fileno(), self.written, os.SEEK_SET)
         except OSError as error:
@@ -166,6 +184,7 @@ class FileSink(Sink):
         return False
 
     def abandon(self, keep: bool) -> None:
+        self._leave_checked()
         if self.file is None or self.file.closed:
             return
         if not keep and self._is_ours():
