@@ -39,7 +39,7 @@ static const native_advice_t native_advices[] = {
 };
 
 typedef struct native_sum {
-    uint64_t bytes, interval;
+    uint64_t bytes, alive, interval;
     double variance;
 } native_sum_t;
 
@@ -159,14 +159,14 @@ static int native_report(findings_t *f, const profile_t *p, uint32_t at, const n
     return of && x->title && x->fix ? profile_set_site(f, &line->frame, x) : findings_no_memory(f);
 }
 
-/* What each line has alive without an object in it. Returns what is alive in all. */
+/* What each line has alive without an object in it. Of a mapping a sample tells the address space, and the table what was touched of
+ * it: no line has more than the table says. Returns what is alive in all. */
 static uint64_t native_sums(const profile_t *p, native_sum_t *sums) {
     uint64_t all = 0;
     for (uint32_t i = 0; i < p->sample_count; i++) {
         const profile_sample_t *s = &p->samples[i];
-        if (s->process != p->main_process) continue;
-        all += s->weight;
-        if (s->object != LOWTIDE_NONE || (s->domain != DOMAIN_RAW && s->domain < DOMAIN_MMAP))
+        if (s->process != p->main_process || s->object != LOWTIDE_NONE ||
+            (s->domain != DOMAIN_RAW && s->domain < DOMAIN_MMAP))
             continue;
         native_sum_t *sum = &sums[s->line];
         double weight = (double)s->weight, bytes = (double)s->bytes;
@@ -174,6 +174,14 @@ static uint64_t native_sums(const profile_t *p, native_sum_t *sums) {
         if (weight > bytes) sum->variance += weight * (weight - bytes);
         sum->interval = p->processes[s->process].interval_bytes;
     }
+    for (uint32_t i = 0; i < p->cell_count; i++) {
+        const profile_cell_t *c = &p->cells[i];
+        if (c->process != p->main_process) continue;
+        sums[c->line].alive += c->sums.bytes[PROFILE_LIVE];
+        all += c->sums.bytes[PROFILE_LIVE];
+    }
+    for (uint32_t i = 0; i < p->line_count; i++)
+        if (sums[i].bytes > sums[i].alive) sums[i].bytes = sums[i].alive;
     return all;
 }
 

@@ -322,6 +322,18 @@ if sys.argv[1:]: db.close()
     assert not [f for f in after["findings"] if f["kind"] == "native-memory"]
 
 
+def test_what_was_mapped_and_never_touched_is_no_memory_of_c_code(lowtide: Lowtide, tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text("""
+import mmap
+kept = mmap.mmap(-1, 4 << 30, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+""")
+    out = tmp_path / "t.tide"
+    done = lowtide("run", "--no-report", "-o", out, "--python", sys.executable, tmp_path / "app.py")
+    assert done.status == 0, done.stderr
+    report = json.loads(lowtide("report", out, "--json").stdout)
+    assert not [f for f in report["findings"] if f["kind"] == "native-memory"]
+
+
 def test_a_snapshot_says_that_most_of_the_memory_is_of_c_code(lowtide: Lowtide, tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text("""
 import sqlite3
