@@ -429,6 +429,27 @@ def test_any_executor_does_the_work(tmp_path: Path, make: Callable[[], Any]) -> 
     assert list(lowtide.stream(tmp_path / "out.arrow")) == rows[1::2]
 
 
+def write_both(folder: Path) -> None:
+    """Tables of threads, too: what they give leaves no process either."""
+    lowtide.stream(folder / "in.txt", "1GiB", workers=0).map(upper).write(folder / "out.txt")
+    with concurrent.futures.ThreadPoolExecutor(1) as executor:
+        lowtide.stream(folder / "in.parquet", "1GiB", executor=executor).filter(is_odd).write(folder / "out.arrow")
+
+
+@pytest.mark.parametrize("isolated", [False, True])
+def test_a_worker_of_a_pool_may_have_a_stream_of_its_own(tmp_path: Path, isolated: bool) -> None:
+    source = lines_file(tmp_path / "in.txt", 20_000)
+    rows = [{"a": i, "b": f"{i:>90}"} for i in range(9_000)]
+    lowtide.stream(rows).write(tmp_path / "in.parquet")
+    if isolated:
+        lowtide.isolate(write_both)(tmp_path)
+    else:
+        with lowtide.Pool(1) as pool:
+            pool.submit(write_both, tmp_path).result()
+    assert (tmp_path / "out.txt").read_bytes() == source.read_bytes()
+    assert list(lowtide.stream(tmp_path / "out.arrow")) == rows[1::2]
+
+
 def test_a_dask_cluster_does_the_work(tmp_path: Path) -> None:
     distributed = pytest.importorskip("distributed")
     source = lines_file(tmp_path / "in.txt", 200_000)

@@ -192,10 +192,10 @@ def write_rows(rows: Iterable[Any], delimiter: str) -> bytes:
 
 
 class Encoder:
-    """Takes results as they come, and has them as they are to be written in the end. here: by this process."""
+    """Takes results as they come, and has them as they are to be written in the end. here, held: as in run_chunk."""
 
-    def __init__(self, plan: Plan, here: bool = False) -> None:
-        self.plan, self.here, self.fields, self.count = plan, here, plan.fields, 0
+    def __init__(self, plan: Plan, here: bool = False, held: bool = False) -> None:
+        self.plan, self.here, self.held, self.fields, self.count = plan, here, held, plan.fields, 0
         self.text = bytearray()
         self.objects: list[Any] = []
         self.table: Any = None
@@ -256,7 +256,7 @@ class Encoder:
                 table = table_to_write(self.objects if self.table is None else self.table)
                 if table is None:
                     return b""
-                return table if self.here and table.num_rows else sent_table(table)
+                return table if self.here and table.num_rows else sent_table(table, self.held)
             return compress(self.text, plan.compression)
         except MemoryError:
             raise ChunkFailed("MemoryError", memory=True) from None

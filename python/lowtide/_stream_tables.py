@@ -111,11 +111,11 @@ def _write_stream(sink: Any, table: Any) -> None:
         writer.write_table(table)
 
 
-def sent_table(table: Any) -> Any:
-    """A table on its way out of a worker: of lowtide.Pool as a file in memory, written once; else as ipc_buffer."""
+def sent_table(table: Any, held: bool) -> Any:
+    """A table on its way out of a worker. held: of lowtide.Pool, as a file in memory, written once; else as ipc_buffer."""
     import pyarrow as pa
 
-    if not _pool_worker.is_worker or table.nbytes < _FILE_BYTES:
+    if not held or table.nbytes < _FILE_BYTES:
         return ipc_buffer(table)
     descriptor = os.memfd_create("lowtide", os.MFD_CLOEXEC)
     try:

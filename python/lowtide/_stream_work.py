@@ -124,9 +124,9 @@ def _segments(ops: Iterable[tuple[str, Any]]) -> list[tuple[Steps, Any]]:
     return [*found, (run, None)]
 
 
-def _do(plan: Plan, payload: Any, head: Head | None, wall: Wall, here: bool) -> Done:
+def _do(plan: Plan, payload: Any, head: Head | None, wall: Wall, here: bool, held: bool) -> Done:
     bad: dict[int, str] = {}
-    encoder = Encoder(plan, here)
+    encoder = Encoder(plan, here, held)
     (ops, chunk_function), *more = _segments(plan.ops)
     if isinstance(payload, (Span, FarSpan, Rows)):
         payload = payload.read()
@@ -184,8 +184,11 @@ def _plan_of(packed: bytes) -> Plan:
         raise PlanLost(" ".join(f"{type(error).__name__}: {error}".split())) from None
 
 
-def run_chunk(plan: Plan | bytes, payload: Any, head: Head | None, room: int, wall: Wall | None = None) -> Done:
+def run_chunk(
+    plan: Plan | bytes, payload: Any, head: Head | None, room: int, wall: Wall | None = None, held: bool = False
+) -> Done:
     """Does one chunk. `room`: bytes by which this process may grow beyond its first chunk; 0 for any number.
+    `held`: for a lowtide.Pool, whose results may arrive as views.
 
     Raises ChunkFailed where it cannot be done as a whole; what single records raise is told in the result.
     """
@@ -193,14 +196,14 @@ def run_chunk(plan: Plan | bytes, payload: Any, head: Head | None, room: int, wa
         plan = _plan_of(plan)
     before, rss, peak, began = own_bytes(), rss_bytes(), peak_bytes(), time.monotonic()
     try:
-        with lean(plan.tables), wall or _wall_of_worker(room) as held:
-            done = _do(plan, payload, head, held, here=wall is not None)
+        with lean(plan.tables), wall or _wall_of_worker(room) as limits:
+            done = _do(plan, payload, head, limits, wall is not None, held)
     except MemoryError:
         raise ChunkFailed("MemoryError", memory=True) from None
-    done.pid, done.grown, done.seconds = os.getpid(), max(0, held.most - before), time.monotonic() - began
+    done.pid, done.grown, done.seconds = os.getpid(), max(0, limits.most - before), time.monotonic() - began
     if (higher := peak_bytes()) > peak:  # within a call, where nobody looked
         done.grown = max(done.grown, higher - rss)
-    if _pool_worker.is_worker and done.held_bytes() >= _HELD_BYTES:
+    if held and done.held_bytes() >= _HELD_BYTES:
         done.data = Held(done.data)
     return done
 

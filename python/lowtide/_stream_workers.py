@@ -55,7 +55,7 @@ class Workers:
             given = self.pack(plan)
         if self.threads:
             room = 0  # what one thread may take cannot be told from what the others do
-        return self.executor.submit(run_chunk, given, payload, head, room)
+        return self.executor.submit(run_chunk, given, payload, head, room, None, isinstance(self.executor, Pool))
 
     def pack(self, plan: Plan) -> bytes:
         """The plan as it travels, made once. Raises StreamError for a function that cannot travel."""
