@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import EXECUTABLE
+from lowtide._stream_sink import DirectTableSink, TableSink
 
 JOB = """
 def same(line): return line
@@ -210,6 +211,28 @@ def test_two_runs_that_write_the_same_output_at_once_are_told(folder: Path) -> N
     ):
         lowtide.stream("in.txt", resume=True).map(begin_another).write("out.txt")
     assert sorted(left()) == ["out.txt.checkpoint", "out.txt.part"]
+
+
+@pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.parametrize("format", ["parquet", "arrow"])
+def test_of_two_runs_that_write_the_same_table_at_once_none_publishes_the_other_s(
+    folder: Path, format: str, kept: bool
+) -> None:
+    def begun(word: str) -> TableSink:
+        sink = TableSink("out", 0, "", format) if kept else DirectTableSink("out", format)
+        sink.begin()
+        sink.write(pa.table({"a": [word]}))
+        return sink
+
+    first, second = begun("first"), begun("second")
+    with pytest.raises(lowtide.StreamError, match="another run has written out meanwhile"):
+        first.finish()
+    first.abandon(keep=kept)
+    assert "out" not in left()
+    second.finish()
+    found = pq.read_table("out") if format == "parquet" else pa.ipc.open_file("out").read_all()
+    assert found.to_pylist() == [{"a": "second"}]
+    assert list(left()) == ["out"]
 
 
 HEADERS = {"header": b"a,b\n", "without newline": b"a,b", "mark": b"\xef\xbb\xbfa,b\r\n", "quoted": b'"a",b\n'}

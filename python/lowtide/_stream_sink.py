@@ -173,10 +173,13 @@ class FileSink(Sink):
 
     def finish(self) -> None:
         self.sync()
-        if not self._is_ours():
-            raise StreamError(f"another run has written {self.path} meanwhile; let one at a time write it")
+        self._check_ours()
         self.file.close()
         publish(self.part, self.path)
+
+    def _check_ours(self) -> None:
+        if not self._is_ours():
+            raise StreamError(f"another run has written {self.path} meanwhile; let one at a time write it")
 
     def _is_ours(self) -> bool:
         with contextlib.suppress(FileNotFoundError):
@@ -242,6 +245,7 @@ class TableSink(FileSink):
             self._finish(arrow(self.path))
 
     def _finish(self, pa: Any) -> None:
+        self._check_ours()
         try:
             schema = None
             for frame in self._frames(self.written):
@@ -261,6 +265,7 @@ class TableSink(FileSink):
         self._publish_whole()
 
     def _publish_whole(self) -> None:
+        self._check_ours()  # or what lies there is the other run's
         try:
             with open(self.whole_path, "rb") as written:
                 os.fsync(written.fileno())
