@@ -24,7 +24,8 @@ enum {
     STOP_GIL_MS = 5000,
     STOP_GIL_AGAIN_MS = 100,
     FINISH_GIL_MS = 60000,
-    FINISH_EVERY_US = 100000
+    FINISH_EVERY_US = 100000,
+    FINISH_EVERY_US_MOST = 5000000
 };
 enum { SEND_WAIT_MS = 1000, PROGRESS_EVERY_MS = 250 };
 enum { OTHER_TRIES = 20, OTHER_FINISHES_TRIES = 300, OTHER_EVERY_MS = 100 };
@@ -298,11 +299,15 @@ static int profile_stop(talk_t *t, err_t *e) {
 /* For as long as it takes: whoever holds the GIL or sits in a hook cannot be hurried. */
 static int profile_finish(talk_t *t, err_t *e) {
     int status = 0;
+    useconds_t every = FINISH_EVERY_US;
     if (!t->profiled) return 0;
     finishing = true;
     while (is_missed(status = take_out(&t->gil, FINISH_GIL_MS, NULL, NULL, e))) {
         finishes_later(e);
-        usleep(FINISH_EVERY_US);
+        do {
+            usleep(every);
+            if (hooks_out && (every *= 2) > FINISH_EVERY_US_MOST) every = FINISH_EVERY_US_MOST;
+        } while (hooks_out && alloc_inside()); /* that may be for days */
     }
     watching = t->profiled = status != 0;
     finishing = false;

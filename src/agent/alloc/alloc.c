@@ -164,6 +164,10 @@ int alloc_quiet(uint32_t timeout_ms, err_t *e) {
     return 0;
 }
 
+bool alloc_inside(void) {
+    return libc_inside() != 0;
+}
+
 /* ── Children and marks ── */
 
 int alloc_fork_child(int *region_fd, err_t *e) {

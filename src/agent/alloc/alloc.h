@@ -51,6 +51,8 @@ int alloc_stop(err_t *e);
 /* After alloc_stop, without the GIL: waits until no thread is inside the hooks; for one that sits there (in open() of a FIFO) a
  * second and a half at most. -ETIMEDOUT: the library must stay. */
 int alloc_quiet(uint32_t timeout_ms, err_t *e);
+/* A look only: after alloc_stop nobody comes in any more. */
+bool alloc_inside(void);
 
 /* In the only thread of a forked child, before anything else of ours: gives it an empty region of its own (what it inherited
  * counts for its parent), or, with region_fd NULL or where that fails, lets the hooks count nothing from here on. */
