@@ -34,6 +34,11 @@ static bool locked(const gil_t *g) {
     return load_i32(g->at, g->rt->layout->gil_locked) != 0;
 }
 
+/* By Py_FinalizeEx: mutexes and thread states are gone. */
+static bool ended(const gil_t *g) {
+    return load_i32(g->at, g->rt->layout->gil_locked) < 0;
+}
+
 static int64_t now_us(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
@@ -169,8 +174,10 @@ int gil_take(gil_t *g, uint32_t timeout_ms, bool (*stop)(void *arg), void *arg, 
     int status = -EINPROGRESS;
     for (bool stopped = false; status == -EINPROGRESS; stopped = stop && stop(arg)) {
         pthread_mutex_lock(mutex);
-        if (locked(g) && !stopped) wait_locked(g, ask_at);
-        if (!locked(g)) {
+        if (locked(g) && !ended(g) && !stopped) wait_locked(g, ask_at);
+        if (ended(g)) {
+            status = err_set(e, -ESRCH, "Python has ended in this process");
+        } else if (!locked(g)) {
             take_locked(g);
             status = 0;
         } else if (stopped || now_us() >= deadline) {

@@ -21,7 +21,8 @@
  * The tables are not proven yet when the GIL is first taken (rt_prove needs it), so gil_find checks with rt_peek all that it
  * can: that the main interpreter is where the runtime says, and that lock, mutexes and conditions look like such.
  *
- * One thread at a time a gil_t. Errors: -ETIMEDOUT, -ECANCELED (asked by `stop`), -EBADMSG (does not look like a GIL).
+ * One thread at a time a gil_t. Errors: -ETIMEDOUT, -ECANCELED (asked by `stop`), -EBADMSG (does not look like a GIL),
+ * -ESRCH (Python has ended).
  */
 #ifndef LOWTIDE_AGENT_GIL_H
 #define LOWTIDE_AGENT_GIL_H

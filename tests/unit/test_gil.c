@@ -142,10 +142,37 @@ static void who_gives_up_withdraws_the_request(void **state) {
     }
 }
 
+static bool end_python(void *arg) {
+    world_t *w = arg;
+    pthread_mutex_lock(&w->mutex);
+    __atomic_store_n(&w->locked, -1, __ATOMIC_SEQ_CST);
+    pthread_mutex_unlock(&w->mutex);
+    w->last_holder = (thread_state_t *)16; /* freed: nobody may write there */
+    return false;
+}
+
+static void nobody_waits_for_a_python_that_has_ended(void **state) {
+    (void)state;
+    for (int per_thread = 0; per_thread < 2; per_thread++) {
+        world_t w;
+        layout_t l = layout_of(per_thread);
+        rt_t rt = {.layout = &l, .runtime = (rt_addr_t)&w};
+        gil_t g = {.rt = &rt, .at = (rt_addr_t)&w};
+        err_t e;
+        world_begin(&w, per_thread);
+        assert_int_equal(gil_take(&g, 120000, end_python, &w, &e), -ESRCH);
+        assert_string_equal(e.text, "Python has ended in this process");
+        assert_int_equal(gil_take(&g, 120000, NULL, NULL, &e), -ESRCH);
+        assert_false(g.held);
+        assert_int_equal(w.locked, -1);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_holder_that_lets_go_for_moments_only_is_asked_too),
         cmocka_unit_test(who_gives_up_withdraws_the_request),
+        cmocka_unit_test(nobody_waits_for_a_python_that_has_ended),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
