@@ -44,7 +44,9 @@ int inherited_leave(err_t *e) {
         void *handle = dlopen(copies.names[i], RTLD_LAZY | RTLD_NOLOAD);
         inherited_leave_fn *leave = handle ? leave_of(handle) : NULL;
         int left = leave ? leave(text, sizeof text) : -ENOENT;
-        if (leave && left < 0) status = err_set(e, left, "%s", text);
+        /* Another's that is there for a while says more than why one stays. */
+        if (leave && left < 0 && status != -EALREADY && status != -EINPROGRESS)
+            status = err_set(e, left, "%s", text);
         if (handle) dlclose(handle);
         if (leave && !left)
             dlclose(handle); /* the reference that its own thread would have given back */

@@ -15,9 +15,9 @@
 
 #include <stddef.h>
 
-/* Takes them out. The caller does not hold the GIL. 0 where there is none; else what the last of them that stays said: -EALREADY
- * it is another lowtide's, which watches, -EAGAIN another lowtide's, -EINPROGRESS it waits for the GIL to take its hooks out, or why
- * its hooks stay. */
+/* Takes them out. The caller does not hold the GIL. 0 where there is none; else what one of them that stays said: -EALREADY it is
+ * another lowtide's, which watches, -EINPROGRESS it waits for the GIL to take its hooks out, and where none says that -EAGAIN
+ * another lowtide's, or why its hooks stay. */
 int inherited_leave(err_t *e);
 
 /* What a copy exports: takes its hooks out if it is orphaned; else, with a line, it leaves things as they are. INHERITED_STAYS: its
