@@ -418,15 +418,16 @@ int keep_low_begin(rt_t *rt, const char *size, const char *path, bool child, err
             (unsigned long long)bytes, (unsigned long long)total);
     if (!find_python(&low.python))
         return err_set(e, -ENOSYS, "this Python lacks functions that a limit needs");
+    /* Before we hold the lock: before glibc 2.36 a fork has its handlers called with the lock held that this takes. */
+    if (!low.registered) low.registered = pthread_atfork(before_fork, after_fork, in_child) == 0;
+    pthread_mutex_lock(&low.lock);
     low.rt = rt;
     snprintf(low.given, sizeof low.given, "%s", path);
     snprintf(low.dump, sizeof low.dump, "%s", path);
     if (child && path[0]) name_dump(path);
     low.bytes = bytes;
     watch_begin(&places);
-    if (!low.registered) low.registered = pthread_atfork(before_fork, after_fork, in_child) == 0;
-    pthread_mutex_lock(&low.lock);
-    start();
+    if (!low.count) start();
     pthread_mutex_unlock(&low.lock);
     return 0;
 }
