@@ -6,6 +6,7 @@
 
 #include "base/mem.h"
 
+#include <ctype.h>
 #include <string.h>
 
 enum {
@@ -17,23 +18,34 @@ enum {
 };
 
 typedef struct native_advice {
-    const char *in;     /* a part of the file that took it, or of the line's text */
-    const char *owner;  /* the type of the objects that own it; NULL: not always the same */
-    const char *advice; /* what to do with it */
+    const char *file;    /* a part of the file that took it */
+    const char *call[2]; /* or of the line's text, where no longer name ends in it */
+    const char *owner;   /* the type of the objects that own it; NULL: not always the same */
+    const char *advice;  /* what to do with it */
 } native_advice_t;
 
 static const native_advice_t native_advices[] = {
-    {"/matplotlib/", "matplotlib.figure.Figure",
+    {"/matplotlib/",
+     {NULL},
+     "matplotlib.figure.Figure",
      "plt.close(fig) when a figure is saved or shown (pyplot keeps every figure that it made)"},
-    {"/PIL/", NULL,
+    {"/PIL/",
+     {NULL},
+     NULL,
      "image.close() when an image is done with, and keep the encoded file or a thumbnail in the "
      "place of its pixels"},
-    {"etree", "lxml.etree._Element",
+    {"/lxml/",
+     {"etree."},
+     "lxml.etree._Element",
      "el.clear() for each element that iterparse has told, and keep texts and numbers, no "
      "elements: each keeps its whole tree"},
-    {"/sqlalchemy/", NULL, "close the connection or cursor, or keep the database in a file"},
-    {"execute", NULL, "close the connection or cursor, or keep the database in a file"},
-    {"/torch/", "torch.Tensor",
+    {"/sqlalchemy/",
+     {".execute(", ".executemany("},
+     NULL,
+     "close the connection or cursor, or keep the database in a file"},
+    {"/torch/",
+     {NULL},
+     "torch.Tensor",
      "del tensors that are done with, and keep numbers in their place (loss.item(), "
      "x.detach().cpu())"},
 };
@@ -53,12 +65,31 @@ static const profile_frame_t *native_taker(const profile_t *p, const profile_sit
     return line->most < p->site_count ? &p->sites[line->most].frame : &line->frame;
 }
 
-static const native_advice_t *native_advice(const profile_t *p, const profile_site_t *line) {
-    const char *file = native_taker(p, line)->file, *source = line->frame.source;
-    for (size_t i = 0; i < sizeof native_advices / sizeof *native_advices; i++) {
+/* Of "etree." not the end of "my_etree."; ".execute(" begins no name, and may follow one. */
+static bool native_calls(const char *source, const char *call) {
+    for (const char *at = source; (at = strstr(at, call)); at++) {
+        bool within =
+            *call != '.' && at > source && (isalnum((unsigned char)at[-1]) || at[-1] == '_');
+        if (!within) return true;
+    }
+    return false;
+}
+
+/* The file says who took it, before what any line's text lets one guess. */
+static const native_advice_t *native_advice(const profile_t *p, const profile_site_t *line,
+                                            bool *sure) {
+    const char *file = native_taker(p, line)->file;
+    const char *source = line->frame.source ? line->frame.source : "";
+    const size_t rows = sizeof native_advices / sizeof *native_advices;
+    *sure = false;
+    for (size_t i = 0; i < rows; i++) {
+        *sure = strstr(file, native_advices[i].file) != NULL;
+        if (*sure) return &native_advices[i];
+    }
+    for (size_t i = 0; i < rows; i++) {
         const native_advice_t *row = &native_advices[i];
-        if (strstr(file, row->in) || (*row->in != '/' && source && strstr(source, row->in)))
-            return row;
+        for (size_t k = 0; k < sizeof row->call / sizeof *row->call && row->call[k]; k++)
+            if (native_calls(source, row->call[k])) return row;
     }
     return NULL;
 }
@@ -127,7 +158,8 @@ static int native_owner(findings_t *f, const profile_t *p, const profile_site_t 
 
 static int native_report(findings_t *f, const profile_t *p, uint32_t at, const native_sum_t *sum) {
     const profile_site_t *line = &p->lines[at];
-    const native_advice_t *advice = native_advice(p, line);
+    bool sure;
+    const native_advice_t *advice = native_advice(p, line, &sure);
     const char *base = profile_file_base(line->frame.file);
     char size[32], error[32], number[32];
     uint64_t off = profile_spread(sum->variance, sum->interval);
@@ -140,7 +172,7 @@ static int native_report(findings_t *f, const profile_t *p, uint32_t at, const n
     x->objects = owner.count;
     x->type = (char *)owner.type;
     x->path = (char *)owner.path;
-    x->confidence = advice && off * 4 < sum->bytes ? "high" : "medium";
+    x->confidence = sure && off * 4 < sum->bytes ? "high" : "medium";
     const char *where = owner.garbage ? ", garbage that waits for the collector"
                         : owner.path  ? ", most through "
                                       : "";

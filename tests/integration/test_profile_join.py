@@ -316,6 +316,7 @@ if sys.argv[1:]: db.close()
     (finding,) = (f for f in before["findings"] if f["kind"] == "native-memory")
     assert finding["site"]["line"] == 6 and finding["site"]["function"] == "fill"
     assert "close the connection" in finding["fix"]
+    assert finding["confidence"] == "medium", "guessed by the line's text"
     assert before["findings"][0] == finding
     returned = before["memory"]["rss_bytes"] - after["memory"]["rss_bytes"]
     assert 0.8 < finding["bytes"] / 40_000_000 < 1.2 and finding["bytes"] == pytest.approx(returned, rel=0.2)
