@@ -356,6 +356,17 @@ for n in range(150): Parser(n).count()""",
         "Parser.__dict__['count']'s lru_cache",
         'Put @lowtide.cache(max_bytes="64MiB") in the place of Parser.count\'s lru_cache',
     ),
+    "a cached static method": (
+        """
+import functools
+class Parser:
+    @staticmethod
+    @functools.lru_cache(maxsize=None)
+    def words(n): return ["w" * 20] * 20000
+for n in range(150): Parser.words(n)""",
+        "Parser.__dict__['words'].__func__'s lru_cache",
+        "Give Parser.__dict__['words'].__func__ a bound, or a lower one: @functools.lru_cache(maxsize=1000)",
+    ),
     "what threads keep": (
         """
 import threading
