@@ -17,6 +17,7 @@ import pyarrow as pa
 import pytest
 from lowtide import _keep
 from lowtide._stream_arrow import Places, Regions, Rows
+from lowtide._stream_tables import read_tables
 
 N = 5000
 TABLES: dict[str, Callable[[], pa.Table]] = {
@@ -103,6 +104,16 @@ def test_a_batch_is_read_where_the_one_before_lay_unless_that_is_in_use(tmp_path
     assert part.to_pylist() == table.slice(3, 4).to_pylist()
     del part
     assert address(read(regions, tmp_path / "in.arrow", 3)) == at
+
+
+def test_one_batch_at_a_time_lies_in_memory(tmp_path: Path) -> None:
+    write(tmp_path / "in.arrow", TABLES["plain"](), 500)
+    found = set()
+    for part, _ in read_tables(str(tmp_path / "in.arrow"), "arrow", 0, None, lambda: (1 << 20, 1 << 20)):
+        if part.num_rows:
+            found.add(address(part))
+        del part
+    assert len(found) == 1
 
 
 def test_rows_are_read_through_the_descriptor_of_who_opened_the_file(tmp_path: Path) -> None:

@@ -165,7 +165,7 @@ def read_tables(
                 rows = -(-left.num_rows // max(1, parts))
                 yield left.slice(0, rows), position
                 start += rows
-            del table  # the next one may go where it lay
+            table = left = None  # the next one may go where it lay
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(path, error) from None
 
