@@ -178,6 +178,8 @@ static void hear_region(run_listen_t *l, run_caller_t *c, const ctl_region_t *r,
         refuse(l, c, e.text);
 }
 
+static void hear_before(run_listen_t *l, const run_caller_t *c);
+
 static void answer(run_listen_t *l, run_caller_t *c) {
     ctl_msg_t m;
     err_t e;
@@ -193,6 +195,7 @@ static void answer(run_listen_t *l, run_caller_t *c) {
     if (!c->said) {
         c->said = m.type == CTL_HELLO && strcmp(m.hello.key, l->key) == 0;
         c->hello = m.hello;
+        if (c->said && m.hello.what == CTL_PROGRAM_ENDS) hear_before(l, c);
         if (c->said && m.hello.what == CTL_PROGRAM_BEGINS) program_begins(l, c);
         if (c->said && m.hello.what == CTL_PROGRAM_ENDS) program_ends(l, c);
         if (c->said && m.hello.what == CTL_PROGRAM_PEAKS) program_peaks(l, c);
@@ -205,6 +208,16 @@ static void answer(run_listen_t *l, run_caller_t *c) {
         if (m.type == CTL_REGION) hear_region(l, c, &m.region, fd);
     }
     if (fd >= 0) close(fd);
+}
+
+/* What the same process said on another line came first: its region, before it ends. We may have heard of both at once. */
+static void hear_before(run_listen_t *l, const run_caller_t *c) {
+    for (size_t i = 0; i < RUN_CALLERS_MOST; i++) {
+        run_caller_t *other = &l->callers[i];
+        struct pollfd line = {.fd = other->sock, .events = POLLIN};
+        while (other != c && other->sock >= 0 && other->pid == c->pid && poll(&line, 1, 0) > 0)
+            answer(l, other);
+    }
 }
 
 /* ── Callers ── */

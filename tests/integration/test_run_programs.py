@@ -9,6 +9,7 @@ import select
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
@@ -410,3 +411,20 @@ def test_whose_heap_it_is_that_has_no_finding_is_said_where_there_are_several(lo
     assert "Nothing to change: no finding in " in said
     assert " That is the heap of process " in said
     assert "alone; there are 2. Of the others the lists below tell by line. " in said
+
+
+def test_a_lowtide_that_had_no_turn_meanwhile_hears_a_programs_beginning_before_its_end(
+    lowtide: Lowtide, tmp_path: Path
+) -> None:
+    """It is stopped before the program's first line, and goes on when the program has run its last."""
+    (tmp_path / "sitecustomize.py").write_text("import os, signal\nos.kill(os.getppid(), signal.SIGSTOP)\n")
+    app = """
+        import os, subprocess
+        kept = [bytes(1000) for i in range(20_000)]
+        subprocess.Popen(["sh", "-c", f"sleep 0.1; kill -CONT {os.getppid()}"])
+    """
+    (tmp_path / "app.py").write_text(textwrap.dedent(app))
+    words = ["run", "--no-report", "--exact", "--no-children", "-o", tmp_path / "t.tide", tmp_path / "app.py"]
+    assert lowtide(*words, env={"PYTHONPATH": str(tmp_path)}).status == 0
+    rows = read_recording((tmp_path / "t.tide").read_bytes()).table_rows("allocations")
+    assert sum(int(row["total_bytes"]) for row in rows) > 20_000_000
