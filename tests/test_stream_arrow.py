@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import mmap
 import os
 import pickle
 import socket
 import struct
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -128,6 +130,28 @@ def test_rows_are_read_through_the_descriptor_of_who_opened_the_file(tmp_path: P
     for start, count in ((0, 10), (200, 250), (450, 50), (3, 4)):
         far = pickle.loads(pickle.dumps(rows.slice(start, count)))
         assert far.read().equals(table.select(["b"]).slice(1000 + start, count))
+
+
+def test_nothing_of_a_batch_stays_in_a_thread_that_outlives_the_stream(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Region(mmap.mmap):
+        def __init__(self, *_: Any, **__: Any) -> None:
+            made.append(weakref.ref(self))
+
+    made: list[weakref.ref[Region]] = []
+    monkeypatch.setattr(mmap, "mmap", Region)
+    path, table = tmp_path / "in.arrow", TABLES["plain"]()
+    write(path, table, 500)
+    with ThreadPoolExecutor(1) as executor:
+        places = Places(str(path))
+        batch = places.batch(3)
+        assert batch
+        rows = Rows(places.handle, str(path), table.schema, None, batch).slice(0, 10)
+        assert executor.submit(lambda some: some.read().num_rows, rows).result() == 10
+        del places, rows
+        executor.submit(len, "").result()  # it has left the call before
+        assert [region() for region in made] == [None]
 
 
 def test_a_file_made_shorter_meanwhile_is_told_in_one_line(tmp_path: Path) -> None:

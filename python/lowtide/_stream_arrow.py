@@ -59,11 +59,19 @@ def _follow(data: bytes, at: int) -> int:
     return at + _word(data, at, "I")
 
 
+class OpenFile(Handle):
+    """With what its process keeps of it: goes with the stream that has opened it, whose threads may not."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.kept = Kept()
+
+
 class Places:
     """Where the batches of an Arrow file lie; of no batch, where that is not to be had."""
 
     def __init__(self, path: str) -> None:
-        self.handle, self._blocks = Handle(path), b""
+        self.handle, self._blocks = OpenFile(path), b""
         size = os.fstat(self.handle.fd).st_size
         try:
             self._blocks = self._footer(size)
@@ -114,6 +122,15 @@ class Places:
             return None
 
 
+class Kept(threading.local):
+    """A thread's memory for batches, and the batch whose last rows it has not read yet."""
+
+    def __init__(self) -> None:
+        self.regions = Regions()
+        self.key: Any = None
+        self.table: Any = None
+
+
 class Regions:
     """Memory for batches, again for others once nothing uses what was read into it."""
 
@@ -157,7 +174,7 @@ class Regions:
         return fitting or mmap.mmap(-1, -(-size // _ROUND) * _ROUND, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
-_mine = threading.local()
+_of_worker = Kept()  # a process that reads through another one's descriptor
 
 
 class Rows:
@@ -168,7 +185,7 @@ class Rows:
 
     def __init__(
         self,
-        file: Handle | str,
+        file: OpenFile | str,
         name: str,
         schema: Any,
         columns: list[str] | None,
@@ -180,7 +197,7 @@ class Rows:
         self.start, self.num_rows = start, rows if rows >= 0 else batch.rows
 
     def __getstate__(self) -> dict[str, Any]:
-        path = f"/proc/{os.getpid()}/fd/{self.file.fd}" if isinstance(self.file, Handle) else self.file
+        path = f"/proc/{os.getpid()}/fd/{self.file.fd}" if isinstance(self.file, OpenFile) else self.file
         return {**self.__dict__, "file": path}
 
     @property
@@ -190,26 +207,26 @@ class Rows:
     def slice(self, start: int, count: int) -> Rows:
         return Rows(self.file, self.name, self.schema, self.columns, self.batch, self.start + start, count)
 
-    def read(self) -> Any:
+    def read(self, kept: Kept | None = None) -> Any:
         import pyarrow as pa
 
         try:
-            return self._table().slice(self.start, self.num_rows)
+            return self._table(kept).slice(self.start, self.num_rows)
         except (pa.ArrowException, OSError) as error:
             raise StreamError(f"cannot read {self.name}: {' '.join(str(error).split())}") from None
 
-    def _table(self) -> Any:
-        file = self.file if isinstance(self.file, Handle) else _opened(self.file, self.name)
+    def _table(self, kept: Kept | None) -> Any:
+        file = _opened(self.file, self.name) if isinstance(self.file, str) else self.file
+        kept = kept or (file.kept if isinstance(file, OpenFile) else _of_worker)
         status = os.fstat(file.fd)
         key = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, self.batch, self.columns
-        kept, table = getattr(_mine, "batch", (None, None))
-        _mine.batch = None, None
-        if kept != key:
+        known, table = kept.key, kept.table
+        kept.key = kept.table = None
+        if known != key:
             table = None  # or its memory could not be used again
-            regions = _mine.__dict__.setdefault("regions", Regions())
-            table = regions.table(file, self.name, self.schema, self.columns, self.batch)
+            table = kept.regions.table(file, self.name, self.schema, self.columns, self.batch)
         if self.start + self.num_rows < self.batch.rows:
-            _mine.batch = key, table
+            kept.key, kept.table = key, table
         return table
 
 

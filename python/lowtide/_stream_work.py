@@ -19,7 +19,7 @@ from typing import Any
 
 from lowtide import _pool_worker
 from lowtide._keep import stream_cut, stream_pipe
-from lowtide._stream_arrow import Rows
+from lowtide._stream_arrow import Kept, Rows
 from lowtide._stream_codec import Encoder, Steps, dumps, slices
 from lowtide._stream_memory import data_bytes, own_bytes, peak_bytes, rss_bytes
 from lowtide._stream_plan import ChunkFailed, Done, FarSpan, Head, Held, Plan, Span, told_error
@@ -212,7 +212,7 @@ def halves(plan: Plan, payload: Any, head: Head | None) -> tuple[Any, Any] | Non
     """A chunk's first and second half; None where it is one record."""
     if plan.kind in ("records", "table"):
         if plan.kind == "table":  # of rows read here: its worker may have had no room for their batch
-            payload = payload.read() if isinstance(payload, Rows) else table_of(payload)
+            payload = payload.read(Kept()) if isinstance(payload, Rows) else table_of(payload)
         count = len(payload)
         if count < 2:
             return None
