@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import gc
 import linecache
-import os
 from collections import Counter
 from typing import Any
 
 from lowtide import tracemalloc
+from lowtide._origin import is_library
 from lowtide._pool_errors import size
 
 LINES = 10
 FRAMES = 40  # of a stack: as deep as libraries call below a cell
-LIBRARY = (os.path.dirname(os.__file__) + os.sep, "<frozen ")
 Line = tuple[str, int]
 
 
@@ -22,7 +21,7 @@ def _own(stack: tracemalloc.Traceback) -> Line | None:
     for frame in reversed(stack):
         if frame.filename == __file__:
             return None
-        if "-packages" + os.sep not in frame.filename and not frame.filename.startswith(LIBRARY):
+        if not is_library(frame.filename):
             return frame.filename, frame.lineno
     return None
 

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import os
 import pickle
-import sysconfig
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from lowtide._origin import is_library
 from lowtide._stream_memory import StreamError
 
 NOT_UTF8 = "convert the file first, such as by iconv -f latin1 -t utf-8"
 
 _BUFFERS = ("Buffer", "ResizableBuffer")
-_HERE = os.path.dirname(__file__)
-_LIBRARIES = tuple(sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 
 
 class ChunkFailed(Exception):
@@ -154,15 +152,8 @@ class Held:
         return memoryview, (pickle.PickleBuffer(self.data),)
 
 
-def _is_library(path: str) -> bool:
-    """Of a line that C code of a library tells, the path is no whole one."""
-    if path.startswith("<"):
-        return path.startswith("<frozen")
-    return not os.path.isabs(path) or path.startswith((_HERE + os.sep, *_LIBRARIES))
-
-
 def told_error(error: BaseException) -> str:
     """The error in one line, with the last line of the user's own that led to it."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_library(frame.filename)]
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not is_library(frame.filename)]
     text = " ".join(traceback.format_exception_only(error)[-1].split())
     return f"{text} ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno})" if frames else text

@@ -2,6 +2,7 @@
 
 #include "base/arena.h"
 #include "base/mem.h"
+#include "base/origin.h"
 #include "explain/label.h"
 
 #include <errno.h>
@@ -91,8 +92,7 @@ static bool graph_is_library(const lowtide_value *v) {
     if (n >= sizeof file) return false;
     memcpy(file, begin, n);
     file[n] = 0;
-    /* Code in no file is what somebody typed, but for the modules that are frozen in. */
-    return file[0] == '<' ? strncmp(file, "<frozen", 7) == 0 : label_is_library(file);
+    return origin_of(file, NULL) <= ORIGIN_PACKAGE;
 }
 
 /* Values are read of those chunks alone that have frames: commonly the first. */

@@ -2,12 +2,6 @@
 
 #include <string.h>
 
-bool label_is_library(const char *file) {
-    return file[0] == '<' || !file[0] || strstr(file, "/site-packages/") ||
-           strstr(file, "/dist-packages/") || strstr(file, "/lib/python3") ||
-           strstr(file, "/lib64/python3");
-}
-
 static uint8_t label_cost_of_attribute(const char *name) {
     if (strcmp(name, "__dict__") == 0) return 1;
     return name[0] == '_' && name[1] == '_' ? 4 : 2;

@@ -22,9 +22,6 @@ typedef struct label_costs {
 /* More for each reference of a library's frame: who may change the program looks into its own functions. */
 enum { LABEL_COST_LIBRARY_FRAME = 3 };
 
-/* Standard library, installed package, or text that is in no file: not the program's own. */
-bool label_is_library(const char *file);
-
 /* One for each shape, in the arena; NULL when there is no memory. */
 const label_costs_t *label_costs_of(const lowtide_recording *rec, arena_t *arena);
 

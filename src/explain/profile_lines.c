@@ -2,8 +2,8 @@
 #include "explain/profile_lines.h"
 
 #include "base/mem.h"
+#include "base/origin.h"
 #include "base/vec.h"
-#include "explain/label.h"
 #include "format/rec_bytes.h"
 
 #include <errno.h>
@@ -30,7 +30,7 @@ uint32_t profile_site_of(map_t *known, profile_site_t *sites, uint32_t *count,
 }
 
 bool profile_is_library(const profile_frame_t *f) {
-    return f->kind != PROFILE_PYTHON || label_is_library(f->file);
+    return f->kind != PROFILE_PYTHON || origin_of(f->file, NULL) != ORIGIN_OWN;
 }
 
 /* ---- What most of it came by ---- */

@@ -5,6 +5,7 @@
 #include "explain/profile_findings.h"
 
 #include "base/mem.h"
+#include "base/origin.h"
 
 #include <ctype.h>
 #include <string.h>
@@ -103,9 +104,7 @@ static bool native_is_import(const profile_frame_t *frame) {
 
 /* The first directory below the installed packages: "PIL". */
 static size_t native_package(const char *file, const char **package) {
-    const char *at = strstr(file, "-packages/");
-    *package = at ? at + 10 : file;
-    return at ? strcspn(*package, "/") : 0;
+    return origin_of(file, package) == ORIGIN_PACKAGE ? strcspn(*package, "/") : 0;
 }
 
 /* Of the package's types the one that has an instance for each block. */

@@ -1,5 +1,6 @@
 #define _GNU_SOURCE
 #include "base/mem.h"
+#include "base/origin.h"
 #include "view/profile_view.h"
 #include "view/units.h"
 
@@ -291,14 +292,8 @@ static bool source_line(const profile_frame_t *f, char *out, size_t room) {
 /* A path as people say it: of libraries what stands behind the directory that all are in, of files
  * below the current directory what stands below. */
 static const char *short_path(const char *file) {
-    static const char *const roots[] = {"/site-packages/", "/dist-packages/", "/lib/python3",
-                                        "/lib64/python3"};
-    for (size_t i = 0; i < sizeof roots / sizeof roots[0]; i++) {
-        const char *at = strstr(file, roots[i]);
-        if (!at) continue;
-        at = strchr(at + (i < 2 ? strlen(roots[i]) - 1 : strlen(roots[i])), '/');
-        if (at && at[1]) return at + 1;
-    }
+    const char *below;
+    if (origin_of(file, &below) != ORIGIN_OWN && *below) return below;
     char here[4096];
     size_t n = getcwd(here, sizeof here) ? strlen(here) : 0;
     return n > 1 && strncmp(file, here, n) == 0 && file[n] == '/' && file[n + 1] ? file + n + 1

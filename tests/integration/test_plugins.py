@@ -8,9 +8,12 @@ import os
 import re
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 from typing import Any
 
+import lowtide
+from lowtide._origin import is_library
 from test_package_inside import package
 
 __all__ = ["package"]
@@ -72,8 +75,6 @@ class Shell:
 
 
 def test_the_magic_of_ipython_tells_what_a_cell_needed_and_kept() -> None:
-    import lowtide
-
     shell = Shell()
     lowtide.load_ipython_extension(shell)  # as %load_ext does
     out = io.StringIO()
@@ -86,8 +87,6 @@ def test_the_magic_of_ipython_tells_what_a_cell_needed_and_kept() -> None:
 
 
 def test_the_magic_tells_the_lines_of_the_cell_not_of_the_libraries_it_calls() -> None:
-    import lowtide
-
     shell = Shell()
     lowtide.load_ipython_extension(shell)
     out = io.StringIO()
@@ -95,3 +94,15 @@ def test_the_magic_tells_the_lines_of_the_cell_not_of_the_libraries_it_calls() -
         shell.magics["lowtide"]("", "import json\nkept = json.loads('[' + '[1, 2],' * 50_000 + '0]')\n")
     _, *lines = out.getvalue().splitlines()
     assert [re.sub(" *\\S+ MiB in \\d+ blocks  ", "", line).rstrip() for line in lines] == ["<cell>:2"]
+
+
+def test_a_library_s_file_is_told_from_the_programs_own() -> None:
+    standard, packages = (sysconfig.get_path(name) for name in ("stdlib", "purelib"))
+    own = lowtide.__file__
+    installed = ["/usr/lib/python3/dist-packages/yaml.py", "/srv/venv/lib/python3.13/site-packages/PIL/Image.py"]
+    assert all(map(is_library, [f"{standard}/json/decoder.py", f"{packages}/x.py", own, *installed]))
+    assert is_library("<frozen os>") and is_library("pandas/_libs/lib.pyx")
+    typed = ["<stdin>", "<string>", "<cell>"]
+    assert not any(
+        map(is_library, ["/srv/lib/python3-tools/x.py", "/srv/my-packages/x.py", f"{standard}-x.py", *typed])
+    )

@@ -2,6 +2,7 @@
 #include "base/err.h"
 #include "base/map.h"
 #include "base/mem.h"
+#include "base/origin.h"
 #include "base/strbuf.h"
 #include "base/varint.h"
 #include "base/vec.h"
@@ -224,6 +225,37 @@ static void varints_beyond_64_bits_are_refused(void **state) {
     assert_true(v == UINT64_MAX);
 }
 
+static void a_path_tells_whose_code_it_is(void **state) {
+    (void)state;
+    static const struct {
+        const char *file, *below; /* NULL: all of it */
+        origin_t origin;
+    } rows[] = {
+        {"/usr/lib/python3/dist-packages/yaml/reader.py", "yaml/reader.py", ORIGIN_PACKAGE},
+        {"/srv/app/venv/lib/python3.13/site-packages/PIL/Image.py", "PIL/Image.py", ORIGIN_PACKAGE},
+        {"/usr/lib/python3.11/json/decoder.py", "json/decoder.py", ORIGIN_STANDARD},
+        {"/usr/lib64/python3.11/os.py", "os.py", ORIGIN_STANDARD},
+        {"/opt/lib/python3.14td/os.py", "os.py", ORIGIN_STANDARD},
+        {"/home/u/.pyenv/versions/3.13.1/lib/python3.13/os.py", "os.py", ORIGIN_STANDARD},
+        {"/srv/lib/python3-tools/lib/python3.13/os.py", "os.py", ORIGIN_STANDARD},
+        {"<frozen importlib._bootstrap>", NULL, ORIGIN_STANDARD},
+        {"<string>", NULL, ORIGIN_NO_FILE},
+        {"", NULL, ORIGIN_NO_FILE},
+        {"<stdin>", NULL, ORIGIN_OWN},
+        {"/home/u/lib/python3-tools/clean.py", NULL, ORIGIN_OWN},
+        {"/home/u/lib/python3.x/clean.py", NULL, ORIGIN_OWN},
+        {"/home/u/lib/python3.11", NULL, ORIGIN_OWN},
+        {"/home/u/my-packages/clean.py", NULL, ORIGIN_OWN},
+        {"app.py", NULL, ORIGIN_OWN},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        const char *below;
+        assert_int_equal(origin_of(rows[i].file, &below), rows[i].origin);
+        assert_int_equal(origin_of(rows[i].file, NULL), rows[i].origin);
+        assert_string_equal(below, rows[i].below ? rows[i].below : rows[i].file);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(an_error_is_one_line_and_hands_its_code_on),
@@ -239,6 +271,7 @@ int main(void) {
         cmocka_unit_test(a_map_without_memory_stays_as_it_was),
         cmocka_unit_test(numbers_come_back_from_varints_and_cut_ones_are_refused),
         cmocka_unit_test(varints_beyond_64_bits_are_refused),
+        cmocka_unit_test(a_path_tells_whose_code_it_is),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -7,6 +7,7 @@
 #include "agent/alloc/alloc_store.h"
 #include "agent/runtime/runtime.h"
 #include "base/mem.h"
+#include "base/origin.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -282,37 +283,29 @@ static void copy_text(const region_t *r, uint32_t at, char *to, size_t room) {
     to[bytes] = '\0';
 }
 
-static bool is_installed(const char *file) {
-    return strstr(file, "/site-packages/") || strstr(file, "/dist-packages/");
-}
-
-static bool is_library(const char *file) {
-    const char *at = strstr(file, "/lib/python3");
-    return file[0] == '<' || (at && !is_installed(file));
-}
-
+/* The innermost line of the program's own, or of what comes nearest to it. */
 static bool place_of(uint32_t stack, opens_place_t *out) {
     const region_t *r = store_region();
-    int best = 0;
+    int best = -1;
     memset(out, 0, sizeof *out);
     if (!r || !stack) return false;
     const region_stack_t *stacks = (const void *)((const char *)r + r->stacks.offset);
     const region_frame_t *frames = (const void *)((const char *)r + r->frames.offset);
-    for (int depth = 0; stack && stack <= r->stacks.room && depth < DEPTH_MAX && best < 3;
+    for (int depth = 0; stack && stack <= r->stacks.room && depth < DEPTH_MAX && best < ORIGIN_OWN;
          depth++) {
         const region_stack_t *s = &stacks[stack - 1];
         opens_place_t here = {.line = 0};
         stack = s->parent;
         if (s->frame >= r->frames.room || frames[s->frame].kind != REGION_FRAME_PYTHON) continue;
         copy_text(r, frames[s->frame].file, here.file, sizeof here.file);
-        int rank = is_library(here.file) ? 1 : is_installed(here.file) ? 2 : 3;
-        if (rank <= best) continue;
-        best = rank;
+        int origin = (int)origin_of(here.file, NULL);
+        if (origin <= best) continue;
+        best = origin;
         copy_text(r, frames[s->frame].function, here.function, sizeof here.function);
         here.line = frames[s->frame].line;
         *out = here;
     }
-    return best > 0;
+    return best >= 0;
 }
 
 bool opens_descriptor(int64_t descriptor, opens_place_t *out) {

@@ -2,26 +2,13 @@
  * other. */
 #include "explain/findings/findings.h"
 
+#include "base/origin.h"
 #include "explain/literal.h"
 
-#include <ctype.h>
 #include <stdio.h>
 #include <string.h>
 
 enum { GARBAGE_KINDS_MAX = 16, GARBAGE_MIN_BYTES = 2 << 20 };
-
-/* "/usr/lib/python3.11/", "/usr/lib64/python3.11/"; a program's own /srv/lib/pythonic/ is none. */
-static bool garbage_is_installed(const char *path) {
-    static const char *const libraries[] = {"/lib/python", "/lib64/python"};
-    if (strstr(path, "-packages/")) return true;
-    for (size_t i = 0; i < sizeof libraries / sizeof *libraries; i++) {
-        for (const char *at = path; (at = strstr(at, libraries[i]));) {
-            at += strlen(libraries[i]);
-            if (isdigit((unsigned char)*at)) return true;
-        }
-    }
-    return false;
-}
 
 /* Whether its class stands in code that is not the program's own: of an installed package or the standard library, by the file of
  * its module; and what has no module, `function` or `dict`, is nobody's to change. */
@@ -43,7 +30,7 @@ static int garbage_is_foreign(findings_t *f, const char *type, bool *foreign) {
                          ? literal_put(f->m, found.ids[0], &text, &exact, f->e)
                          : 0;
         const char *path = strbuf_text(&text);
-        *foreign = garbage_is_installed(path);
+        *foreign = origin_of(path, NULL) <= ORIGIN_PACKAGE;
         strbuf_free(&text);
         model_found_free(&found);
         return status;

@@ -1,0 +1,33 @@
+#include "base/origin.h"
+
+#include <stddef.h>
+#include <string.h>
+
+/* Behind "/lib/python3.11/"; "/lib/python3-tools/" is a project. NULL: no such directory. */
+static const char *origin_behind_version(const char *file, const char *directory) {
+    for (const char *at = file; (at = strstr(at, directory));) {
+        at += strlen(directory);
+        size_t digits = strspn(at, "0123456789");
+        const char *end = at + digits + strspn(at + digits, "td"); /* free-threaded, debug */
+        if (digits && *end == '/') return end + 1;
+    }
+    return NULL;
+}
+
+origin_t origin_of(const char *file, const char **below) {
+    static const char *const packages[] = {"/site-packages/", "/dist-packages/"};
+    static const char *const standard[] = {"/lib/python3.", "/lib64/python3."};
+    const char *ignored, **out = below ? below : &ignored;
+    for (size_t i = 0; i < 2; i++) {
+        const char *at = strstr(file, packages[i]);
+        if (!at) continue;
+        *out = at + strlen(packages[i]);
+        return ORIGIN_PACKAGE;
+    }
+    for (size_t i = 0; i < 2; i++)
+        if ((*out = origin_behind_version(file, standard[i]))) return ORIGIN_STANDARD;
+    *out = file;
+    if (strncmp(file, "<frozen ", 8) == 0) return ORIGIN_STANDARD;
+    return file[0] && (file[0] != '<' || strcmp(file, "<stdin>") == 0) ? ORIGIN_OWN
+                                                                       : ORIGIN_NO_FILE;
+}
