@@ -305,6 +305,55 @@ tell(one=one, less=less, none=none)
     assert told["none"] == 0
 
 
+def compile_library(path: Path, source: str) -> None:
+    path.with_suffix(".c").write_text(source)
+    cc = shutil.which("cc") or shutil.which("gcc") or pytest.skip("no compiler")
+    subprocess.run([cc, "-shared", "-fPIC", "-o", path, path.with_suffix(".c")], check=True)
+
+
+RESERVE = """
+#include <stddef.h>
+#include <sys/mman.h>
+void *reserve(size_t n) { return mmap(NULL, n, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0); }
+int commit(char *at, size_t n) { return mprotect(at, n, PROT_READ | PROT_WRITE); }
+int give(char *at, size_t n) { return munmap(at, n); }
+"""
+
+
+@pytest.mark.parametrize("mode", [SAMPLED, EXACT])
+def test_reserved_address_space_counts_for_the_line_that_makes_it_usable(
+    mode: int, local_python: Python, script: Script, tmp_path: Path
+) -> None:
+    """Threads' stacks and arenas, which libc reserves so for itself, do not."""
+    compile_library(tmp_path / "reserve.so", RESERVE)
+    told = script(
+        local_python,
+        f"""
+import threading
+memory = ctypes.CDLL(HERE + "/reserve.so")
+memory.reserve.restype = ctypes.c_void_p
+GIB = 1 << 30
+r = start({mode})
+def reserve_it(): return memory.reserve(ctypes.c_size_t(64 * GIB))
+def commit_it(n): assert memory.commit(ctypes.c_void_p(at + n * 102_400), 102_400) == 0
+def in_a_thread(): return bytearray(5_000_000), [bytes(600) for i in range(20_000)]
+at = reserve_it()
+for n in range(30): commit_it(n)
+threads = [threading.Thread(target=in_a_thread) for i in range(3)]
+for t in threads: t.start()
+for t in threads: t.join()
+cells = [c for c in r.cells() if c.domain == "mmap"]
+reserved, committed = of(cells, "reserve_it"), of(cells, "commit_it", domain="mmap")
+others = sum(c.total[0] for c in cells) - committed[0]
+assert memory.give(ctypes.c_void_p(at), ctypes.c_size_t(64 * GIB)) == 0
+gone = of(r.cells(), "commit_it", domain="mmap")
+stop()
+tell(reserved=reserved, committed=committed, others=others, gone=gone)
+""",
+    )
+    assert told == {"reserved": [0, 0, 0], "committed": [3_072_000, 1, 0], "others": 0, "gone": [0, 0, 0]}
+
+
 def test_a_library_that_is_loaded_later_is_hooked(local_python: Python, script: Script) -> None:
     told = script(
         local_python,
@@ -329,13 +378,12 @@ tell(kept=kept, gone=gone)
 
 def test_what_a_library_calls_by_a_table_of_its_own_is_counted(script: Script, tmp_path: Path) -> None:
     """libxml2 keeps malloc and free in variables: all that lxml parses is taken through these."""
-    (tmp_path / "table.c").write_text(
+    compile_library(
+        tmp_path / "table.so",
         "#include <stdlib.h>\n"
         "void *(*take)(size_t) = malloc; void (*give)(void *) = free;\n"
-        "void *taken(size_t n) { return take(n); }\nvoid given(void *p) { give(p); }\n"
+        "void *taken(size_t n) { return take(n); }\nvoid given(void *p) { give(p); }\n",
     )
-    cc = shutil.which("cc") or shutil.which("gcc") or pytest.skip("no compiler")
-    subprocess.run([cc, "-shared", "-fPIC", "-o", tmp_path / "table.so", tmp_path / "table.c"], check=True)
     told = script(
         quick_python(),
         """

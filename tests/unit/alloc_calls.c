@@ -41,6 +41,19 @@ EXPORTED void alloc_calls(uint64_t random, int rounds) {
     }
 }
 
+EXPORTED void *alloc_reserve(size_t bytes) {
+    void *at = mmap(NULL, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return at == MAP_FAILED ? NULL : at;
+}
+
+EXPORTED void alloc_protect(void *at, size_t bytes, int protection) {
+    if (mprotect(at, bytes, protection)) abort();
+}
+
+EXPORTED void alloc_unmap(void *at, size_t bytes) {
+    if (munmap(at, bytes)) abort();
+}
+
 /* ── Each way to a block: calls, for an address in a table is none that hooks replace ── */
 
 static void *by_malloc(size_t bytes) {

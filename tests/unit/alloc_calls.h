@@ -15,6 +15,10 @@ typedef struct alloc_way {
 
 /* So many blocks of any size, ended by any thread. */
 EXPORTED void alloc_calls(uint64_t random, int rounds);
+/* Address space that nobody may touch, and what rights there are to it. */
+EXPORTED void *alloc_reserve(size_t bytes);
+EXPORTED void alloc_protect(void *at, size_t bytes, int protection);
+EXPORTED void alloc_unmap(void *at, size_t bytes);
 /* Those of C++ only where its library is installed; call before the hooks are in. */
 EXPORTED const alloc_way_t *alloc_ways(size_t *count);
 

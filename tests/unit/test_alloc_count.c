@@ -12,6 +12,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/wait.h>
 
 #include <cmocka.h>
 
@@ -49,6 +50,7 @@ static int open_all(enum region_mode as) {
     int fd;
     err_t e;
     mode = as;
+    count_me = (count_thread_t){0};
     runtime.PyGILState_GetThisThreadState = thread_of_nothing;
     static layout_t layout;
     runtime.layout = &layout;
@@ -254,6 +256,97 @@ static void test_every_way_to_a_block_is_counted_from_its_begin_to_its_end(void 
     if (count < 12) print_message("no libstdc++.so.6 here: operator new is not tested\n");
 }
 
+/* ── Address space, and memory out of it ── */
+
+enum { PAGE = 4096, RESERVED_PAGES = 1 << 18, USABLE = PROT_READ | PROT_WRITE };
+#define FAR (INT64_MAX / 8) /* to the next sample, of a thread that is not muted */
+
+static int64_t lives(void) {
+    return store_region()->heap_bytes;
+}
+
+static int64_t blocks_alive(void) {
+    const region_t *r = store_region();
+    const region_cell_t *cells = (const region_cell_t *)((const char *)r + r->cells.offset);
+    int64_t blocks = 0;
+    for (uint64_t i = 0; i < r->cells.used; i++)
+        blocks += cells[i].domain == REGION_MMAP ? cells[i].live.blocks : 0;
+    return blocks;
+}
+
+static char *reserve(void) {
+    err_t e;
+    assert_int_equal(libc_hook(mode, false, &e), 0);
+    count_me.left = FAR;
+    return alloc_reserve((size_t)RESERVED_PAGES * PAGE);
+}
+
+static void end_reserve(char *at) {
+    alloc_unmap(at, (size_t)RESERVED_PAGES * PAGE);
+    libc_unhook();
+    while (libc_inside()) usleep(100);
+    assert_int_equal(lives(), 0);
+    assert_int_equal(blocks_alive(), 0);
+}
+
+static void test_what_is_reserved_is_memory_from_when_it_may_be_used(void **state) {
+    (void)state;
+    char *at = reserve();
+    assert_int_equal(lives(), 0);
+    alloc_protect(at + PAGE, 1, USABLE); /* to the end of its page */
+    assert_int_equal(lives(), PAGE);
+    alloc_protect(at, 4 * PAGE, USABLE); /* a part is so already */
+    assert_int_equal(lives(), 4 * PAGE);
+    alloc_protect(at, 4 * PAGE, PROT_NONE); /* its pages stay */
+    alloc_protect(at, 4 * PAGE, PROT_READ);
+    assert_int_equal(lives(), 4 * PAGE);
+    alloc_unmap(at, 2 * PAGE);
+    assert_int_equal(lives(), 2 * PAGE);
+    end_reserve(at);
+}
+
+static void test_what_grows_piece_by_piece_is_one_block(void **state) {
+    (void)state;
+    char *at = reserve();
+    for (int i = 0; i < 20000; i++) alloc_protect(at + (size_t)i * PAGE, PAGE, USABLE);
+    assert_int_equal(lives(), 20000 * PAGE);
+    assert_int_equal(blocks_alive(), 1);
+    assert_int_equal(store_region()->lost_blocks, 0);
+    end_reserve(at);
+}
+
+static void test_pieces_beyond_the_table_are_lost_and_said_to_be(void **state) {
+    (void)state;
+    char *at = reserve();
+    for (int i = 0; i < 20000; i++) alloc_protect(at + (size_t)i * 2 * PAGE, PAGE, USABLE);
+    assert_true(store_region()->lost_blocks > 0);
+    assert_int_equal(lives(), blocks_alive() * PAGE);
+    end_reserve(at);
+}
+
+static void test_a_forked_child_knows_what_was_reserved(void **state) {
+    (void)state;
+    char *at = reserve();
+    alloc_protect(at, PAGE, USABLE);
+    int64_t before = lives(), counted;
+    int pipes[2];
+    assert_int_equal(pipe(pipes), 0);
+    pid_t child = fork();
+    if (!child) {
+        count_restart(true); /* its region is its parent's here */
+        count_me.left = FAR;
+        alloc_protect(at, 3 * PAGE, USABLE);
+        counted = lives() - before;
+        _exit(write(pipes[1], &counted, sizeof counted) != sizeof counted);
+    }
+    assert_int_equal(read(pipes[0], &counted, sizeof counted), sizeof counted);
+    assert_int_equal(waitpid(child, NULL, 0), child);
+    assert_int_equal(counted, 2 * PAGE);
+    close(pipes[0]);
+    close(pipes[1]);
+    libc_unhook();
+}
+
 #endif
 
 #define SAMPLED(name) cmocka_unit_test_setup_teardown(name, open_sampled, close_all)
@@ -270,6 +363,11 @@ int main(void) {
         EXACT(test_the_hooks_may_come_and_go_while_threads_allocate),
         SAMPLED(test_every_way_to_a_block_is_counted_from_its_begin_to_its_end),
         EXACT(test_every_way_to_a_block_is_counted_from_its_begin_to_its_end),
+        SAMPLED(test_what_is_reserved_is_memory_from_when_it_may_be_used),
+        EXACT(test_what_is_reserved_is_memory_from_when_it_may_be_used),
+        SAMPLED(test_what_grows_piece_by_piece_is_one_block),
+        SAMPLED(test_pieces_beyond_the_table_are_lost_and_said_to_be),
+        SAMPLED(test_a_forked_child_knows_what_was_reserved),
 #endif
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

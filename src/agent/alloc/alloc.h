@@ -8,7 +8,7 @@
  *
  * Hooks: CPython's domains mem and object by PyMem_SetAllocator (raw too where exact), its arenas by
  * PyObject_SetArenaAllocator so that they do not count twice, and malloc, calloc, realloc, free, posix_memalign,
- * aligned_alloc, memalign, valloc, pvalloc, reallocarray, mmap, munmap and mremap by the loaded objects' global offset tables. Libraries that
+ * aligned_alloc, memalign, valloc, pvalloc, reallocarray, mmap, munmap, mremap and mprotect by the loaded objects' global offset tables. Libraries that
  * are loaded later are patched when something is first looked up in them. What other libraries define malloc themselves
  * (jemalloc, mimalloc) are used and left as they are.
  *

@@ -24,6 +24,9 @@ enum { CHUNK_BITS = 28, CHUNKS = 1 << (ADDRESS_BITS - CHUNK_BITS) };
 __thread count_thread_t count_me __attribute__((tls_model("initial-exec")));
 uint8_t count_filter[1 << COUNT_FILTER_BITS];
 
+/* The cell of a range that is address space alone, until mprotect makes memory of it. */
+#define RESERVED UINT32_MAX
+
 typedef struct range {
     uintptr_t begin, end;
     uint32_t cell;
@@ -45,6 +48,7 @@ static struct {
     range_t *ranges;
     uint32_t range_count;
     atomic_flag ranges_busy;
+    _Atomic bool reserves; /* there was ever a reserved one */
     _Atomic uintptr_t awaited;
 } count;
 
@@ -128,12 +132,21 @@ void count_close(void) {
     memset(&count, 0, sizeof count);
 }
 
+/* What is reserved is so in a child, too; unless another thread was just changing the table. */
+static void ranges_restart(void) {
+    uint32_t kept = 0;
+    bool whole = !atomic_flag_test_and_set(&count.ranges_busy);
+    for (uint32_t i = 0; i < count.range_count && whole; i++)
+        if (count.ranges[i].cell == RESERVED) count.ranges[kept++] = count.ranges[i];
+    count.range_count = kept;
+    atomic_flag_clear(&count.ranges_busy);
+}
+
 void count_restart(bool on) {
     memset(count_filter, 0, sizeof count_filter);
     memset(count.cells, 0, sizeof count.cells);
     count.last = (cell_key_t){0};
-    count.range_count = 0;
-    atomic_flag_clear(&count.ranges_busy);
+    ranges_restart();
     shadow_each(chunk_clear);
     count_me = (count_thread_t){0};
     *count.mine = on;
@@ -346,28 +359,40 @@ void count_put_back(void *block, const count_taken_t *taken, bool alone) {
  *
  * A system call each, so a small lock is nothing beside it; and it is never held while anything else is waited for. */
 
-static void ranges_lock(void) {
+/* false: a signal's handler came while this very thread had it. */
+static bool ranges_lock(void) {
+    if (count_me.in_ranges) return false;
+    count_me.in_ranges = true;
+    atomic_signal_fence(memory_order_seq_cst);
     while (atomic_flag_test_and_set_explicit(&count.ranges_busy, memory_order_acquire))
         sched_yield();
+    return true;
 }
 
 static void ranges_unlock(void) {
     atomic_flag_clear_explicit(&count.ranges_busy, memory_order_release);
+    atomic_signal_fence(memory_order_seq_cst);
+    count_me.in_ranges = false;
 }
 
 static void range_show(const range_t *r) {
     region_block_t replaced;
-    store_block_put(r->begin, r->end - r->begin, r->cell, &replaced);
+    if (r->cell != RESERVED) store_block_put(r->begin, r->end - r->begin, r->cell, &replaced);
 }
 
 static void range_hide(const range_t *r) {
     region_block_t taken;
-    store_block_take(r->begin, &taken);
+    if (r->cell != RESERVED) store_block_take(r->begin, &taken);
+}
+
+static void range_begins(const range_t *r, uint64_t bytes, int64_t blocks) {
+    store_change_t c = {.bytes = (int64_t)bytes, .blocks = blocks};
+    if (r->cell != RESERVED) store_born(r->cell, &c);
 }
 
 static void range_ends(const range_t *r, uint64_t bytes, int64_t blocks) {
     store_change_t c = {.bytes = (int64_t)bytes, .blocks = blocks};
-    store_died(r->cell, &c);
+    if (r->cell != RESERVED) store_died(r->cell, &c);
 }
 
 static void ranges_cut_locked(uintptr_t begin, uintptr_t end) {
@@ -404,24 +429,86 @@ static size_t whole_pages(size_t bytes) {
     return (bytes + 4095) & ~(size_t)4095;
 }
 
-void count_mapped(void *at, size_t bytes) {
-    uintptr_t begin = (uintptr_t)at, end = begin + whole_pages(bytes);
-    if (!counting()) return;
-    uint32_t cell = store_cell(stack_here(), REGION_MMAP);
-    ranges_lock();
-    ranges_cut_locked(begin, end);
-    if (count.range_count < RANGES) {
-        count.ranges[count.range_count] = (range_t){begin, end, cell};
-        range_show(&count.ranges[count.range_count++]);
-        store_change_t c = one_of(end - begin, false);
-        store_born(cell, &c);
+static void range_add_locked(uintptr_t begin, uintptr_t end, uint32_t cell) {
+    if (count.range_count == RANGES) {
+        atomic_fetch_add_explicit(&store_region()->lost_blocks, cell != RESERVED,
+                                  memory_order_relaxed);
+        return;
     }
+    range_t *r = &count.ranges[count.range_count++];
+    *r = (range_t){begin, end, cell};
+    range_show(r);
+    range_begins(r, end - begin, 1);
+}
+
+static void count_range(void *at, size_t bytes, uint32_t cell) {
+    uintptr_t begin = (uintptr_t)at, end = begin + whole_pages(bytes);
+    if (!ranges_lock()) return;
+    ranges_cut_locked(begin, end);
+    range_add_locked(begin, end, cell);
     ranges_unlock();
 }
 
-void count_unmapped(void *at, size_t bytes) {
+void count_mapped(void *at, size_t bytes) {
+    if (counting()) count_range(at, bytes, store_cell(stack_here(), REGION_MMAP));
+}
+
+void count_reserved(void *at, size_t bytes) {
     if (!counting()) return;
-    ranges_lock();
+    count.reserves = true;
+    count_range(at, bytes, RESERVED);
+}
+
+void count_unmapped(void *at, size_t bytes) {
+    if (!counting() || !ranges_lock()) return;
     ranges_cut_locked((uintptr_t)at, (uintptr_t)at + whole_pages(bytes));
+    ranges_unlock();
+}
+
+/* ── Memory out of what was reserved ── */
+
+static const range_t *reserved_in(uintptr_t begin, uintptr_t end) {
+    for (uint32_t i = 0; i < count.range_count; i++) {
+        const range_t *r = &count.ranges[i];
+        if (r->cell == RESERVED && r->begin < end && r->end > begin) return r;
+    }
+    return NULL;
+}
+
+/* What grows by a line, piece by piece, is one range: the table would not hold the pieces of a heap. */
+static void range_grow_locked(uintptr_t begin, uintptr_t end, uint32_t cell) {
+    for (uint32_t i = 0; i < count.range_count; i++) {
+        range_t *r = &count.ranges[i];
+        if (r->cell != cell || (r->end != begin && r->begin != end)) continue;
+        range_hide(r);
+        if (r->end == begin)
+            r->end = end;
+        else
+            r->begin = begin;
+        range_show(r);
+        range_begins(r, end - begin, 0);
+        return;
+    }
+    range_add_locked(begin, end, cell);
+}
+
+bool count_reserves(void) {
+    return atomic_load_explicit(&count.reserves, memory_order_relaxed);
+}
+
+void count_committed(void *at, size_t bytes) {
+    const uintptr_t begin = (uintptr_t)at, end = begin + whole_pages(bytes);
+    if (!counting() || !ranges_lock()) return;
+    bool any = reserved_in(begin, end) != NULL;
+    ranges_unlock();
+    if (!any) return;
+    const uint32_t cell = store_cell(stack_here(), REGION_MMAP);
+    if (!ranges_lock()) return;
+    for (const range_t *r; (r = reserved_in(begin, end));) {
+        const uintptr_t from = r->begin > begin ? r->begin : begin;
+        const uintptr_t to = r->end < end ? r->end : end;
+        ranges_cut_locked(from, to);
+        range_grow_locked(from, to, cell);
+    }
     ranges_unlock();
 }

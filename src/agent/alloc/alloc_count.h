@@ -28,6 +28,7 @@
 typedef struct count_thread {
     int64_t left; /* bytes to the next mark */
     uint64_t random;
+    bool in_ranges; /* it is changing the table of mapped ranges */
 } count_thread_t;
 
 enum { COUNT_FILTER_BITS = 16 };
@@ -37,7 +38,7 @@ extern uint8_t count_filter[1 << COUNT_FILTER_BITS];
 
 int count_open(enum region_mode mode, uint64_t interval_bytes, err_t *e);
 void count_close(void);
-/* In a forked child: forgets every block. on: whether to count from here. */
+/* In a forked child: forgets every block, and keeps what is reserved. on: whether to count from here. */
 void count_restart(bool on);
 
 #define COUNT_ENDLESS (INT64_MAX / 2)
@@ -102,8 +103,13 @@ uint32_t count_cell_at(const void *block);
 /* Exact: whether the recorder has been told of the block that begins here. In a forked child, too. */
 bool count_is_shown(const void *block);
 
-/* Mapped memory, in either mode: counted one by one. */
+/* Mapped memory, in either mode: counted one by one. Address space that nobody may touch is only remembered, and counts from when
+ * it is committed, for who does that: a reserve of a terabyte is nobody's memory. */
 void count_mapped(void *at, size_t bytes);
+void count_reserved(void *at, size_t bytes);
 void count_unmapped(void *at, size_t bytes);
+/* Was anything reserved? Then count_committed follows an mprotect that gives any right. */
+bool count_reserves(void);
+void count_committed(void *at, size_t bytes);
 
 #endif

@@ -28,6 +28,7 @@ enum real {
     MMAP64,
     MUNMAP,
     MREMAP,
+    MPROTECT,
     DLOPEN,
     DLSYM,
     DLCLOSE,
@@ -54,6 +55,7 @@ typedef void *(*aligned_t)(size_t, size_t);
 typedef void *(*mmap_t)(void *, size_t, int, int, int, off_t);
 typedef int (*munmap_t)(void *, size_t);
 typedef void *(*mremap_t)(void *, size_t, size_t, int, ...);
+typedef int (*mprotect_t)(void *, size_t, int);
 typedef void *(*dlopen_t)(const char *, int);
 typedef void *(*dlsym_t)(void *, const char *);
 typedef int (*dlclose_t)(void *);
@@ -249,19 +251,32 @@ static void *hook_reallocarray(void *old, size_t n, size_t each) {
     return exact ? exact_realloc(old, bytes) : sampled_realloc(old, bytes);
 }
 
-/* Address space that nobody may touch, and what only mirrors a file, is no memory of the program's. */
+/* What only mirrors a file is no memory of the program's. */
 static void *hook_mmap(void *at, size_t bytes, int protection, int flags, int fd, off_t offset) {
-    bool counts = flags & MAP_ANONYMOUS && protection != PROT_NONE && !count_muted();
-    if (!counts && !(flags & MAP_FIXED))
+    bool anonymous = flags & MAP_ANONYMOUS && !count_muted();
+    if (!anonymous && !(flags & MAP_FIXED))
         return REAL(mmap_t, MMAP)(at, bytes, protection, flags, fd, offset);
     libc_enter();
     void *p = REAL(mmap_t, MMAP)(at, bytes, protection, flags, fd, offset);
-    if (p != MAP_FAILED && counts)
-        count_mapped(p, bytes);
-    else if (p != MAP_FAILED)
+    if (p != MAP_FAILED && !anonymous)
         count_unmapped(p, bytes);
+    else if (p != MAP_FAILED && protection == PROT_NONE)
+        count_reserved(p, bytes);
+    else if (p != MAP_FAILED)
+        count_mapped(p, bytes);
     libc_leave();
     return p;
+}
+
+/* Memory that is forbidden again stays what it was: only its pages' going would tell that it is none any more. */
+static int hook_mprotect(void *at, size_t bytes, int protection) {
+    if (protection == PROT_NONE || !count_reserves() || count_muted())
+        return REAL(mprotect_t, MPROTECT)(at, bytes, protection);
+    libc_enter();
+    int status = REAL(mprotect_t, MPROTECT)(at, bytes, protection);
+    if (!status) count_committed(at, bytes);
+    libc_leave();
+    return status;
 }
 
 static int hook_munmap(void *at, size_t bytes) {
@@ -355,6 +370,7 @@ int libc_hook(enum region_mode mode, bool stays, err_t *e) {
         [MMAP64] = {"mmap64", (got_function_t)hook_mmap, NULL},
         [MUNMAP] = {"munmap", (got_function_t)hook_munmap, NULL},
         [MREMAP] = {"mremap", (got_function_t)hook_mremap, NULL},
+        [MPROTECT] = {"mprotect", (got_function_t)hook_mprotect, NULL},
         [DLOPEN] = {"dlopen", (got_function_t)hook_dlopen, NULL},
         [DLSYM] = {"dlsym", (got_function_t)hook_dlsym, NULL},
         [DLCLOSE] = {"dlclose", (got_function_t)hook_dlclose, NULL},
