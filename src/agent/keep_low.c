@@ -432,6 +432,18 @@ int keep_low_begin(rt_t *rt, const char *size, const char *path, bool child, err
     return 0;
 }
 
+void keep_low_rest(void) {
+    atomic_store(&low.patient, true);
+    pthread_mutex_lock(&low.lock);
+    if (low.bytes) end();
+}
+
+void keep_low_go_on(void) {
+    if (low.bytes) start();
+    pthread_mutex_unlock(&low.lock);
+    atomic_store(&low.patient, false);
+}
+
 void keep_low_end(void) {
     atomic_store(&low.patient, true);
     pthread_mutex_lock(&low.lock);

@@ -24,6 +24,9 @@
 /* size: as limit_size.h has it. dump: where a recording goes near the limit, or ""; a child's has its PID in its name. What is no size, or is more than the process may
  * have: -EINVAL and a line, and there is no limit. */
 int keep_low_begin(rt_t *rt, const char *size, const char *dump, bool child, err_t *e);
+/* Between the two nothing of it runs; a recording that is being written is finished first. */
+void keep_low_rest(void);
+void keep_low_go_on(void);
 /* Takes the limit back, with or without the GIL; a recording that is being written is finished first. Nothing when there is no
  * limit. */
 void keep_low_end(void);

@@ -8,8 +8,10 @@
  *              ◀── REGION + descriptor ─── the profile's memory; or RESULT, why there is none
  *              ◀── HELLO program forked ── a forked child, at once: a profile of its own
  *              ◀── REGION + descriptor ───
- *              ◀── HELLO program ends ──── atexit, in the main thread with the GIL, before anything is torn down; or at os._exit
+ *              ◀── HELLO program exits ─── in the main thread with the GIL, before the first of its exit functions (exits.h)
  *     CAPTURE + descriptor ──────────────▶ captures; the program goes on to end
+ *              ◀── HELLO program ends ──── behind its exit functions, before anything is torn down; or at os._exit. Where it
+ *                                          has not said that it exits, it is answered by CAPTURE as well
  *
  * and at peaks, where lowtide wants a snapshot of one, as peak.h says.
  *
@@ -21,6 +23,7 @@
 #include "agent/audit.h"
 #include "agent/call.h"
 #include "agent/capture.h"
+#include "agent/exits.h"
 #include "agent/follow.h"
 #include "agent/keep_low.h"
 #include "agent/peak.h"
@@ -52,7 +55,7 @@ static rt_t runtime;
 static ctl_profile_t profile;
 static char variable[8192], preload[8192]; /* for the children's environment; "": not for them */
 static pid_t program;
-static bool watched, ended;
+static bool watched, exiting, ended;
 static char limit_wish[4352]; /* "size:path" */
 
 static int dial_at_peak(void) {
@@ -85,18 +88,10 @@ static bool is_asked(int sock, ctl_msg_t *m, int *out) {
     return !status && m->type == CTL_CAPTURE;
 }
 
-static void *at_exit(void *self, void *args) {
-    (void)self;
-    (void)args;
-    /* A child that was forked, and ends by sys.exit, has our callback too, and is answered by nothing. */
-    bool follow = profile.mode && profile.flags & CTL_PROFILE_CHILDREN;
-    ended = true;
-    peak_end();
-    keep_low_end();
-    bool ours = follow || getpid() == program;
+static void say_end(uint32_t what) {
     region_t *region = alloc_region();
-    int sock = ours ? call_dial(CTL_PROGRAM_ENDS) : -1;
-    if (ours && sock < 0 && region) region->end_code = (uint32_t)errno;
+    int sock = call_dial(what);
+    if (sock < 0 && region) region->end_code = (uint32_t)errno;
     ctl_msg_t m;
     int out = -1;
     if (sock >= 0 && is_asked(sock, &m, &out)) {
@@ -111,8 +106,41 @@ static void *at_exit(void *self, void *args) {
         call_say(sock, &m);
     }
     if (sock >= 0) close(sock);
+}
+
+static void *none(void) {
     runtime.Py_IncRef((void *)runtime.py_none);
     return (void *)runtime.py_none;
+}
+
+static bool may_exit(void) {
+    return getpid() == program && !exiting && !ended;
+}
+
+/* What the program's exit functions clear is what it had at its end. They are still to run, and so are its snapshots and its limit. */
+static void *before_exits(void *self, void *args) {
+    (void)self;
+    (void)args;
+    if (!may_exit()) return none();
+    exiting = true;
+    peak_end();
+    keep_low_rest();
+    say_end(CTL_PROGRAM_EXITS);
+    keep_low_go_on();
+    return none();
+}
+
+static void *at_exit(void *self, void *args) {
+    (void)self;
+    (void)args;
+    /* A child that was forked, and ends by sys.exit, has our callback too, and is answered by nothing. */
+    bool follow = profile.mode && profile.flags & CTL_PROFILE_CHILDREN;
+    ended = true;
+    exits_end();
+    peak_end();
+    keep_low_end();
+    if (follow || getpid() == program) say_end(CTL_PROGRAM_ENDS);
+    return none();
 }
 
 /* Programs that are in a hurry leave by os._exit, past atexit (mypy does, and every child of multiprocessing, which is not asked). A signal
@@ -131,17 +159,20 @@ __attribute__((visibility("default"))) void _Exit(int status) {
     leave(status);
 }
 
-static method_def_t at_exit_def = {"lowtide", at_exit, METH_NOARGS, NULL};
+static method_def_t at_exit_def = {"lowtide", at_exit, METH_NOARGS, NULL},
+                    before_exits_def = {"lowtide", before_exits, METH_NOARGS, NULL};
 
 static bool register_at_exit(void) {
     void *module = runtime.PyImport_ImportModule("atexit");
     void *add = module ? runtime.PyObject_GetAttrString(module, "register") : NULL;
     void *callback = add ? runtime.PyCFunction_NewEx(&at_exit_def, NULL, NULL) : NULL;
     void *done = callback ? runtime.PyObject_CallFunctionObjArgs(add, callback, NULL) : NULL;
-    void *const made[] = {module, add, callback, done};
+    void *before = done ? runtime.PyCFunction_NewEx(&before_exits_def, NULL, NULL) : NULL;
+    if (before) exits_begin(&runtime, module, before, may_exit);
+    void *const made[] = {module, add, callback, done, before};
     for (size_t i = 0; i < sizeof made / sizeof made[0]; i++)
         if (made[i]) runtime.Py_DecRef(made[i]);
-    if (!done) runtime.PyErr_Clear();
+    if (!done || !before) runtime.PyErr_Clear();
     return done != NULL;
 }
 

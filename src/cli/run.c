@@ -335,7 +335,7 @@ const command_t command_run = {
     .help = "The program runs as it would without lowtide: its input, output, signals and\n"
             "exit status are its own. Its allocations are sampled from its first line to its\n"
             "last, in all processes that it starts. Its heap is captured when it ends, also\n"
-            "by sys.exit, os._exit or an unhandled exception, before anything is torn down;\n"
+            "by sys.exit, os._exit or an unhandled exception, before its exit functions run;\n"
             "not after exec or a signal that kills. The report follows on standard output.\n"
             "\n"
             "  -o, --output F   keep the recording, for report, why, diff and sql; should\n"

@@ -100,20 +100,20 @@ static void program_begins(run_listen_t *l, run_caller_t *c) {
     c->main = true;
     l->began = true;
     l->program = c->hello.pid;
+    if (!l->ended) return;
+    /* Its exit functions came to an exec: the end is what it became will have. */
+    l->ended = l->captured = l->record->heap = false;
+    if (ftruncate(l->record->fd, 0) || lseek(l->record->fd, 0, SEEK_SET)) l->ended = true;
 }
 
-static void program_ends(run_listen_t *l, run_caller_t *c) {
+static void read_heap(run_listen_t *l, const run_caller_t *c) {
     ctl_msg_t m = {.type = CTL_CAPTURE, .capture = {.flags = l->flags}};
     err_t e;
     int fd;
-    bool capture = l->began && !l->ended && c->hello.pid == l->program;
-    if (capture) collect_samples(&l->record->collect, c->pid);
-    collect_freeze(&l->record->collect, c->pid);
-    if (!capture) return;
-    l->ended = true;
     progress_begin("the program has ended; reading its heap");
     l->record->gpu_count = gpu_rows(c->pid, l->record->gpus);
     int status = ctl_send(c->sock, &m, l->record->fd, SEND_MS, &e);
+    l->ended = !status; /* who did not wait for us may at its next call */
     /* The program holds on until its heap is written, so there is no need to hurry it. */
     while (!status) {
         int wait_ms = collect_tick(&l->record->collect);
@@ -128,6 +128,17 @@ static void program_ends(run_listen_t *l, run_caller_t *c) {
     if (!status) l->result = m.result;
     if (!l->captured)
         snprintf(l->refused, sizeof l->refused, "%s", status ? e.text : m.result.text);
+}
+
+/* Before its exit functions, or behind them: the heap is the first one's. */
+static void program_ends(run_listen_t *l, const run_caller_t *c) {
+    bool capture = l->began && !l->ended && c->hello.pid == l->program;
+    if (capture) collect_samples(&l->record->collect, c->pid);
+    if (c->hello.what == CTL_PROGRAM_EXITS)
+        collect_keep_live(&l->record->collect, c->pid);
+    else
+        collect_freeze(&l->record->collect, c->pid);
+    if (capture) read_heap(l, c);
 }
 
 /* It is answered by a RESULT, or by nothing when its process dies. */
@@ -195,12 +206,12 @@ static void answer(run_listen_t *l, run_caller_t *c) {
     if (!c->said) {
         c->said = m.type == CTL_HELLO && strcmp(m.hello.key, l->key) == 0;
         c->hello = m.hello;
-        if (c->said && m.hello.what == CTL_PROGRAM_ENDS) hear_before(l, c);
+        bool ends = m.hello.what == CTL_PROGRAM_EXITS || m.hello.what == CTL_PROGRAM_ENDS;
+        if (c->said && ends) hear_before(l, c);
         if (c->said && m.hello.what == CTL_PROGRAM_BEGINS) program_begins(l, c);
-        if (c->said && m.hello.what == CTL_PROGRAM_ENDS) program_ends(l, c);
+        if (c->said && ends) program_ends(l, c);
         if (c->said && m.hello.what == CTL_PROGRAM_PEAKS) program_peaks(l, c);
-        bool over =
-            m.hello.what == CTL_PROGRAM_ENDS || (m.hello.what == CTL_PROGRAM_PEAKS && !c->peaks);
+        bool over = ends || (m.hello.what == CTL_PROGRAM_PEAKS && !c->peaks);
         if (c->sock >= 0 && (!c->said || over)) hang_up(l, c);
     } else {
         c->heard++;

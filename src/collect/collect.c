@@ -186,6 +186,10 @@ static void read_profile(collect_t *c, uint32_t number) {
     p->silent_programs = observed_silent(&p->observed, names);
 }
 
+static void keep_end_heap(collect_process_t *p) {
+    if (!p->live_kept) p->end_heap_bytes = observed_heap_bytes(&p->observed);
+}
+
 static void process_ends(collect_t *c, uint32_t number, int status) {
     collect_process_t *p = c->processes.at[number];
     if (status >= 0 && !p->status) {
@@ -195,7 +199,7 @@ static void process_ends(collect_t *c, uint32_t number, int status) {
     if (p->ended) return;
     read_profile(c, number);
     collect_silent_names(p, c->silent);
-    if (!p->frozen) p->end_heap_bytes = observed_heap_bytes(&p->observed);
+    if (!p->frozen) keep_end_heap(p);
     p->ended = p->changed = true;
     p->end_us = collect_now_us(c);
     if (!p->end_us) p->end_us = 1;
@@ -537,13 +541,28 @@ void collect_samples(collect_t *c, pid_t pid) {
     if (p) collect_samples_of(c, p, &c->samples);
 }
 
-void collect_freeze(collect_t *c, pid_t pid) {
+static collect_process_t *read_all(collect_t *c, pid_t pid) {
     collect_process_t *p = collect_find(c, pid);
-    if (!p) return;
+    if (!p) return NULL;
     look(c, number_of(c, pid) - 1, true);
     read_profile(c, number_of(c, pid) - 1);
-    p->end_heap_bytes = observed_heap_bytes(&p->observed);
-    p->frozen = true;
+    keep_end_heap(p);
+    return p;
+}
+
+void collect_keep_live(collect_t *c, pid_t pid) {
+    collect_process_t *p = read_all(c, pid);
+    for (size_t i = 0; p && i < p->seen.cells.count; i++) {
+        collect_cell_t *cell = &p->seen.cells.at[i];
+        cell->kept_live = cell->figures.live;
+        cell->kept_untouched = cell->untouched;
+    }
+    if (p) p->live_kept = true;
+}
+
+void collect_freeze(collect_t *c, pid_t pid) {
+    collect_process_t *p = read_all(c, pid);
+    if (p) p->frozen = true;
 }
 
 int collect_tick(collect_t *c) {

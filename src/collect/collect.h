@@ -70,7 +70,8 @@ typedef struct collect_process {
     uint64_t
         started_at; /* clock ticks since boot, 0 not known: tells it from others with its PID */
     bool ended, frozen;
-    bool changed; /* since it was last written to the live file */
+    bool live_kept; /* it has run its last line: collect_keep_live */
+    bool changed;   /* since it was last written to the live file */
     uint64_t begin_us, end_us;
     uint32_t status; /* wait status + 1; 0: not known */
     uint32_t mode;
@@ -179,7 +180,10 @@ collect_process_t *collect_find(const collect_t *c, pid_t pid);
 int collect_tick(collect_t *c);
 /* Reads everything, now. */
 void collect_drain(collect_t *c);
-/* The program has run its last line: what Python tears down from here on is no news. */
+/* The program has run its last line, its exit functions have not run: what is alive now was alive at its end, whatever they
+ * clear. All else goes on. */
+void collect_keep_live(collect_t *c, pid_t pid);
+/* Its exit functions have run: what Python tears down from here on is no news. */
 void collect_freeze(collect_t *c, pid_t pid);
 /* Notes which sampled blocks of the process are alive: call it when its heap is captured. */
 void collect_samples(collect_t *c, pid_t pid);

@@ -31,6 +31,8 @@ typedef struct collect_cell {
     observed_cell_t figures; /* stack: of the recording */
     /* Never touched (touched.h): of what lives now, and of what did when the heap and when the RSS was highest. */
     uint64_t untouched, peak_untouched, rss_peak_untouched;
+    observed_counts_t kept_live; /* where its process has live_kept */
+    uint64_t kept_untouched;
     bool changed; /* since it was last written to the live file */
 } collect_cell_t;
 

@@ -98,16 +98,17 @@ static uint64_t untouched_at(const collect_cell_t *c, const observed_counts_t *p
     return cell_lives_as(c, peak) && c->untouched > then ? c->untouched : then;
 }
 
-static void write_cell(rec_writer_t *w, uint64_t process, const collect_cell_t *c) {
+static void write_cell(rec_writer_t *w, uint64_t process, const collect_cell_t *c, bool kept) {
     const observed_cell_t *cell = &c->figures;
+    const observed_counts_t *live = kept ? &c->kept_live : &cell->live;
     rec_table_number(w, process);
     rec_table_number(w, cell->stack);
     rec_table_number(w, cell->domain);
-    write_counts(w, &cell->live, c->untouched);
+    write_counts(w, live, kept ? c->kept_untouched : c->untouched);
     write_counts(w, &cell->total, 0);
     write_counts(w, &cell->peak, untouched_at(c, &cell->peak, c->peak_untouched));
     write_counts(w, &cell->rss_peak, untouched_at(c, &cell->rss_peak, c->rss_peak_untouched));
-    rec_table_number(w, cell->live.variance);
+    rec_table_number(w, live->variance);
     rec_table_number(w, cell->total.variance);
     rec_table_number(w, cell->peak.variance);
 }
@@ -129,7 +130,7 @@ static void write_allocations(const collect_t *c, rec_writer_t *w, bool changed)
             if (!cell->figures.domain || (changed && !cell->changed)) continue;
             if (!begun) BEGIN(w, "allocations", columns);
             begun = true;
-            write_cell(w, i, cell);
+            write_cell(w, i, cell, c->processes.at[i]->live_kept);
         }
     }
     if (begun) rec_table_end(w);

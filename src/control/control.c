@@ -158,7 +158,7 @@ static bool brings_fd(const ctl_msg_t *m) {
 /* Values that a later version may give a meaning are refused, not guessed at. */
 static int check_values(const ctl_msg_t *m, err_t *e) {
     const uint32_t flags = CTL_NO_VALUES | CTL_NO_IN_PLACE | CTL_IN_PLACE;
-    if (m->type == CTL_HELLO && m->hello.what > CTL_PROGRAM_PEAKS)
+    if (m->type == CTL_HELLO && m->hello.what > CTL_PROGRAM_EXITS)
         return err_set(e, -EBADMSG, "a HELLO of unknown kind %u came", m->hello.what);
     if (m->type == CTL_CAPTURE && (m->capture.flags & ~flags))
         return err_set(e, -EBADMSG, "a CAPTURE with unknown flags %#x came", m->capture.flags);

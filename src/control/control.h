@@ -15,8 +15,9 @@
  *
  * CANCEL may come any time after CAPTURE: the agent gives up what it does and answers RESULT with
  * -ECANCELED. A socket that closes means CANCEL and BYE. Under `lowtide run` the agent connects
- * twice: it says HELLO with what = CTL_PROGRAM_BEGINS, a REGION where it is profiled, and closes, and at the program's end HELLO
- * with CTL_PROGRAM_ENDS, to be answered by CAPTURE or BYE. A child that it forks says HELLO with
+ * some times: it says HELLO with what = CTL_PROGRAM_BEGINS, a REGION where it is profiled, and closes; where the program has exit
+ * functions (atexit), before them HELLO with CTL_PROGRAM_EXITS, and at its end HELLO with CTL_PROGRAM_ENDS: the first of the two
+ * that comes to be answered by CAPTURE, the other by closing. A child that it forks says HELLO with
  * CTL_PROGRAM_FORKED and its own REGION; nothing there waits for an answer. At a peak that the recorder wants a snapshot of, it
  * says HELLO with CTL_PROGRAM_PEAKS, to be answered by CAPTURE or by closing; RESULT comes from its child.
  *
@@ -79,7 +80,8 @@ enum ctl_what {
     CTL_PROGRAM_BEGINS,
     CTL_PROGRAM_ENDS,
     CTL_PROGRAM_FORKED,
-    CTL_PROGRAM_PEAKS
+    CTL_PROGRAM_PEAKS,
+    CTL_PROGRAM_EXITS
 };
 
 enum ctl_capture_flag {

@@ -159,7 +159,7 @@ static void values_without_a_meaning_are_refused(void **state) {
     (void)state;
     err_t e;
     unsigned char packet[CTL_PACKET_MAX];
-    const ctl_msg_t bad[] = {{.type = CTL_HELLO, .hello = {.what = 5}},
+    const ctl_msg_t bad[] = {{.type = CTL_HELLO, .hello = {.what = CTL_PROGRAM_EXITS + 1}},
                              {.type = CTL_PROFILE, .profile = {.mode = 3}},
                              {.type = CTL_CAPTURE, .capture = {.flags = 64}},
                              {.type = CTL_PROGRESS, .progress = {.phase = 0}},

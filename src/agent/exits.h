@@ -1,0 +1,24 @@
+/* A callback that Python calls at its end before all that the program has registered with atexit.
+ *
+ * atexit calls first what came last, so ours is registered again behind each of the program's: `atexit.register` of the main interpreter
+ * is, from exits_begin on, a function that does that, and otherwise the same function under the same name. It allocates what a
+ * registration takes; after the first EXITS_MOST there are no more, and the later ones of the program are called before ours.
+ *
+ * What looked `register` up before, or in a module that was made anew, is not seen: those are called before ours, too.
+ *
+ * With the GIL. One a process.
+ */
+#ifndef LOWTIDE_AGENT_EXITS_H
+#define LOWTIDE_AGENT_EXITS_H
+
+#include "agent/runtime/runtime.h"
+
+enum { EXITS_MOST = 10000 };
+
+/* atexit: the module; callback: a callable; rt: proven. All stay the caller's. wanted: asked before each registration of ours. Where
+ * `register` is not what it is in CPython, nothing is changed. */
+void exits_begin(const rt_t *rt, void *atexit, void *callback, bool (*wanted)(void));
+/* Lets go of what it holds; nothing is registered any more. */
+void exits_end(void);
+
+#endif

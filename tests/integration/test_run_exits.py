@@ -1,0 +1,220 @@
+"""`lowtide run` and the program's exit functions (atexit): what they clear was there at its end, and they run as without."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Lowtide, Python
+from tide_decoder import Recording, read_recording
+
+# As matplotlib does: open figures are closed by an exit function.
+FIGURES = """
+import atexit
+class Figure:
+    pass
+def draw():
+    for i in range(20_000): figures.append(Figure())
+figures = []
+draw()
+atexit.register(figures.clear)
+"""
+
+
+def run(lowtide: Lowtide, tmp_path: Path, code: str, *options: object, status: int = 0) -> dict[str, Any]:
+    """The report of a program, which may be of several lines more than FIGURES."""
+    (tmp_path / "app.py").write_text(textwrap.dedent(code))
+    done = lowtide("run", "--no-report", "-o", tmp_path / "t.tide", *options, tmp_path / "app.py", cwd=tmp_path)
+    assert done.status == status, done.stderr
+    report: dict[str, Any] = json.loads(lowtide("report", "--json", tmp_path / "t.tide").stdout)
+    return report
+
+
+def recorded(tmp_path: Path) -> Recording:
+    return read_recording((tmp_path / "t.tide").read_bytes())
+
+
+def count(report: dict[str, Any], name: str) -> int:
+    return sum(row["count"] for row in report["heap"]["types"] if row["type"].endswith(name))
+
+
+@pytest.mark.parametrize(
+    "end, status",
+    [
+        ("", 0),
+        ("import sys; sys.exit(3)", 3),
+        ("raise KeyError(5)", 1),
+        ("import threading; threading.Thread(target=lambda: atexit.register(print)).start()", 0),
+        ("from atexit import register; register(register, print)", 0),
+        ("import os; atexit.register(os._exit, 4)", 4),
+    ],
+)
+def test_what_exit_functions_clear_is_in_the_heap(end: str, status: int, lowtide: Lowtide, tmp_path: Path) -> None:
+    report = run(lowtide, tmp_path, FIGURES + end, status=status)
+    assert count(report, "Figure") == 20_000
+
+
+def test_so_it_is_on_each_python(local_python: Python, lowtide: Lowtide, tmp_path: Path) -> None:
+    report = run(lowtide, tmp_path, FIGURES, "--exact", "--python", local_python.executable)
+    assert count(report, "Figure") == 20_000
+    (site,) = (row for row in report["allocations"]["sites"] if row["function"] == "draw")
+    assert site["live_blocks"] >= 20_000
+    assert site["held_by"] == "figures"
+
+
+def test_what_exit_functions_allocate_is_in_the_peak_and_not_alive_at_the_end(lowtide: Lowtide, tmp_path: Path) -> None:
+    code = """
+        import atexit
+        kept = []
+        @atexit.register
+        def write():
+            kept.append(b"x" * 30_000_000)
+    """
+    report = run(lowtide, tmp_path, code, "--exact")
+    (site,) = (row for row in report["allocations"]["sites"] if row["function"] == "write")
+    assert site["peak_bytes"] >= 30_000_000 <= site["total_bytes"]
+    assert site["live_bytes"] == 0
+
+
+ORDER = """
+import atexit, sys, threading
+def say(*words, **more): print(*words, more, flush=True)
+class Picky:
+    def __call__(self): say("picky")
+    def __eq__(self, other): raise ValueError("compared")
+    __hash__ = None
+assert atexit.register(say, 1, a=2) is say
+@atexit.register
+def last(): say("second"); atexit.register(say, "too late")
+atexit.register(Picky())
+def gone(): say("gone")
+for i in range(3): atexit.register(gone)
+try: atexit.register(5)
+except TypeError as e: say(e)
+try: atexit.register()
+except TypeError as e: say(e)
+f = atexit.register
+say(repr(f), f.__name__, f.__qualname__, f.__module__, f.__self__ is atexit, f.__doc__, f.__text_signature__, type(f))
+say([name for name in dir(atexit)])
+def late():
+    threading.main_thread().join()
+    atexit.register(say, "from a thread")
+threading.Thread(target=late).start()
+atexit.register(lambda: 1 / 0)
+atexit.register(sys.exit, 5)
+"""
+
+
+def plain(said: str) -> str:
+    return re.sub("0x[0-9a-f]+", "0x", said)
+
+
+def test_exit_functions_run_as_they_would_without(local_python: Python, lowtide: Lowtide, tmp_path: Path) -> None:
+    """In their order, each once, with what it returns and raises."""
+    (tmp_path / "app.py").write_text(ORDER)
+    alone = subprocess.run([local_python.executable, tmp_path / "app.py"], capture_output=True, text=True)
+    done = lowtide("run", "--no-report", "--python", local_python.executable, tmp_path / "app.py")
+    assert (done.status, plain(done.stdout), plain(done.stderr)) == (
+        alone.returncode,
+        plain(alone.stdout),
+        plain(alone.stderr),
+    )
+    assert "from a thread" in done.stdout
+
+
+def test_what_was_unregistered_does_not_run(lowtide: Lowtide, tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(
+        "import atexit\n"
+        "for i in range(20_000): atexit.register(print, i)\n"
+        "atexit.unregister(print)\n"
+        "kept = [object() for i in range(1000)]\n"
+        "atexit.register(kept.clear)\n"
+    )
+    done = lowtide("run", "--no-report", "-o", tmp_path / "t.tide", tmp_path / "app.py")
+    assert (done.status, done.stdout, done.stderr) == (0, "", "")
+    assert recorded(tmp_path).objects
+
+
+def test_forked_children_run_those_that_they_register(lowtide: Lowtide, tmp_path: Path) -> None:
+    code = """
+        import atexit, multiprocessing, os, sys
+        figures = [bytes(1000) for i in range(1000)]
+        atexit.register(figures.clear)
+        if os.fork() == 0:
+            atexit.register(os.write, 1, b"child\\n")
+            sys.exit(0)
+        os.wait()
+        multiprocessing.get_context("fork").Process(target=atexit.register, args=(print, "process")).start()
+    """
+    (tmp_path / "app.py").write_text(textwrap.dedent(code))
+    alone = subprocess.run([sys.executable, tmp_path / "app.py"], capture_output=True, text=True)
+    done = lowtide("run", "--no-report", "-o", tmp_path / "t.tide", tmp_path / "app.py")
+    assert (done.status, done.stdout, done.stderr) == (alone.returncode, alone.stdout, alone.stderr)
+    assert "child\n" in done.stdout
+    assert len(list(recorded(tmp_path).table_rows("processes"))) == 3
+
+
+def test_a_program_that_waits_in_an_exit_function_is_on_the_timeline_the_while(
+    lowtide: Lowtide, tmp_path: Path
+) -> None:
+    """Processes that were not joined are by multiprocessing's exit function: that may be most of the program."""
+    code = """
+        import multiprocessing, time
+        multiprocessing.get_context("fork").Process(target=time.sleep, args=(1.5,)).start()
+    """
+    run(lowtide, tmp_path, code)
+    recording = recorded(tmp_path)
+    main, child = recording.table_rows("processes")
+    points = [int(row["t_us"]) for row in recording.table_rows("timeline") if int(row["process"]) == 0]
+    assert max(points) > int(child["begin_us"]) + 1_000_000
+    assert int(main["end_us"]) >= int(child["end_us"])
+
+
+def test_the_heap_is_that_of_what_an_exit_function_executes(lowtide: Lowtide, tmp_path: Path) -> None:
+    (tmp_path / "next.py").write_text("class Second: pass\nseconds = [Second() for i in range(100)]\n")
+    code = f"""
+        import atexit, os, sys
+        class First: pass
+        firsts = [First() for i in range(50_000)]
+        atexit.register(os.execv, sys.executable, [sys.executable, {str(tmp_path / "next.py")!r}])
+    """
+    report = run(lowtide, tmp_path, code)
+    assert (count(report, "First"), count(report, "Second")) == (0, 100)
+
+
+def test_a_limit_holds_while_exit_functions_run(lowtide: Lowtide, tmp_path: Path) -> None:
+    code = """
+        import atexit, gc, time
+        class Cycle:
+            def __init__(self): self.me, self.body = self, bytearray(1 << 20)
+        @atexit.register
+        def work():
+            gc.disable()
+            end = time.monotonic() + 200
+            made = 0
+            while time.monotonic() < end and len(found := [o for o in gc.get_objects() if type(o) is Cycle]) == made:
+                del found
+                made += 1
+                Cycle()
+                time.sleep(0.01)
+            print("collected" if time.monotonic() < end else "kept")
+    """
+    (tmp_path / "app.py").write_text(textwrap.dedent(code))
+    done = lowtide("run", "--no-report", "--limit", "120M", tmp_path / "app.py")
+    assert (done.status, done.stdout) == (0, "collected\n")
+
+
+def test_children_of_another_interpreter_are_told_with_what_they_had_at_their_end(
+    lowtide: Lowtide, tmp_path: Path
+) -> None:
+    (tmp_path / "child.py").write_text(FIGURES.replace("Figure()", "bytes(1000)"))
+    code = f"import subprocess, sys; subprocess.run([sys.executable, {str(tmp_path / 'child.py')!r}], check=True)"
+    report = run(lowtide, tmp_path, code, "--exact")
+    (site,) = (row for row in report["allocations"]["sites"] if row["function"] == "draw")
+    assert site["gone_bytes"] >= 20_000_000
