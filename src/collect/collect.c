@@ -285,9 +285,12 @@ static bool read_rss(collect_process_t *p) {
     if (!proc_read(text, sizeof text, p->pid, "statm") && !proc_gone(errno))
         return p->rss_bytes > 0; /* as it was: we may be short of descriptors */
     const char *at = strchr(text, ' ');
-    uint64_t pages = at ? strtoull(at + 1, NULL, 10) : 0;
+    char *next = NULL;
+    uint64_t pages = at ? strtoull(at + 1, &next, 10) : 0;
     if (!pages) return false; /* a zombie */
-    p->rss_bytes = pages * (uint64_t)sysconf(_SC_PAGESIZE);
+    uint64_t shared = strtoull(next, NULL, 10), page = (uint64_t)sysconf(_SC_PAGESIZE);
+    p->rss_bytes = pages * page;
+    p->private_bytes = pages > shared ? (pages - shared) * page : 0;
     return true;
 }
 
@@ -309,7 +312,7 @@ static void read_untouched(collect_t *c, uint32_t number, bool peak) {
         if (cell->untouched) cell->changed = true;
         cell->untouched = 0;
     }
-    p->untouched_bytes = touched_not(&p->observed, p->pid, untouched_add, p);
+    p->untouched_bytes = touched_not(&p->observed, p->pid, untouched_add, p, &p->large_bytes);
     for (size_t i = 0; peak && i < p->seen.cells.count; i++) {
         collect_cell_t *cell = &p->seen.cells.at[i];
         if (cell_lives_as(cell, &cell->figures.peak)) cell->peak_untouched = cell->untouched;

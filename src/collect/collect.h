@@ -40,15 +40,22 @@ typedef struct collect_peak {
     collect_samples_t samples;
 } collect_peak_t;
 
+/* Page faults until then, and the time that it had run or slept, not waited for a processor. */
+typedef struct collect_moment {
+    uint64_t own_us, faults, rss_bytes;
+} collect_moment_t;
+
 /* What the snapshots of a process's heap cost it. */
 typedef struct collect_peak_cost {
-    uint32_t
-        written; /* of 256 pages so many were written to after the last one began; 0: not known */
+    uint32_t share;    /* of copying all pages, in 256ths, that the last one cost; 0: not known */
     uint64_t cost_us;  /* of the last one, until now: part of peaks_us */
     uint64_t until_us; /* then all of that is known */
-    uint64_t begin_us, begin_faults, begin_rss;
-    uint64_t faults_second; /* page faults it takes without one */
-    uint64_t seen_us, seen_faults, seen_rss;
+    collect_moment_t begin;
+    uint64_t pages, object_pages; /* when it began: private ones; those not of large blocks */
+    uint64_t copied;              /* of them, while it was being written */
+    uint64_t faults_second;       /* that it takes without one */
+    collect_moment_t seen;        /* without one */
+    uint64_t seen_us;             /* 0: not yet */
 } collect_peak_cost_t;
 
 enum { COLLECT_GENERATIONS = 3 };
@@ -76,9 +83,10 @@ typedef struct collect_process {
     uint32_t status; /* wait status + 1; 0: not known */
     uint32_t mode;
     uint64_t interval_bytes;
-    uint64_t rss_bytes;
-    uint64_t rss_peak_bytes, rss_peak_us;       /* the highest, be it between two looks */
-    uint64_t seen_peak_bytes;                   /* the highest that a look saw */
+    uint64_t rss_bytes, private_bytes;    /* private: without pages of files and shared memory */
+    uint64_t large_bytes;                 /* of it, in large blocks (touched.h) */
+    uint64_t rss_peak_bytes, rss_peak_us; /* the highest, be it between two looks */
+    uint64_t seen_peak_bytes;             /* the highest that a look saw */
     uint64_t untouched_bytes, untouched_due_us; /* of its live bytes; when to look again */
     bool peak_stale; /* the RSS has been higher since they were last read at its highest */
     uint64_t high_rss, high_heap; /* the RSS and what lived, when they were */
@@ -98,6 +106,7 @@ typedef struct collect_process {
     bool tree_read, tree_gone;      /* gone: it has ended, and that was not heard of yet */
     collect_peak_t peak, next_peak; /* next: being written */
     collect_peak_cost_t peak_cost;
+    uint64_t waited_us;  /* for a processor */
     observed_t observed; /* unmapped once it has ended */
     collect_seen_t seen;
     char command[4096], python[16];
@@ -148,7 +157,7 @@ typedef struct collect {
     int descriptor_most;              /* what is above is left to others */
     bool peaks;                       /* snapshots of peaks are wanted: the caller's to set */
     uint64_t peaks_us;                /* what they have cost the processes */
-    uint64_t fault_ns;                /* a page fault on this machine; 0: not measured yet */
+    uint64_t copy_ns;                 /* of a page, by a fault, here; 0: not measured yet */
     uint64_t gc_every_us;
     uint64_t ends_due_us; /* when those without a pidfd are looked at again */
     uint64_t tree_due_us; /* when shared pages may be counted again */

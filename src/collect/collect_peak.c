@@ -14,18 +14,24 @@
 #include <unistd.h>
 
 /* What a snapshot costs its process. A fork takes 25 ms a GiB with pages of 4 KiB; a thread that comes for the GIL, some milliseconds
- * however small the heap; and each page that is written to before the snapshot is done, a fault. */
+ * however small the heap; and each page that is written to afterwards, a fault: it is copied while the capture has it as well, and
+ * a third of that once it has not. */
 enum {
     PEAK_BYTES_MIN = 32 << 20,
     START_US = 3000,
     FORK_NS_A_PAGE = 100,
     PAGE_BITS = 12,
-    WRITTEN_ALL = 256,
-    WRITTEN_UNKNOWN = WRITTEN_ALL / 8, /* hopeful: one that costs more is given up in time */
+    ALONE = 3, /* so much cheaper */
+    ALL = 256,
+    /* Where nothing is known yet. Pages of objects are all written to sooner or later (references are counted, what is freed is
+     * linked), three in ten of them before the heap has been walked; large blocks are rather read. */
+    SHARE_OBJECTS = ALL * 9 / 16,
+    SHARE_LARGE = ALL / 8,
     PART_OF_TIME = 100,
     CLEARLY = 4, /* above the last by a quarter */
     SEE_FAULTS_US = 100000,
-    SETTLED_US = 1000000, /* pages that were shared fault once more, and most of them soon */
+    SETTLED_US = 1000000, /* most of what will be written to has been */
+    COPY_NS = 2000,       /* where it cannot be measured */
     TRY_PAGES = 128,
     TRIES = 4
 };
@@ -44,21 +50,24 @@ static uint64_t processor_ns(void) {
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
-/* From 500 ns to 3 us, by the machine, and by what it runs on: the least of some tries. */
-static uint64_t measure_fault_ns(void) {
+/* From 1 to 4 us, by the machine, and by what it runs on: the least of some tries, of pages that somebody else has, too. */
+static uint64_t measure_copy_ns(void) {
     const size_t page = (size_t)1 << PAGE_BITS, bytes = TRY_PAGES * page;
     uint64_t least = UINT64_MAX;
-    for (int i = 0; i < TRIES; i++) {
-        volatile char *at =
-            mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    int fd = memfd_create("lowtide", MFD_CLOEXEC);
+    for (int i = 0; i < TRIES && fd >= 0 && ftruncate(fd, (off_t)bytes) == 0; i++) {
+        volatile char *at = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
+        char sum = 0;
         if (at == MAP_FAILED) break;
+        for (size_t n = 0; n < bytes; n += page) sum |= at[n];
         uint64_t begin = processor_ns();
-        for (size_t n = 0; n < bytes; n += page) at[n] = 1;
+        for (size_t n = 0; n < bytes; n += page) at[n] = (char)(sum + 1);
         uint64_t took = (processor_ns() - begin) / TRY_PAGES;
         if (took < least) least = took;
         munmap((void *)at, bytes);
     }
-    return least == UINT64_MAX || !least ? 1000 : least;
+    if (fd >= 0) close(fd);
+    return least == UINT64_MAX || !least ? COPY_NS : least;
 }
 
 static uint64_t faults_of(pid_t pid) {
@@ -70,50 +79,91 @@ static uint64_t faults_of(pid_t pid) {
     return faults;
 }
 
+/* For a processor: of its first thread (the kernel's Documentation/scheduler/sched-stats.rst). */
+static uint64_t waited_us(pid_t pid) {
+    char schedstat[128];
+    uint64_t ns = 0;
+    proc_read(schedstat, sizeof schedstat, pid, "schedstat");
+    if (sscanf(schedstat, "%*u %" SCNu64, &ns) != 1) return 0;
+    return ns / 1000;
+}
+
+static collect_moment_t moment(const collect_t *c, collect_process_t *p) {
+    uint64_t now_us = collect_now_us(c);
+    p->waited_us = waited_us(p->pid);
+    return (collect_moment_t){.own_us = now_us > p->waited_us ? now_us - p->waited_us : 0,
+                              .faults = faults_of(p->pid),
+                              .rss_bytes = collect_rss(p)};
+}
+
 /* Beside those for memory that was added. */
-static uint64_t faults_between(uint64_t before, uint64_t now, uint64_t rss_before, uint64_t rss) {
-    uint64_t grown = rss > rss_before ? (rss - rss_before) >> PAGE_BITS : 0;
-    return now > before + grown ? now - before - grown : 0;
+static uint64_t faults_between(const collect_moment_t *a, const collect_moment_t *b) {
+    uint64_t grown = b->rss_bytes > a->rss_bytes ? (b->rss_bytes - a->rss_bytes) >> PAGE_BITS : 0;
+    return b->faults > a->faults + grown ? b->faults - a->faults - grown : 0;
 }
 
-/* What it does without a snapshot. */
-static void see_faults(collect_process_t *p, uint64_t now_us) {
-    collect_peak_cost_t *seen = &p->peak_cost;
-    if (now_us < seen->seen_us + SEE_FAULTS_US) return;
-    uint64_t faults = faults_of(p->pid);
-    if (seen->seen_us)
-        seen->faults_second =
-            faults_between(seen->seen_faults, faults, seen->seen_rss, p->rss_bytes) * 1000000 /
-            (now_us - seen->seen_us);
-    seen->seen_us = now_us;
-    seen->seen_faults = faults;
-    seen->seen_rss = p->rss_bytes;
+static void see_faults(const collect_t *c, collect_process_t *p, uint64_t now_us) {
+    collect_peak_cost_t *cost = &p->peak_cost;
+    if (now_us < cost->seen_us + SEE_FAULTS_US) return;
+    collect_moment_t now = moment(c, p);
+    if (cost->seen_us && now.own_us > cost->seen.own_us)
+        cost->faults_second =
+            faults_between(&cost->seen, &now) * 1000000 / (now.own_us - cost->seen.own_us);
+    cost->seen_us = now_us;
+    cost->seen = now;
 }
 
-static uint64_t cost_us(const collect_t *c, uint64_t rss_bytes, uint64_t copied) {
-    return START_US + ((rss_bytes >> PAGE_BITS) * FORK_NS_A_PAGE + copied * c->fault_ns) / 1000;
+/* Of pages that are copied, and of such that are alone when they are written to. */
+static uint64_t cost_us(const collect_t *c, uint64_t pages, uint64_t copied, uint64_t alone) {
+    return START_US + (pages * FORK_NS_A_PAGE + (copied + alone / ALONE) * c->copy_ns) / 1000;
 }
 
+static uint64_t smaller(uint64_t a, uint64_t b) {
+    return a < b ? a : b;
+}
+
+/* Of a heap of so many bytes, or what it has by now. */
 static uint64_t likely_cost_us(const collect_t *c, const collect_process_t *p, uint64_t bytes) {
-    uint32_t written = p->peak_cost.written ? p->peak_cost.written : WRITTEN_UNKNOWN;
-    return cost_us(c, bytes, (bytes >> PAGE_BITS) * written / WRITTEN_ALL);
+    uint64_t pages = (bytes > p->private_bytes ? bytes : p->private_bytes) >> PAGE_BITS;
+    uint64_t large = smaller(p->large_bytes >> PAGE_BITS, pages);
+    uint64_t copied = p->peak_cost.share ? pages * p->peak_cost.share
+                                         : (pages - large) * SHARE_OBJECTS + large * SHARE_LARGE;
+    return cost_us(c, pages, copied / ALL, 0);
 }
 
-/* Of the last one, so far. */
+/* A part of the time that it ran or slept, on a busy machine, too. */
+static uint64_t budget_us(const collect_process_t *p, uint64_t now_us) {
+    return (now_us > p->waited_us ? now_us - p->waited_us : 0) / PART_OF_TIME;
+}
+
+static bool affordable(const collect_t *c, const collect_process_t *p, uint64_t bytes,
+                       uint64_t now_us) {
+    return c->peaks_us + likely_cost_us(c, p, bytes) <= budget_us(p, now_us);
+}
+
+/* Of the last one, so far. It is dear when the rest, though it were given up now, is more than there is to spend. */
 static void account(collect_t *c, collect_process_t *p, uint64_t now_us) {
     collect_peak_cost_t *last = &p->peak_cost;
-    uint64_t pages = last->begin_rss >> PAGE_BITS;
-    uint64_t anyway = last->faults_second * (now_us - last->begin_us) / 1000000;
-    uint64_t copied =
-        faults_between(last->begin_faults, faults_of(p->pid), last->begin_rss, p->rss_bytes);
-    copied = copied > anyway ? copied - anyway : 0;
-    if (copied > pages) copied = pages;
-    uint64_t cost = cost_us(c, last->begin_rss, copied);
-    if (cost <= last->cost_us) return;
-    c->peaks_us += cost - last->cost_us;
-    last->cost_us = cost;
-    last->written = pages ? 1 + (uint32_t)(copied * (WRITTEN_ALL - 1) / pages) : 1;
-    if (c->peaks_us > now_us / PART_OF_TIME) p->next_peak.dear = true;
+    collect_moment_t now = moment(c, p);
+    uint64_t own_us = now.own_us > last->begin.own_us ? now.own_us - last->begin.own_us : 0;
+    uint64_t anyway = last->faults_second * own_us / 1000000;
+    uint64_t written = faults_between(&last->begin, &now);
+    written = smaller(written > anyway ? written - anyway : 0, last->pages);
+    if (p->next_peak.fd && written > last->copied) last->copied = written;
+    uint64_t alone = written > last->copied ? written - last->copied : 0;
+    uint64_t cost = cost_us(c, last->pages, last->copied, alone);
+    if (cost > last->cost_us) {
+        c->peaks_us += cost - last->cost_us;
+        last->cost_us = cost;
+    }
+    if (last->share < ALL && last->pages)
+        last->share = 1 + (uint32_t)((last->copied + alone / ALONE) * (ALL - 1) / last->pages);
+    uint64_t left = last->object_pages > written ? last->object_pages - written : 0;
+    uint64_t all_us = c->peaks_us + left / ALONE * c->copy_ns / 1000;
+    if (p->next_peak.fd && all_us > budget_us(p, now_us)) {
+        p->next_peak.dear = true;
+        last->share = ALL; /* it would have cost more */
+    }
 }
 
 bool peak_dear(const collect_t *c, pid_t pid) {
@@ -130,16 +180,11 @@ static uint64_t clearly_above(uint64_t bytes, uint64_t cost, uint64_t budget) {
     return bytes + bytes / CLEARLY * (parts > 1 ? parts : 1);
 }
 
-static uint64_t smaller(uint64_t a, uint64_t b) {
-    return a < b ? a : b;
-}
-
 /* Of the heap that has been touched: what was only reserved is no peak. A heap of the past had no more than was resident. */
 static void aim(collect_t *c, collect_process_t *p, uint64_t now_us) {
     const collect_peak_t *of = p->next_peak.fd ? &p->next_peak : &p->peak;
     uint64_t last = smaller(of->heap_bytes, of->rss_bytes);
-    uint64_t size = p->rss_bytes > PEAK_BYTES_MIN ? p->rss_bytes : PEAK_BYTES_MIN;
-    uint64_t budget = now_us / PART_OF_TIME, cost = likely_cost_us(c, p, size);
+    uint64_t budget = budget_us(p, now_us), cost = likely_cost_us(c, p, PEAK_BYTES_MIN);
     uint64_t above = clearly_above(last, cost, budget);
     uint64_t highest = smaller(observed_heap_peak_bytes(&p->observed), p->rss_peak_bytes);
     uint64_t near_highest = highest / CLEARLY * (CLEARLY - 1);
@@ -147,21 +192,21 @@ static void aim(collect_t *c, collect_process_t *p, uint64_t now_us) {
     if (above < near_highest) above = near_highest;
     if (above < PEAK_BYTES_MIN) above = PEAK_BYTES_MIN;
     bool known = !p->next_peak.fd && now_us >= p->peak_cost.until_us;
-    bool may = c->peaks && !p->frozen && known && c->peaks_us + cost <= budget;
+    bool may = c->peaks && !p->frozen && known && affordable(c, p, above, now_us);
     observed_snapshot_above(&p->observed, may ? above + untouched : UINT64_MAX);
 }
 
 bool peaks_aim(collect_t *c) {
     uint64_t now_us = collect_now_us(c);
     bool busy = false;
-    if (!c->fault_ns) c->fault_ns = measure_fault_ns();
+    if (!c->copy_ns) c->copy_ns = measure_copy_ns();
     for (size_t i = 0; i < c->processes.count; i++) {
         collect_process_t *p = c->processes.at[i];
         if (p->ended) continue;
         if (p->next_peak.fd || now_us < p->peak_cost.until_us)
             account(c, p, now_us);
         else if (p->rss_bytes > PEAK_BYTES_MIN)
-            see_faults(p, now_us);
+            see_faults(c, p, now_us);
         busy |= p->next_peak.fd != 0;
         aim(c, p, now_us);
     }
@@ -172,16 +217,21 @@ bool peak_begin(collect_t *c, pid_t pid, int fd) {
     collect_process_t *p = collect_find(c, pid);
     if (!c->peaks || !p || p->frozen || fd <= 0) return false;
     collect_peak_t *next = &p->next_peak;
+    uint64_t now_us = collect_now_us(c);
+    collect_moment_t now = moment(c, p);
+    if (!affordable(c, p, 0, now_us)) return false; /* it has grown since */
     peak_free(next);
     *next = (collect_peak_t){.fd = fd,
-                             .t_us = collect_now_us(c),
-                             .rss_bytes = collect_rss(p),
+                             .t_us = now_us,
+                             .rss_bytes = now.rss_bytes,
                              .heap_bytes = observed_heap_bytes(&p->observed)};
-    collect_peak_cost_t *cost = &p->peak_cost;
-    cost->cost_us = cost->until_us = cost->seen_us = 0;
-    cost->begin_us = next->t_us;
-    cost->begin_faults = faults_of(pid);
-    cost->begin_rss = next->rss_bytes;
+    uint64_t large = smaller(p->large_bytes, p->private_bytes);
+    p->peak_cost = (collect_peak_cost_t){
+        .begin = now,
+        .pages = p->private_bytes >> PAGE_BITS,
+        .object_pages = (p->private_bytes - large) >> PAGE_BITS,
+        .faults_second = p->peak_cost.faults_second,
+    };
     collect_samples_of(c, p, &next->samples);
     return true;
 }
@@ -197,6 +247,7 @@ void peak_done(collect_t *c, pid_t pid, const ctl_result_t *result) {
             peak_free(&p->peak);
             p->peak = p->next_peak;
         } else {
+            if (!p->next_peak.dear) p->peak_cost.share = 0, p->peak_cost.pages = 0;
             peak_free(&p->next_peak);
         }
         p->next_peak = (collect_peak_t){0};

@@ -1,7 +1,8 @@
 /* Snapshots of heaps at their peaks: when they are wanted, and what becomes of them.
  *
  *     peaks_aim    at every look: sets the processes' snapshot_above, by what a snapshot is estimated to cost there and what they
- *                  may cost together: a hundredth of the time so far; and looks what the ones in progress have cost by now
+ *                  may cost together: a hundredth of the time so far, less what the process waited for a processor; and looks what
+ *                  the ones in progress have cost by now
  *     process      calls (CTL_PROGRAM_PEAKS) once more is live than that
  *     peak_begin   a descriptor for it to write to, and which sampled blocks are alive now; one that is still being written then
  *                  is given up: the caller hangs up on its writer
@@ -10,9 +11,10 @@
  *     peaks_write  nested recordings of kind `peak` (docs/format.md), of the largest PEAKS_MOST processes; none of a process whose
  *                  heap was captured at its end with nearly as much in it
  *
- * The cost: the program stands still for the fork, and pays again, by a page fault each, for the pages that it writes to until the
- * snapshot is done. How many those are depends on what it does: few where it reads large arrays, all where it runs through
- * lists of small objects. So they are counted, by the process's page faults beside those that it takes anyway.
+ * The cost: the program stands still for the fork, and pays again, by a page fault each, for the pages that it writes to afterwards:
+ * a copy until the snapshot is done, a third of that from then on, though it was given up. Few are written to where a program reads
+ * large arrays, in the end all where it has small objects. So the first is estimated by how much lies in large blocks; those of one
+ * that was taken are counted, by the process's page faults beside those that it takes anyway.
  */
 #ifndef LOWTIDE_COLLECT_COLLECT_PEAK_H
 #define LOWTIDE_COLLECT_COLLECT_PEAK_H

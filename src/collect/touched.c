@@ -33,19 +33,24 @@ static uint64_t pages_missing(pages_t *p, uint64_t begin, uint64_t end) {
 }
 
 /* interval_bytes: 0 where each block is known. Of whole pages alone: those at its ends it shares with others. */
-static uint64_t block_untouched(pages_t *p, uint64_t at, uint64_t bytes, uint64_t interval_bytes) {
+static uint64_t block_untouched(pages_t *p, uint64_t at, uint64_t bytes, uint64_t interval_bytes,
+                                uint64_t *touched) {
     uint64_t begin = (at + (1u << PAGE_BITS) - 1) >> PAGE_BITS, end = (at + bytes) >> PAGE_BITS;
     if (at > ADDRESS_MOST || bytes > ADDRESS_MOST || begin >= end) return 0;
     uint64_t missing = pages_missing(p, begin, end) << PAGE_BITS;
-    if (!interval_bytes) return missing;
-    return (uint64_t)((double)missing / -expm1(-(double)bytes / (double)interval_bytes));
+    uint64_t there = ((end - begin) << PAGE_BITS) - missing;
+    double seen = interval_bytes ? -expm1(-(double)bytes / (double)interval_bytes) : 1;
+    *touched += (uint64_t)((double)there / seen);
+    return (uint64_t)((double)missing / seen);
 }
 
 uint64_t touched_not(const observed_t *o, pid_t pid,
-                     void (*of_cell)(void *arg, uint32_t cell, uint64_t bytes), void *arg) {
+                     void (*of_cell)(void *arg, uint32_t cell, uint64_t bytes), void *arg,
+                     uint64_t *touched) {
     char path[64];
     snprintf(path, sizeof path, "/proc/%d/pagemap", (int)pid);
     pages_t pages = {.pagemap = open(path, O_RDONLY | O_CLOEXEC), .budget = PAGES_MOST};
+    *touched = 0;
     uint64_t sum = 0, slots = observed_used(&o->blocks);
     for (uint64_t i = 0; pages.pagemap >= 0 && i < slots; i++) {
         region_block_t block;
@@ -55,7 +60,7 @@ uint64_t touched_not(const observed_t *o, pid_t pid,
             continue;
         uint64_t bytes = block_untouched(
             &pages, atomic_load(&block.address), block.bytes,
-            cell.domain == REGION_MMAP || o->mode == REGION_EXACT ? 0 : o->interval_bytes);
+            cell.domain == REGION_MMAP || o->mode == REGION_EXACT ? 0 : o->interval_bytes, touched);
         if (bytes) of_cell(arg, block.cell, bytes);
         sum += bytes;
     }

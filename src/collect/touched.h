@@ -13,8 +13,9 @@
 #include <sys/types.h>
 
 /* Adds up by cell, in the measure of the cell's own figures (sampled: of estimates), what has never been touched.
- * Called with each cell that has any. Returns the sum, 0 where the kernel does not tell. */
+ * Called with each cell that has any. Returns the sum, 0 where the kernel does not tell. touched: of large blocks, what has been. */
 uint64_t touched_not(const observed_t *o, pid_t pid,
-                     void (*of_cell)(void *arg, uint32_t cell, uint64_t bytes), void *arg);
+                     void (*of_cell)(void *arg, uint32_t cell, uint64_t bytes), void *arg,
+                     uint64_t *touched);
 
 #endif

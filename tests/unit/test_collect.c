@@ -280,10 +280,10 @@ static void a_snapshot_is_wanted_once_it_is_worth_its_cost(void **state) {
     assert_int_equal(collect_begin(&c, &e), 0);
     collect_process_t *p = add(&c, share(&sample, &r));
     c.peaks = true;
-    c.fault_ns = 1000000; /* so dear that it has just begun however long this took */
-    peaks_aim(&c);        /* nothing may be spent */
+    c.copy_ns = 1000000; /* so dear that it has just begun however long this took */
+    peaks_aim(&c);       /* nothing may be spent */
     assert_int_equal(r->head.snapshot_above, INT64_MAX);
-    c.fault_ns = 0; /* to be measured */
+    c.copy_ns = 0; /* to be measured */
     c.begin_ns -= UINT64_C(60) * 1000000000;
     peaks_aim(&c);
     assert_int_equal(r->head.snapshot_above, 32 << 20);
@@ -318,6 +318,36 @@ static void a_snapshot_is_wanted_once_it_is_worth_its_cost(void **state) {
     munmap(r, sizeof *r);
 }
 
+/* Half a GiB: half a second where all is copied, and less than a tenth of that where it is rather read. */
+static void a_snapshot_of_large_blocks_is_cheaper_and_waiting_earns_nothing(void **state) {
+    (void)state;
+    region_sample_t sample, *r;
+    collect_t c;
+    err_t e;
+    region_sample(&sample);
+    assert_int_equal(collect_begin(&c, &e), 0);
+    collect_process_t *p = add(&c, share(&sample, &r));
+    c.peaks = true;
+    c.copy_ns = 4000;
+    c.begin_ns -= UINT64_C(20) * 1000000000; /* earns 200 ms */
+    p->private_bytes = UINT64_C(512) << 20;
+    peaks_aim(&c);
+    assert_int_equal(r->head.snapshot_above, INT64_MAX);
+    p->large_bytes = UINT64_C(500) << 20;
+    peaks_aim(&c);
+    assert_int_equal(r->head.snapshot_above, 32 << 20);
+    p->waited_us = 18 * 1000000;
+    peaks_aim(&c);
+    assert_int_equal(r->head.snapshot_above, INT64_MAX);
+    p->waited_us = p->large_bytes = 0;
+    c.copy_ns = UINT64_C(1) << 32; /* as if it had grown since */
+    int fd = memfd_create("peak", 0);
+    assert_false(peak_begin(&c, getpid(), fd));
+    close(fd);
+    collect_end(&c);
+    munmap(r, sizeof *r);
+}
+
 /* Its process writes to all its pages while it is being written. */
 static void a_snapshot_that_costs_too_much_is_given_up(void **state) {
     (void)state;
@@ -329,13 +359,14 @@ static void a_snapshot_that_costs_too_much_is_given_up(void **state) {
     assert_int_equal(collect_begin(&c, &e), 0);
     collect_process_t *p = add(&c, share(&sample, &r));
     c.peaks = true;
-    c.fault_ns = 10000; /* of all pages more than is earned in a minute: as long this may take */
-    c.begin_ns -= UINT64_C(1) * 1000000000;
+    c.copy_ns = 10000; /* of all pages more than is earned in a minute: as long this may take */
+    c.begin_ns -= UINT64_C(30) * 1000000000;
     r->head.heap_bytes = BYTES;
     peaks_aim(&c);
     assert_true(peak_begin(&c, getpid(), memfd_create("peak", 0)));
-    p->peak_cost.begin_rss = BYTES; /* as if it had been there before */
-    p->rss_bytes = BYTES;
+    p->peak_cost.begin.rss_bytes = BYTES; /* as if it had been there before */
+    p->peak_cost.pages = p->peak_cost.object_pages = BYTES / PAGE;
+    assert_true(peaks_aim(&c));
     assert_false(peak_dear(&c, getpid()));
     volatile char *at =
         mmap(NULL, BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -691,6 +722,7 @@ int main(void) {
         cmocka_unit_test(how_a_process_ended_is_known_of_a_child_and_of_a_zombie),
         cmocka_unit_test(without_descriptors_nobody_is_taken_for_ended),
         cmocka_unit_test(a_snapshot_is_wanted_once_it_is_worth_its_cost),
+        cmocka_unit_test(a_snapshot_of_large_blocks_is_cheaper_and_waiting_earns_nothing),
         cmocka_unit_test(a_snapshot_that_costs_too_much_is_given_up),
         cmocka_unit_test(a_peak_between_two_looks_is_told),
         cmocka_unit_test(what_was_never_touched_is_no_memory_when_it_is_gone_either),
