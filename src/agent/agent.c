@@ -8,6 +8,7 @@
 #include "agent/give.h"
 #include "agent/inherited.h"
 #include "agent/peak.h"
+#include "base/clock.h"
 
 #include <dlfcn.h>
 #include <errno.h>
@@ -16,7 +17,6 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 enum { PROFILE_GIL_MS = 30000, LEAVE_GIL_MS = 10000, QUIET_MS = 5000 };
@@ -54,12 +54,6 @@ static _Atomic bool orphaned;
 static _Atomic bool watching;
 /* Nobody waits for us any more, but we are not done: first the GIL has to come, then the last thread out of the hooks. */
 static _Atomic bool finishing, hooks_out;
-
-static int64_t now_ms(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec * 1000ll + t.tv_nsec / 1000000;
-}
 
 static void tell(talk_t *t, const ctl_msg_t *m) {
     err_t e;

@@ -9,6 +9,7 @@
 #include "agent/ledger/ledger.h"
 #include "agent/ledger/ledger_write.h"
 #include "agent/resources/resources.h"
+#include "base/clock.h"
 #include "base/mem.h"
 
 #include <errno.h>
@@ -45,12 +46,6 @@ typedef struct work {
     ledger_t ledger;
     resources_t resources;
 } work_t;
-
-static int64_t now_us(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec * 1000000ll + t.tv_nsec / 1000;
-}
 
 static bool ask_stop(const capture_t *c, int wait_ms) {
     if (c->stop) return c->stop(c->arg, wait_ms);

@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "agent/collect_call.h"
 
+#include "base/clock.h"
 #include "base/mem.h"
 
 #include <dlfcn.h>
@@ -22,12 +23,6 @@ typedef struct page {
 
 typedef int (*call_fn)(void *);
 typedef int (*add_fn)(call_fn, void *);
-
-static int64_t now_us(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec * 1000000ll + t.tv_nsec / 1000;
-}
 
 static int add_calls(page_t *page, err_t *e) {
     void *symbols[] = {dlsym(RTLD_DEFAULT, "Py_AddPendingCall"),

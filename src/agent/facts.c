@@ -1,22 +1,16 @@
 #define _GNU_SOURCE
 #include "agent/facts.h"
 
+#include "base/clock.h"
 #include "base/proc.h"
 
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 enum { NS_PER_S = 1000000000 };
-
-static uint64_t clock_ns(clockid_t clock) {
-    struct timespec t;
-    clock_gettime(clock, &t);
-    return (uint64_t)t.tv_sec * NS_PER_S + (uint64_t)t.tv_nsec;
-}
 
 /* Field 22 of /proc/self/stat is the start in clock ticks since boot; field 2, a name in parentheses, may hold anything. */
 static uint64_t age_ms(const char *stat) {

@@ -1,6 +1,8 @@
 #define _GNU_SOURCE
 #include "agent/gil.h"
 
+#include "base/clock.h"
+
 #include <errno.h>
 #include <pthread.h>
 #include <time.h>
@@ -37,12 +39,6 @@ static bool locked(const gil_t *g) {
 /* By Py_FinalizeEx: mutexes and thread states are gone. */
 static bool ended(const gil_t *g) {
     return load_i32(g->at, g->rt->layout->gil_locked) < 0;
-}
-
-static int64_t now_us(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec * 1000000ll + t.tv_nsec / 1000;
 }
 
 /* ── Finding it ── */

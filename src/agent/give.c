@@ -5,6 +5,7 @@
 #include "agent/free/free_steps.h"
 #include "agent/ledger/ledger.h"
 #include "agent/ledger/resident.h"
+#include "base/clock.h"
 #include "base/mem.h"
 
 #include <errno.h>
@@ -34,11 +35,11 @@ static int say_pin(const give_t *g, const pins_line_t *p, err_t *e) {
 
 /* Takes the GIL, and proves the layout where that has not been done. */
 static int hold(const give_t *g, uint32_t timeout_ms, ctl_result_t *result, err_t *e) {
-    int64_t began_us = free_now_us();
+    int64_t began_us = now_us();
     int status = rt_ready(g->rt, e);
     if (!status) status = gil_take(g->gil, timeout_ms, g->stop, g->arg, e);
     if (status) return status;
-    result->gil_us = (uint64_t)(free_now_us() - began_us);
+    result->gil_us = (uint64_t)(now_us() - began_us);
     g->rt->no_thread = true;
     if (!g->rt->proven) status = rt_prove(g->rt, e);
     if (status) gil_release(g->gil);
@@ -78,10 +79,10 @@ static int serve_free(const give_t *g, const ctl_free_t *ask, ctl_result_t *resu
     int status = collect(g, ask, &collected, e);
     if (!status) status = hold(g, ask->timeout_ms, result, e);
     if (status) return status;
-    int64_t began_us = free_now_us();
+    int64_t began_us = now_us();
     free_pools(g->rt, dry, ask->pause_ms_max ? began_us + ask->pause_ms_max * 1000ll : 0, &pools);
     gil_release(g->gil);
-    result->pause_us = (uint64_t)(free_now_us() - began_us);
+    result->pause_us = (uint64_t)(now_us() - began_us);
     free_libc(dry, &libc);
     result->bytes = collected.returned_bytes + pools.returned_bytes + libc.returned_bytes;
     result->pause_us += collected.us;
@@ -97,10 +98,10 @@ static int serve_rss(const give_t *g, const ctl_free_t *ask, ctl_result_t *resul
     int status = ledger_prepare(l, g->rt, e);
     if (!status) status = hold(g, ask->timeout_ms, result, e);
     if (!status) {
-        int64_t began_us = free_now_us();
+        int64_t began_us = now_us();
         status = ledger_read_python(l, g->rt, e);
         gil_release(g->gil);
-        result->pause_us = (uint64_t)(free_now_us() - began_us);
+        result->pause_us = (uint64_t)(now_us() - began_us);
     }
     if (!status) status = ledger_read_system(l, 0, e);
     for (uint32_t i = 0; !status && i < l->count; i++) {

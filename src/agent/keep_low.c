@@ -7,6 +7,7 @@
 #include "agent/gil.h"
 #include "agent/gone.h"
 #include "agent/limit/limit_watch.h"
+#include "base/clock.h"
 #include "base/limit_size.h"
 
 #include <dlfcn.h>
@@ -177,10 +178,10 @@ static void *act_forever(void *unused) {
             limit_watch_sleep(&low.watch, CALL_MS * 1000000ll);
             continue;
         }
-        int64_t began = free_now_us();
+        int64_t began = now_us();
         bool light = ask_main_thread(&s) && atomic_load(&low.is_light);
         if (!light) trim();
-        int64_t took_us = free_now_us() - began;
+        int64_t took_us = now_us() - began;
         uint64_t freed = limit_watch_acted(&low.watch, &s, took_us * 1000, light);
         snprintf(text, sizeof text,
                  "near the memory limit: %llu of %llu bytes (%s); %llu came back",
@@ -253,7 +254,7 @@ static void dump(const limit_state_t *s) {
                    .adopt = adopt,
                    .stop = wait_and_ask};
     use_reserve();
-    low.next_dump_us = free_now_us() + DUMP_EVERY_S * 1000000ll;
+    low.next_dump_us = now_us() + DUMP_EVERY_S * 1000000ll;
     if (out < 0) {
         snprintf(text, sizeof text, "lowtide: cannot write %s: %s\n", low.dump,
                  strerrordesc_np(errno));
@@ -277,7 +278,7 @@ static void *dump_forever(void *unused) {
     limit_state_t s;
     (void)unused;
     settle(1);
-    int64_t wait_us = low.next_dump_us - free_now_us();
+    int64_t wait_us = low.next_dump_us - now_us();
     if (wait_us > 0 && !limit_watch_sleep(&low.watch, wait_us * 1000)) return NULL;
     set_aside();
     while (limit_watch_wait(&low.watch, LIMIT_NEAR, &s) == LIMIT_NEAR) {

@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "collect/collect.h"
 
+#include "base/clock.h"
 #include "base/mem.h"
 #include "base/proc.h"
 #include "collect/collect_gc.h"
@@ -21,7 +22,6 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
 enum {
@@ -40,12 +40,6 @@ enum {
     EVENTS_MOST = 1 << 20,
     SAMPLES_MOST = 4 << 20
 };
-
-static uint64_t clock_ns(clockid_t clock) {
-    struct timespec t;
-    clock_gettime(clock, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
 
 uint64_t collect_now_us(const collect_t *c) {
     return (clock_ns(CLOCK_MONOTONIC) - c->begin_ns) / 1000;

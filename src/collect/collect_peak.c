@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "collect/collect_peak.h"
 
+#include "base/clock.h"
 #include "base/mem.h"
 #include "base/proc.h"
 #include "collect/collect_write.h"
@@ -10,7 +11,6 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <time.h>
 #include <unistd.h>
 
 /* What a snapshot costs its process. A fork takes 25 ms a GiB with pages of 4 KiB; a thread that comes for the GIL, some milliseconds
@@ -44,12 +44,6 @@ void peak_free(collect_peak_t *p) {
 
 /* ── Cost ── */
 
-static uint64_t processor_ns(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
 /* From 1 to 4 us, by the machine, and by what it runs on: the least of some tries, of pages that somebody else has, too. */
 static uint64_t measure_copy_ns(void) {
     const size_t page = (size_t)1 << PAGE_BITS, bytes = TRY_PAGES * page;
@@ -60,9 +54,9 @@ static uint64_t measure_copy_ns(void) {
         char sum = 0;
         if (at == MAP_FAILED) break;
         for (size_t n = 0; n < bytes; n += page) sum |= at[n];
-        uint64_t begin = processor_ns();
+        uint64_t begin = clock_ns(CLOCK_THREAD_CPUTIME_ID);
         for (size_t n = 0; n < bytes; n += page) at[n] = (char)(sum + 1);
-        uint64_t took = (processor_ns() - begin) / TRY_PAGES;
+        uint64_t took = (clock_ns(CLOCK_THREAD_CPUTIME_ID) - begin) / TRY_PAGES;
         if (took < least) least = took;
         munmap((void *)at, bytes);
     }

@@ -11,7 +11,8 @@ static char literal_quote(const char *text, size_t n) {
     return memchr(text, '\'', n) && !memchr(text, '"', n) ? '"' : '\'';
 }
 
-void literal_put_str(strbuf_t *out, const char *text, size_t n, bool whole) {
+/* What is above ASCII stays as it is in a str, and is escaped in bytes. */
+static void literal_put_quoted(strbuf_t *out, const char *text, size_t n, bool whole, bool bytes) {
     char quote = literal_quote(text, n);
     strbuf_putc(out, quote);
     for (size_t i = 0; i < n; i++) {
@@ -24,7 +25,7 @@ void literal_put_str(strbuf_t *out, const char *text, size_t n, bool whole) {
             strbuf_puts(out, "\\r");
         else if (c == '\t')
             strbuf_puts(out, "\\t");
-        else if (c < 0x20 || c == 0x7F)
+        else if (c < 0x20 || c == 0x7F || (bytes && c > 0x7F))
             strbuf_printf(out, "\\x%02x", c);
         else
             strbuf_putc(out, (char)c);
@@ -33,23 +34,8 @@ void literal_put_str(strbuf_t *out, const char *text, size_t n, bool whole) {
     strbuf_putc(out, quote);
 }
 
-static void literal_put_bytes(strbuf_t *out, const char *text, size_t n, bool whole) {
-    char quote = literal_quote(text, n);
-    strbuf_putc(out, 'b');
-    strbuf_putc(out, quote);
-    for (size_t i = 0; i < n; i++) {
-        unsigned char c = (unsigned char)text[i];
-        if (c == quote || c == '\\')
-            strbuf_printf(out, "\\%c", c);
-        else if (c == '\n')
-            strbuf_puts(out, "\\n");
-        else if (c < 0x20 || c >= 0x7F)
-            strbuf_printf(out, "\\x%02x", c);
-        else
-            strbuf_putc(out, (char)c);
-    }
-    if (!whole) strbuf_puts(out, "…");
-    strbuf_putc(out, quote);
+void literal_put_str(strbuf_t *out, const char *text, size_t n, bool whole) {
+    literal_put_quoted(out, text, n, whole, false);
 }
 
 /* The fewest digits that read back as the same number. */
@@ -93,7 +79,8 @@ static void literal_put_value(const model_t *m, const lowtide_object *o, strbuf_
         break;
     case LOWTIDE_VALUE_BYTES:
         whole = v->length == v->text_bytes;
-        literal_put_bytes(out, v->text, v->text_bytes, whole);
+        strbuf_putc(out, 'b');
+        literal_put_quoted(out, v->text, v->text_bytes, whole, true);
         break;
     case LOWTIDE_VALUE_INT:
         strbuf_printf(out, "%lld", (long long)v->integer);

@@ -144,30 +144,26 @@ static int gather(pins_work_t *w) {
 
 /* ---- Groups ---- */
 
-/* The first member behind all that `id` dominates. */
-static size_t end_of(const pins_work_t *w, uint32_t id, size_t from) {
-    uint64_t end = (uint64_t)model_order(w->m, id) + model_retained_objects(w->m, id);
-    size_t low = from, high = w->members.count;
-    while (low < high) {
-        size_t middle = (low + high) / 2;
-        if (w->members.at[middle].order < end)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return low;
-}
-
-static size_t begin_of(const pins_work_t *w, uint32_t id, size_t from, size_t to) {
-    uint32_t begin = model_order(w->m, id);
+/* The first member that is not before `order`. */
+static size_t member_from(const pins_work_t *w, uint64_t order, size_t from, size_t to) {
     while (from < to) {
         size_t middle = (from + to) / 2;
-        if (w->members.at[middle].order < begin)
+        if (w->members.at[middle].order < order)
             from = middle + 1;
         else
             to = middle;
     }
     return from;
+}
+
+static size_t begin_of(const pins_work_t *w, uint32_t id, size_t from, size_t to) {
+    return member_from(w, model_order(w->m, id), from, to);
+}
+
+/* The first member behind all that `id` dominates. */
+static size_t end_of(const pins_work_t *w, uint32_t id, size_t from) {
+    uint64_t end = (uint64_t)model_order(w->m, id) + model_retained_objects(w->m, id);
+    return member_from(w, end, from, w->members.count);
 }
 
 static bool is_data(const pins_work_t *w, uint32_t id) {

@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "inject/inject.h"
 
+#include "base/clock.h"
 #include "inject/inject_safe.h"
 #include "inject/inject_stub.h"
 #include "inject/inject_target.h"
@@ -215,7 +216,7 @@ static int fetch_socket(borrow_t *b, int pidfd, const inject_context_t *c) {
 static int borrow_held(borrow_t *b) {
     thread_t *t = b->thread;
     inject_target_t *target = b->target;
-    int64_t deadline_ms = thread_clock_ms() + HELD_MS_MAX;
+    int64_t deadline_ms = now_ms() + HELD_MS_MAX;
     uint64_t region = 0;
     inject_context_t c = {0};
     if (thread_arm(t)) {
@@ -271,7 +272,7 @@ static int borrow_try(borrow_t *b, pid_t tid) {
     t->syscall_then_ret = b->target->syscall_then_ret;
     t->restorer = b->target->restorer;
     thread_watch(t);
-    int status = thread_stop(t, thread_clock_ms() + STOP_MS_MAX);
+    int status = thread_stop(t, now_ms() + STOP_MS_MAX);
     if (status == -ESRCH) return kill(t->pid, 0) && errno == ESRCH ? target_gone(t->pid, b->e) : 0;
     b->stuck = status == -ETIMEDOUT;
     if (b->stuck) b->why = "does not stop: it waits in the kernel";
@@ -296,7 +297,7 @@ static bool interrupted(void) {
 
 static int borrow_out_of_time(const borrow_t *b) {
     if (interrupted()) return err_set(b->e, -EINTR, "interrupted");
-    if (thread_clock_ms() < b->deadline_ms) return 0;
+    if (now_ms() < b->deadline_ms) return 0;
     return err_set(b->e, -ETIMEDOUT,
                    "no thread of process %d (%s) could be stopped at a safe place in time: the "
                    "last one %s; try again, "
@@ -369,7 +370,7 @@ static int meet_guest(borrow_t *b) {
         if (status) return target_gone(t->pid, b->e);
         if (c.ready) break;
         if (interrupted()) return err_set(b->e, -EINTR, "interrupted");
-        if (thread_clock_ms() >= b->deadline_ms)
+        if (now_ms() >= b->deadline_ms)
             return err_set(b->e, -ETIMEDOUT,
                            "process %d (%s) has not run lowtide's thread in time; wait longer with "
                            "--timeout",
@@ -401,7 +402,7 @@ static int hear(int sock, uint64_t magic, heard_t *out, int64_t deadline_ms) {
     while ((n = poll(&p, 1, 20)) <= 0) {
         if (n < 0 && errno != EINTR) return -errno;
         if (interrupted()) return -EINTR;
-        if (thread_clock_ms() >= deadline_ms) return -ETIMEDOUT;
+        if (now_ms() >= deadline_ms) return -ETIMEDOUT;
     }
     memset(out, 0, sizeof *out);
     ssize_t got = recv(sock, out, sizeof out->word + 400, MSG_DONTWAIT);
@@ -484,10 +485,10 @@ static bool guest_is_there(const inject_t *in) {
 int inject_close(inject_t *in, err_t *e) {
     if (!in) return 0;
     if (in->sock >= 0) shutdown(in->sock, SHUT_RDWR);
-    int64_t deadline_ms = thread_clock_ms() + in->timeout_ms;
+    int64_t deadline_ms = now_ms() + in->timeout_ms;
     int status = 0;
     for (int turn = 0; guest_is_there(in) && status == 0; turn++) {
-        if (thread_clock_ms() >= deadline_ms)
+        if (now_ms() >= deadline_ms)
             status = err_set(e, -ETIMEDOUT,
                              "the agent is still leaving process %d (%s); it will go by itself",
                              (int)in->pid, in->name);
@@ -506,7 +507,7 @@ void inject_leave(inject_t *in) {
 
 static int open_target(inject_t *in, inject_target_t *t, const inject_options_t *o, int *socket_fd,
                        err_t *e) {
-    int64_t deadline_ms = thread_clock_ms() + in->timeout_ms;
+    int64_t deadline_ms = now_ms() + in->timeout_ms;
     int memfd = -1;
     borrow_t b = {
         .target = t, .pidfd = -1, .deadline_ms = deadline_ms, .sock = -1, .e = e, .why = "ended"};
@@ -542,7 +543,7 @@ int inject_open(pid_t pid, const inject_options_t *options, inject_t **out, int 
     sigset_t all, before;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    const int64_t began_ms = thread_clock_ms();
+    const int64_t began_ms = now_ms();
     int64_t patience_end_ms = began_ms + STARTING_MS;
     bool again;
     int status;
@@ -556,7 +557,7 @@ int inject_open(pid_t pid, const inject_options_t *options, inject_t **out, int 
         again = status == -EAGAIN || status == -EALREADY;
         if (again) forget_guest(in);
         if (status == -EALREADY) patience_end_ms = began_ms + in->timeout_ms;
-    } while (again && !interrupted() && thread_clock_ms() < patience_end_ms);
+    } while (again && !interrupted() && now_ms() < patience_end_ms);
     if (status == 0) {
         *out = in;
     } else {

@@ -1,6 +1,8 @@
 #define _GNU_SOURCE
 #include "inject/inject_thread.h"
 
+#include "base/clock.h"
+
 #include <elf.h>
 #include <errno.h>
 #include <sched.h>
@@ -28,12 +30,6 @@ typedef enum thread_event {
     (1ULL << (SIGSEGV - 1) | 1ULL << (SIGBUS - 1) | 1ULL << (SIGILL - 1) | 1ULL << (SIGFPE - 1) |  \
      1ULL << (SIGTRAP - 1))
 
-int64_t thread_clock_ms(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
-
 static long trace(int request, pid_t tid, uintptr_t address, uintptr_t data) {
     return ptrace((enum __ptrace_request)request, tid, (void *)address, (void *)data);
 }
@@ -52,7 +48,7 @@ static thread_event_t thread_wait(const thread_t *t, int64_t deadline_ms, int *s
             if (status >> 16 == PTRACE_EVENT_EXEC) return EVENT_EXEC;
             return *sig == (SIGTRAP | 0x80) ? EVENT_CALL : EVENT_SIGNAL;
         }
-        if (thread_clock_ms() >= deadline_ms) return EVENT_TIMEOUT;
+        if (now_ms() >= deadline_ms) return EVENT_TIMEOUT;
         struct timespec pause = {.tv_nsec = turn < 200 ? 20000 : 500000};
         if (turn < 50)
             sched_yield();
@@ -69,7 +65,7 @@ void thread_watch(thread_t *t) {
     bool epoll = t->waited_in.number == SYS_epoll_wait || t->waited_in.number == SYS_epoll_pwait;
     if (!t->waited_in.running && epoll && (int)t->waited_in.args[3] > 0) {
         t->asleep_ms = proc_asleep_ms(t->pid, t->tid);
-        t->seen_at_ms = thread_clock_ms();
+        t->seen_at_ms = now_ms();
     }
 }
 
@@ -103,7 +99,7 @@ static int64_t epoll_left_ms(const thread_t *t, const struct user_regs_struct *r
     if (t->asleep_ms < 0 || t->switches < 0) return -2;
     /* One switch more is the stop itself; two mean that it woke and waits anew. */
     if (proc_switches(t->pid, t->tid) > t->switches + 1) return timeout_ms;
-    int64_t left = timeout_ms - t->asleep_ms - (thread_clock_ms() - t->seen_at_ms);
+    int64_t left = timeout_ms - t->asleep_ms - (now_ms() - t->seen_at_ms);
     return left < 1 ? 1 : left;
 }
 

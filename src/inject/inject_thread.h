@@ -30,8 +30,6 @@ typedef struct thread {
     long switches;
 } thread_t;
 
-int64_t thread_clock_ms(void);
-
 /* Looks at the thread while it runs on: fills waited_in and what goes with it. */
 void thread_watch(thread_t *t);
 

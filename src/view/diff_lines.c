@@ -54,9 +54,7 @@ static void line_text(const profile_diff_t *d, const profile_change_t *c, int fi
     int behind = (int)strlen(moved) + GAP + (int)strlen(c->frame->function);
     int used = screen_text(s, place, strlen(place), rest - behind > 24 ? rest - behind : rest);
     if (*moved && rest - used > (int)strlen(moved)) {
-        screen_style(s, STYLE_DIM);
-        used += screen_text(s, moved, strlen(moved), rest - used);
-        screen_style(s, STYLE_PLAIN);
+        used += screen_dim(s, moved, rest - used);
     }
     if (rest - used - GAP > 3) {
         screen_gap(s, GAP);
@@ -64,7 +62,7 @@ static void line_text(const profile_diff_t *d, const profile_change_t *c, int fi
         screen_text(s, c->frame->function, strlen(c->frame->function), rest - used - GAP);
         screen_style(s, STYLE_PLAIN);
     }
-    fputc('\n', s->file);
+    screen_end(s);
     if (c->from) view_made_text(s, "from ", c->from, indent_of(s));
 }
 
@@ -75,7 +73,7 @@ static void heading(const profile_diff_t *d, const screen_t *s, int i) {
              units_growth(grown, d->all.grown_bytes[told[i].figure]),
              off ? screen_symbol(s, " ± ", " +- ") : "", off ? units_size(error, off) : "",
              profile_change_within(&d->all, told[i].figure) && off ? ", within error" : "");
-    fputc('\n', s->file);
+    screen_end(s);
     view_heading(s, told[i].title, note);
     screen_style(s, STYLE_DIM);
     fprintf(s->file, "%*s", GROWN_CELLS, "growth");
@@ -114,10 +112,8 @@ static void list_text(const profile_diff_t *d, uint32_t top, const screen_t *s, 
                  screen_symbol(s, "…", "..."), units_count(count_text, more + within),
                  more + within == 1 ? "" : "s", units_count(within_text, within));
         screen_gap(s, indent_of(s));
-        screen_style(s, STYLE_DIM);
-        screen_text(s, line, strlen(line), s->width - indent_of(s));
-        screen_style(s, STYLE_PLAIN);
-        fputc('\n', s->file);
+        screen_dim(s, line, s->width - indent_of(s));
+        screen_end(s);
     }
     mem_free(order);
 }

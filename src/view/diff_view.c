@@ -29,10 +29,6 @@ static uint32_t recordings(const diff_view_t *d) {
     return d->diff->recordings;
 }
 
-static void line_end(const screen_t *s) {
-    fputc('\n', s->file);
-}
-
 /* ---- Text ---- */
 
 static void recordings_text(const diff_view_t *d, const screen_t *s) {
@@ -43,7 +39,7 @@ static void recordings_text(const diff_view_t *d, const screen_t *s) {
     if (lines) fprintf(s->file, "%*s%*s", BYTES_CELLS, "live", BYTES_CELLS, "peak");
     fprintf(s->file, "%*s%*s  recording", BYTES_CELLS, "heap", COUNT_CELLS, "objects");
     screen_style(s, STYLE_PLAIN);
-    line_end(s);
+    screen_end(s);
     for (uint32_t i = 0; i < recordings(d); i++) {
         const model_totals_t *t = model_totals(d->models[i]);
         const char *iso = lowtide_meta(model_recording(d->models[i]), "captured");
@@ -61,11 +57,9 @@ static void recordings_text(const diff_view_t *d, const screen_t *s) {
         int used = screen_text(s, d->names[i], strlen(d->names[i]), rest);
         if (when && rest - used - GAP >= (int)strlen(when)) {
             screen_gap(s, GAP);
-            screen_style(s, STYLE_DIM);
-            screen_text(s, when, strlen(when), rest - used - GAP);
-            screen_style(s, STYLE_PLAIN);
+            screen_dim(s, when, rest - used - GAP);
         }
-        line_end(s);
+        screen_end(s);
     }
 }
 
@@ -106,9 +100,7 @@ static void growth_line(const diff_view_t *d, const screen_t *s, const model_gro
     room -= used + GAP;
     if (g->path && g->type && room > 8) {
         screen_gap(s, GAP);
-        screen_style(s, STYLE_DIM);
-        screen_text(s, g->type, strlen(g->type), room);
-        screen_style(s, STYLE_PLAIN);
+        screen_dim(s, g->type, room);
     }
     if (tell) {
         screen_gap(s, GAP);
@@ -116,7 +108,7 @@ static void growth_line(const diff_view_t *d, const screen_t *s, const model_gro
         fputs(steady, s->file);
         screen_style(s, STYLE_PLAIN);
     }
-    line_end(s);
+    screen_end(s);
 }
 
 static void more_line(const screen_t *s, int indent, uint32_t more) {
@@ -125,14 +117,14 @@ static void more_line(const screen_t *s, int indent, uint32_t more) {
     screen_style(s, STYLE_DIM);
     fprintf(s->file, "%s %s more", screen_symbol(s, "…", "..."), units_count(left, more));
     screen_style(s, STYLE_PLAIN);
-    line_end(s);
+    screen_end(s);
 }
 
 static void growth_list(const diff_view_t *d, const screen_t *s, const char *title,
                         const model_growth_t *list, uint32_t count, const char *name) {
     if (!count) return;
     bool narrow = s->width < NARROW;
-    line_end(s);
+    screen_end(s);
     view_heading(s, title, NULL);
     screen_style(s, STYLE_DIM);
     fprintf(s->file, "%*s%*s", GROWN_CELLS, "growth", COUNT_CELLS, "count");
@@ -143,7 +135,7 @@ static void growth_list(const diff_view_t *d, const screen_t *s, const char *tit
     }
     fprintf(s->file, "  %s", name);
     screen_style(s, STYLE_PLAIN);
-    line_end(s);
+    screen_end(s);
     /* What grew most, and at the list's end what shrank most. */
     uint32_t shown = 0, more = 0, last = count;
     for (; last && count - last < SHRUNK_LINES && list[last - 1].grown_bytes < 0; last--) continue;
@@ -175,7 +167,7 @@ void diff_text(const diff_view_t *d, const screen_t *s) {
                  units_count_growth(count, (int64_t)(last->objects - first->objects)));
         screen_wrapped(s, line, 0, s->width);
     }
-    line_end(s);
+    screen_end(s);
     recordings_text(d, s);
     diff_lines_text(d->lines, d->top, s);
     growth_list(d, s, "GROWTH BY PATH", diff->paths, diff->path_count, "path and type");

@@ -22,16 +22,6 @@ enum {
     LINE_BYTES = 1024
 };
 
-static void line_end(const screen_t *s) {
-    fputc('\n', s->file);
-}
-
-static void dim(const screen_t *s, const char *text, int cells) {
-    screen_style(s, STYLE_DIM);
-    screen_text(s, text, strlen(text), cells);
-    screen_style(s, STYLE_PLAIN);
-}
-
 /* ---- Timeline ---- */
 
 /* The highest RSS of all processes together in each column. Between its points a process has what
@@ -73,7 +63,7 @@ static void plot_rows(const screen_t *s, const uint64_t *column, int n, uint64_t
             fputs(s->utf8 ? eighth[level] : level >= 4 ? "#" : " ", s->file);
         }
         screen_style(s, STYLE_PLAIN);
-        line_end(s);
+        screen_end(s);
     }
 }
 
@@ -116,7 +106,7 @@ static void events_row(const profile_t *p, const screen_t *s, const span_t *span
             fputc(row[x], s->file);
     }
     screen_style(s, STYLE_PLAIN);
-    line_end(s);
+    screen_end(s);
 }
 
 static void events_text(const profile_t *p, const screen_t *s) {
@@ -135,8 +125,8 @@ static void events_text(const profile_t *p, const screen_t *s) {
             screen_gap(s, BYTES_CELLS + GAP);
             snprintf(line, sizeof line, "%" PRIu32 "  %.2f s  %.200s", ++told,
                      (double)v->t_us / 1e6, v->text);
-            dim(s, line, cells);
-            line_end(s);
+            screen_dim(s, line, cells);
+            screen_end(s);
         }
     }
     if (!longest) return;
@@ -147,8 +137,8 @@ static void events_text(const profile_t *p, const screen_t *s) {
              collections, collections == 1 ? "" : "s", units_span(spent, (double)spent_us / 1e6),
              units_span(most, (double)longest->duration_us / 1e6), (double)longest->t_us / 1e6,
              longest->value);
-    dim(s, line, cells);
-    line_end(s);
+    screen_dim(s, line, cells);
+    screen_end(s);
 }
 
 static void timeline_text(const profile_t *p, const screen_t *s) {
@@ -168,7 +158,7 @@ static void timeline_text(const profile_t *p, const screen_t *s) {
     snprintf(note, sizeof note, "resident memory%s; highest %s %.1f s in",
              p->process_count > 1 ? " of all processes together" : "",
              units_size(size, p->together_bytes), (double)p->together_us / 1e6);
-    line_end(s);
+    screen_end(s);
     view_heading(s, "TIMELINE", note);
     plot_rows(s, column, span.cells, most);
     events_row(p, s, &span);
@@ -179,7 +169,7 @@ static void timeline_text(const profile_t *p, const screen_t *s) {
     if (used + width < span.cells) screen_gap(s, span.cells - used - width);
     fputs(last, s->file);
     screen_style(s, STYLE_PLAIN);
-    line_end(s);
+    screen_end(s);
     events_text(p, s);
 }
 
@@ -188,7 +178,7 @@ static void processes_text(const report_t *r, const screen_t *s) {
     const profile_t *p = r->profile;
     char size[UNITS_BYTES], line[512];
     if (p->process_count < 2) return;
-    line_end(s);
+    screen_end(s);
     snprintf(line, sizeof line, "%" PRIu32 ", each with its own highest resident memory",
              p->process_count);
     view_heading(s, "PROCESSES", line);
@@ -209,14 +199,14 @@ static void processes_text(const report_t *r, const screen_t *s) {
         screen_gap(s, GAP);
         screen_text(s, line, (size_t)n < sizeof line ? (size_t)n : sizeof line - 1,
                     s->width - BYTES_CELLS - GAP);
-        line_end(s);
+        screen_end(s);
     }
     if (p->process_count > r->options.top) {
         snprintf(line, sizeof line, "%s %" PRIu32 " more", screen_symbol(s, "…", "..."),
                  p->process_count - r->options.top);
         screen_gap(s, BYTES_CELLS + GAP);
-        dim(s, line, s->width - BYTES_CELLS - GAP);
-        line_end(s);
+        screen_dim(s, line, s->width - BYTES_CELLS - GAP);
+        screen_end(s);
     }
 }
 
@@ -252,9 +242,9 @@ static void not_followed_text(const report_t *r, const screen_t *s) {
         size_t n = end ? (size_t)(end - at) : strlen(at);
         static const char head[] = "not followed: ";
         screen_gap(s, BYTES_CELLS + GAP);
-        dim(s, head, (int)sizeof head - 1);
+        screen_dim(s, head, (int)sizeof head - 1);
         screen_text(s, at, n, s->width - BYTES_CELLS - GAP - (int)sizeof head);
-        line_end(s);
+        screen_end(s);
         at = end ? end + 1 : NULL;
     }
 }
@@ -312,9 +302,7 @@ void view_made_text(const screen_t *s, const char *lead, const profile_frame_t *
     char text[LINE_BYTES];
     int rest = s->width - indent;
     screen_gap(s, indent);
-    screen_style(s, STYLE_DIM);
-    int used = screen_text(s, lead, strlen(lead), rest);
-    screen_style(s, STYLE_PLAIN);
+    int used = screen_dim(s, lead, rest);
     view_place(text, sizeof text, f->file, f->line);
     used += screen_text(s, text, strlen(text), rest - used);
     if (*f->function && rest - used - GAP > 3) {
@@ -324,14 +312,14 @@ void view_made_text(const screen_t *s, const char *lead, const profile_frame_t *
         screen_style(s, STYLE_PLAIN);
     }
     if (!source_line(f, text, sizeof text)) {
-        line_end(s);
+        screen_end(s);
         return;
     }
     bool fits = rest - used - GAP >= screen_cells(s, text, strlen(text));
-    if (!fits) line_end(s);
+    if (!fits) screen_end(s);
     screen_gap(s, fits ? GAP : indent + GAP);
-    dim(s, text, fits ? rest - used - GAP : rest - GAP);
-    line_end(s);
+    screen_dim(s, text, fits ? rest - used - GAP : rest - GAP);
+    screen_end(s);
 }
 
 bool profile_maker_say(const profile_t *p, const profile_kept_t *kept, const screen_t *s, int cells,
@@ -367,8 +355,8 @@ static void held_text(const report_t *r, const screen_t *s, uint32_t site, int f
                  all ? "" : " (", all ? "" : units_share(share, held.samples, held.of),
                  all ? "" : ")");
         screen_gap(s, indent);
-        dim(s, line, s->width - indent);
-        line_end(s);
+        screen_dim(s, line, s->width - indent);
+        screen_end(s);
     }
     profile_held_free(&held);
 }
@@ -420,18 +408,18 @@ static void site_text(const report_t *r, const screen_t *s, uint32_t index, int 
         screen_text(s, site->frame.function, (size_t)name, rest - used - GAP);
         screen_style(s, STYLE_PLAIN);
     }
-    line_end(s);
+    screen_end(s);
     const profile_frame_t *from = profile_from(p, site);
     if (!from && strncmp(site->frame.file, "<frozen importlib", 17) == 0) {
         screen_gap(s, indent);
-        dim(s, "while modules were imported", rest);
-        line_end(s);
+        screen_dim(s, "while modules were imported", rest);
+        screen_end(s);
     } else if (from) {
         view_made_text(s, "from ", from, indent);
     } else if (source_line(&site->frame, line, sizeof line)) {
         screen_gap(s, indent);
-        dim(s, line, rest);
-        line_end(s);
+        screen_dim(s, line, rest);
+        screen_end(s);
     }
     if (figure == PROFILE_LIVE || figure == PROFILE_PEAK) held_text(r, s, index, figure, indent);
 }
@@ -448,7 +436,7 @@ static void sites_heading(const report_t *r, const screen_t *s, const char *titl
                           const char *note) {
     bool narrow = s->width < NARROW;
     int cells = error_cells(r, s);
-    line_end(s);
+    screen_end(s);
     view_heading(s, title, note);
     screen_style(s, STYLE_DIM);
     fprintf(s->file, "%*s", BYTES_CELLS, "bytes");
@@ -459,7 +447,7 @@ static void sites_heading(const report_t *r, const screen_t *s, const char *titl
     screen_gap(s, GAP);
     fputs("line and function", s->file);
     screen_style(s, STYLE_PLAIN);
-    line_end(s);
+    screen_end(s);
 }
 
 /* What is not listed, added up: what is below the list, and what a few samples cannot tell. */
@@ -470,8 +458,8 @@ static void rest_text(const report_t *r, const screen_t *s, const profile_sums_t
     sums_text(r, s, rest, figure);
     snprintf(line, sizeof line, "%s %s more line%s", screen_symbol(s, "…", "..."),
              units_count(count, lines), lines == 1 ? "" : "s");
-    dim(s, line, s->width - site_indent(r, s));
-    line_end(s);
+    screen_dim(s, line, s->width - site_indent(r, s));
+    screen_end(s);
 }
 
 static const char *whole_text(const report_t *r, const screen_t *s, int figure,
@@ -522,7 +510,7 @@ static const char *sites_note(char *out, size_t room, const profile_t *p) {
 }
 
 static void note_text(const screen_t *s, const char *line) {
-    line_end(s);
+    screen_end(s);
     screen_style(s, STYLE_DIM);
     screen_wrapped(s, line, 0, s->width);
     screen_style(s, STYLE_PLAIN);

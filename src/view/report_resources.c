@@ -83,7 +83,7 @@ static void alike_line(const screen_t *s, const alike_t *a) {
         what = NULL;
     if (what) screen_text(s, what, strlen(what), s->width - BYTES_CELLS - COUNT_CELLS - GAP);
     free(what);
-    fputc('\n', s->file);
+    screen_end(s);
 }
 
 void resources_text(const report_t *r, const screen_t *s) {
@@ -103,7 +103,7 @@ void resources_text(const report_t *r, const screen_t *s) {
     }
     qsort(all, groups, sizeof *all, by_count);
     if (all[0].count >= ALIKE_WORTH || n >= ALL_WORTH) {
-        fputc('\n', s->file);
+        screen_end(s);
         view_heading(
             s, "OPEN RESOURCES",
             "files, sockets, threads … by kind and where they were opened, with one as an example");

@@ -18,10 +18,6 @@ static void figure(const screen_t *s, const char *text, int cells) {
     fprintf(s->file, "%*s", cells, text);
 }
 
-static void line_end(const screen_t *s) {
-    fputc('\n', s->file);
-}
-
 void view_heading(const screen_t *s, const char *title, const char *note) {
     screen_style(s, STYLE_BOLD);
     fputs(title, s->file);
@@ -30,7 +26,7 @@ void view_heading(const screen_t *s, const char *title, const char *note) {
         screen_gap(s, GAP);
         screen_wrapped(s, note, GAP, s->width - (int)strlen(title) - GAP);
     } else {
-        line_end(s);
+        screen_end(s);
     }
 }
 
@@ -41,7 +37,7 @@ static void column_names(const screen_t *s, const char *const *names, const int 
     screen_gap(s, GAP);
     fputs(last, s->file);
     screen_style(s, STYLE_PLAIN);
-    line_end(s);
+    screen_end(s);
 }
 
 /* Begins with a capital, unless it begins with a name or with Python. */
@@ -59,7 +55,7 @@ void view_findings_text(const model_findings_t *f, const screen_t *s) {
     int indent = BYTES_CELLS + GAP, cells = s->width - indent;
     for (uint32_t i = 0; i < f->count; i++) {
         const model_finding_t *one = &f->findings[i];
-        if (i) line_end(s);
+        if (i) screen_end(s);
         screen_style(s, STYLE_GOOD);
         figure(s, units_size(size, one->bytes), BYTES_CELLS);
         screen_style(s, STYLE_PLAIN);
@@ -78,14 +74,14 @@ void view_findings_text(const model_findings_t *f, const screen_t *s) {
             used = screen_text(s, one->path, strlen(one->path), cells) + GAP;
             screen_style(s, STYLE_PLAIN);
             bool fits = used + n <= cells;
-            if (!fits) line_end(s);
+            if (!fits) screen_end(s);
             screen_gap(s, fits ? GAP : indent);
             used = fits ? used : 0;
         }
         screen_style(s, STYLE_DIM);
         screen_text(s, tail, (size_t)n, cells - used);
         screen_style(s, STYLE_PLAIN);
-        line_end(s);
+        screen_end(s);
         if (one->site_file) {
             profile_frame_t made = {.file = one->site_file,
                                     .line = one->site_line,
@@ -100,7 +96,7 @@ void view_findings_text(const model_findings_t *f, const screen_t *s) {
             screen_style(s, STYLE_ACCENT);
             screen_text(s, one->held_at_peak, strlen(one->held_at_peak), cells - used);
             screen_style(s, STYLE_PLAIN);
-            line_end(s);
+            screen_end(s);
         }
     }
 }
@@ -131,7 +127,7 @@ static bool outside_text(const report_t *r, const screen_t *s) {
              "which lines take more of it, `lowtide run` which took it.",
              units_size(size, outside), pid);
     screen_wrapped(s, line, 0, s->width);
-    if (r->findings.count) line_end(s);
+    if (r->findings.count) screen_end(s);
     return true;
 }
 
@@ -161,7 +157,7 @@ static void fact(const screen_t *s, int *used, const char *fmt, ...) {
     va_end(ap);
     int cells = screen_cells(s, text, strlen(text));
     if (*used && *used + 3 + cells > s->width) {
-        line_end(s);
+        screen_end(s);
         *used = 0;
     }
     if (*used) fputs(dot, s->file);
@@ -178,7 +174,7 @@ static void command_text(const report_t *r, const screen_t *s) {
         screen_style(s, STYLE_BOLD);
         screen_text(s, words, strlen(words), s->width);
         screen_style(s, STYLE_PLAIN);
-        line_end(s);
+        screen_end(s);
     }
     free(words);
 }
@@ -194,7 +190,7 @@ static void process_text(const report_t *r, const screen_t *s) {
     if (r->has_exit) fact(s, &used, "exit status %" PRId64, r->exit_status);
     if (when) fact(s, &used, "captured %s", units_time(time, when));
     if (r->has_pause) fact(s, &used, "paused %s", units_span(span, r->pause_ms / 1e3));
-    if (used) line_end(s);
+    if (used) screen_end(s);
 }
 
 static void bar(const screen_t *s, uint64_t part, uint64_t whole, int gap, int cells) {
@@ -220,7 +216,7 @@ static void memory_line(const screen_t *s, uint64_t bytes, uint64_t whole, const
     if (cells > 40) cells = 40;
     int used = screen_text(s, name, strlen(name), cells >= 8 ? NAME_CELLS : rest);
     if (cells >= 8) bar(s, bytes, whole, NAME_CELLS - used + GAP, cells);
-    line_end(s);
+    screen_end(s);
 }
 
 /* The ledger's big lines; all of them stand in the JSON, and in `lowtide rss`. */
@@ -246,7 +242,7 @@ static void owners_lines(const report_t *r, const screen_t *s, uint64_t whole) {
         figure(s, units_size(size, o->bytes), BYTES_CELLS);
         screen_gap(s, SHARE_CELLS + GAP);
         screen_text(s, line, (size_t)n, s->width - BYTES_CELLS - SHARE_CELLS - GAP);
-        line_end(s);
+        screen_end(s);
     }
 }
 
@@ -283,7 +279,7 @@ static void gpu_lines(const report_t *r, const screen_t *s) {
         int n =
             snprintf(line, sizeof line, "%.300s%s%.100s", x->name, *x->note ? ", " : "", x->note);
         screen_text(s, line, (size_t)n, s->width - BYTES_CELLS - SHARE_CELLS - GAP);
-        line_end(s);
+        screen_end(s);
     }
 }
 
@@ -296,7 +292,7 @@ static void memory_text(const report_t *r, const screen_t *s) {
         snprintf(note, sizeof note, "%s resident%s%s%s", units_size(rss, r->rss_bytes),
                  r->has_peak ? ", " : "", r->has_peak ? units_size(peak, r->peak_rss_bytes) : "",
                  r->has_peak ? " at the peak" : "");
-    line_end(s);
+    screen_end(s);
     view_heading(s, "MEMORY", note[0] ? note : NULL);
     uint64_t whole = r->has_rss ? r->rss_bytes : t->shallow_bytes;
     if (!t->objects) return;
@@ -311,7 +307,7 @@ static void memory_text(const report_t *r, const screen_t *s) {
     screen_style(s, STYLE_DIM);
     fputs("       and by who has the resident pages:", s->file);
     screen_style(s, STYLE_PLAIN);
-    line_end(s);
+    screen_end(s);
     ledger_lines(r, s, whole);
     owners_lines(r, s, whole);
     pins_lines(r, s, whole);
@@ -326,7 +322,7 @@ static void more_line(const screen_t *s, int indent, uint64_t more, const char *
                      units_count(count, more), what);
     screen_text(s, line, (size_t)n, s->width - indent);
     screen_style(s, STYLE_PLAIN);
-    line_end(s);
+    screen_end(s);
 }
 
 static void types_text(const report_t *r, const screen_t *s) {
@@ -338,7 +334,7 @@ static void types_text(const report_t *r, const screen_t *s) {
     static const int cells[] = {BYTES_CELLS, COUNT_CELLS, BYTES_CELLS + 1};
     int figures = BYTES_CELLS + COUNT_CELLS + (narrow ? 0 : BYTES_CELLS + 1) + GAP;
     char text[UNITS_BYTES];
-    line_end(s);
+    screen_end(s);
     view_heading(s, "TYPES", NULL);
     column_names(s, names, cells, narrow ? 2 : 3, "type");
     uint32_t shown = 0, more = 0;
@@ -354,7 +350,7 @@ static void types_text(const report_t *r, const screen_t *s) {
         if (!narrow) figure(s, units_size(text, types[i].shallow_bytes), BYTES_CELLS + 1);
         screen_gap(s, GAP);
         screen_text(s, types[i].name, strlen(types[i].name), s->width - figures);
-        line_end(s);
+        screen_end(s);
     }
     if (more) more_line(s, figures, more, more == 1 ? "type" : "types");
 }
@@ -421,10 +417,8 @@ static void dominator_line(const tree_t *t, const model_dominator_t *d, int dept
         kind_cells = left > least ? left : kind_cells < least ? kind_cells : least;
     screen_text(s, path, strlen(path), rest - GAP - kind_cells);
     screen_gap(s, GAP);
-    screen_style(s, STYLE_DIM);
-    screen_text(s, kind, strlen(kind), kind_cells);
-    screen_style(s, STYLE_PLAIN);
-    line_end(s);
+    screen_dim(s, kind, kind_cells);
+    screen_end(s);
 }
 
 static void holders_lines(const tree_t *t, const model_dominator_t *d, int depth) {
@@ -438,7 +432,7 @@ static void holders_lines(const tree_t *t, const model_dominator_t *d, int depth
         screen_padded(s, i ? "" : lead, (int)sizeof lead - 1);
         screen_text(s, d->holders[i], strlen(d->holders[i]), rest);
         screen_style(s, STYLE_PLAIN);
-        line_end(s);
+        screen_end(s);
     }
 }
 
@@ -465,10 +459,8 @@ static void maker_line(tree_t *t, const model_dominator_t *d, int depth) {
     screen_gap(s, tree_figures(s));
     int rest = branch(t, depth, false) - GAP;
     screen_gap(s, GAP);
-    screen_style(s, STYLE_DIM);
-    screen_text(s, text, strlen(text), rest);
-    screen_style(s, STYLE_PLAIN);
-    line_end(s);
+    screen_dim(s, text, rest);
+    screen_end(s);
 }
 
 static void subtree(tree_t *t, uint32_t parent, int depth) {
@@ -495,7 +487,7 @@ static void holders_text(const report_t *r, int when, const screen_t *s, const c
     if (!list->count) return;
     static const char *const names[] = {"retained", "objects"};
     static const int cells[] = {BYTES_CELLS, COUNT_CELLS};
-    line_end(s);
+    screen_end(s);
     view_heading(s, title, note);
     column_names(s, names, cells, s->width < NARROW ? 1 : 2, "path and type");
     tree_t t = {.list = list,
@@ -523,7 +515,7 @@ static void garbage_text(const report_t *r, const screen_t *s) {
     char count[UNITS_BYTES], size[UNITS_BYTES], note[160];
     snprintf(note, sizeof note, "%s in %s objects that nothing holds; gc.collect() would free them",
              units_size(size, t->unreachable_bytes), units_count(count, t->unreachable_objects));
-    line_end(s);
+    screen_end(s);
     view_heading(s, "GARBAGE", note);
     if (!r->cycles.count) return;
     static const char *const names[] = {"bytes", "cycles"};
@@ -538,11 +530,9 @@ static void garbage_text(const report_t *r, const screen_t *s) {
         int used = screen_text(s, c->edge, strlen(c->edge), rest);
         if (rest - used > 24 && strcmp(c->edge, c->text) != 0) {
             screen_gap(s, GAP);
-            screen_style(s, STYLE_DIM);
-            screen_text(s, c->text, strlen(c->text), rest - used - GAP);
-            screen_style(s, STYLE_PLAIN);
+            screen_dim(s, c->text, rest - used - GAP);
         }
-        line_end(s);
+        screen_end(s);
     }
 }
 
@@ -554,7 +544,7 @@ static void groups_text(const report_t *r, const screen_t *s) {
     snprintf(title, sizeof title, "BY %.20s", r->options.by_name);
     for (char *c = title; *c; c++)
         if (*c >= 'a' && *c <= 'z') *c = (char)(*c - 'a' + 'A');
-    line_end(s);
+    screen_end(s);
     view_heading(s, title, NULL);
     column_names(s, names, cells, 2, r->options.by_name);
     int figures = BYTES_CELLS + COUNT_CELLS + GAP;
@@ -564,7 +554,7 @@ static void groups_text(const report_t *r, const screen_t *s) {
         figure(s, units_count(text, g->objects), COUNT_CELLS);
         screen_gap(s, GAP);
         screen_text(s, g->name, strlen(g->name), s->width - figures);
-        line_end(s);
+        screen_end(s);
     }
     if (r->groups.count > r->options.top)
         more_line(s, figures, r->groups.count - r->options.top, "groups");
@@ -576,14 +566,14 @@ void report_text(const report_t *r, const screen_t *s) {
         screen_style(s, STYLE_WARN);
         screen_wrapped(s, cut, 0, s->width);
         screen_style(s, STYLE_PLAIN);
-        line_end(s);
+        screen_end(s);
     }
     bool outside = outside_text(r, s);
     if (r->findings.count)
         view_findings_text(&r->findings, s);
     else
         nothing_found(r, s, outside);
-    line_end(s);
+    screen_end(s);
     process_text(r, s);
     memory_text(r, s);
     profile_text(r, s);

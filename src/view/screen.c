@@ -152,6 +152,17 @@ void screen_gap(const screen_t *s, int cells) {
     if (cells > 0) fprintf(s->file, "%*s", cells, "");
 }
 
+int screen_dim(const screen_t *s, const char *text, int cells) {
+    screen_style(s, STYLE_DIM);
+    int used = screen_text(s, text, strlen(text), cells);
+    screen_style(s, STYLE_PLAIN);
+    return used;
+}
+
+void screen_end(const screen_t *s) {
+    fputc('\n', s->file);
+}
+
 void screen_padded(const screen_t *s, const char *text, int cells) {
     screen_gap(s, cells - screen_text(s, text, strlen(text), cells));
 }
@@ -177,7 +188,7 @@ void screen_wrapped(const screen_t *s, const char *text, int indent, int cells) 
         int word = screen_cells(s, text, n);
         if (word > cells) word = cells;
         if (used && used + 1 + word > cells) {
-            fputc('\n', s->file);
+            screen_end(s);
             screen_gap(s, indent);
             used = 0;
         }
@@ -189,5 +200,5 @@ void screen_wrapped(const screen_t *s, const char *text, int indent, int cells) 
         text += n;
         while (*text == ' ') text++;
     }
-    fputc('\n', s->file);
+    screen_end(s);
 }

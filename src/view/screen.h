@@ -39,6 +39,9 @@ int screen_cells(const screen_t *s, const char *text, size_t n);
 int screen_text(const screen_t *s, const char *text, size_t n, int cells);
 /* As screen_text, then spaces up to `cells`. */
 void screen_padded(const screen_t *s, const char *text, int cells);
+/* As screen_text, dim. */
+int screen_dim(const screen_t *s, const char *text, int cells);
+void screen_end(const screen_t *s); /* of a line */
 /* Spaces. */
 void screen_gap(const screen_t *s, int cells);
 /* Breaks the text at spaces into lines of at most `cells` cells, each behind `indent` spaces (the

@@ -142,7 +142,7 @@ static int print_csv(sqlite3_stmt *q, const screen_t *s) {
         if (i) fputc(',', s->file);
         csv_field(s, name, strlen(name));
     }
-    fputc('\n', s->file);
+    screen_end(s);
     strbuf_t hex = {0};
     while ((status = sqlite3_step(q)) == SQLITE_ROW && !ferror(s->file)) {
         for (int i = 0; i < columns; i++) {
@@ -156,7 +156,7 @@ static int print_csv(sqlite3_stmt *q, const screen_t *s) {
             const char *text = (const char *)sqlite3_column_text(q, i);
             csv_field(s, text ? text : "", (size_t)sqlite3_column_bytes(q, i));
         }
-        fputc('\n', s->file);
+        screen_end(s);
     }
     strbuf_free(&hex);
     return status;
@@ -237,7 +237,7 @@ static void sheet_cell(const sheet_t *t, const screen_t *s, size_t k) {
     used = screen_text(s, text, c->bytes, most);
     if (c->null) screen_style(s, STYLE_PLAIN);
     if (!c->right && !last) screen_gap(s, t->widths[i] - used);
-    if (last) fputc('\n', s->file);
+    if (last) screen_end(s);
 }
 
 static void sheet_header(const sheet_t *t, const screen_t *s, sqlite3_stmt *q) {
@@ -252,7 +252,7 @@ static void sheet_header(const sheet_t *t, const screen_t *s, sqlite3_stmt *q) {
         if (!right && i < t->columns - 1) screen_gap(s, t->widths[i] - cells);
     }
     screen_style(s, STYLE_PLAIN);
-    fputc('\n', s->file);
+    screen_end(s);
 }
 
 static int print_text(sqlite3_stmt *q, const screen_t *s) {
@@ -345,7 +345,7 @@ void sql_schema(int format, const screen_t *s) {
     for (int i = 0; sql_table_at(i); i++) {
         const sql_table_t *t = sql_table_at(i);
         if (format == SQL_TEXT) {
-            if (i) fputc('\n', s->file);
+            if (i) screen_end(s);
             view_heading(s, t->name, t->meaning);
         }
         for (int k = 0; k < SQL_COLUMNS_MAX && t->columns[k].name; k++) {

@@ -84,23 +84,13 @@ static uint64_t address_of(const why_t *w, uint32_t id) {
 
 /* ---- Text ---- */
 
-static void line_end(const screen_t *s) {
-    fputc('\n', s->file);
-}
-
-static void dim(const screen_t *s, const char *text, int cells) {
-    screen_style(s, STYLE_DIM);
-    screen_text(s, text, strlen(text), cells);
-    screen_style(s, STYLE_PLAIN);
-}
-
 static void made_text(const why_t *w, const screen_t *s) {
     char line[1024];
     profile_share_t most;
     const profile_kept_t of = kept(w);
     if (!profile_maker_say(w->profile, &of, s, s->width, line, sizeof line, &most)) return;
-    dim(s, line, s->width);
-    line_end(s);
+    screen_dim(s, line, s->width);
+    screen_end(s);
 }
 
 /* The runtime and its interpreters stand first on every path and say nothing. */
@@ -135,7 +125,7 @@ static void step_text(const why_t *w, const screen_t *s, uint32_t id) {
     }
     screen_gap(s, GAP);
     screen_text(s, type, strlen(type), rest);
-    line_end(s);
+    screen_end(s);
 }
 
 /* The steps of a path, root's side first; of a long one, both ends. */
@@ -147,8 +137,8 @@ static void steps_text(const why_t *w, const screen_t *s, const model_path_t *p)
             snprintf(line, sizeof line, "%s %s steps", screen_symbol(s, "…", "..."),
                      units_count(count, left_out));
             screen_gap(s, BYTES_CELLS + GAP);
-            dim(s, line, s->width - BYTES_CELLS - GAP);
-            line_end(s);
+            screen_dim(s, line, s->width - BYTES_CELLS - GAP);
+            screen_end(s);
             i += left_out;
         }
         step_text(w, s, p->nodes[i]);
@@ -169,7 +159,7 @@ static void advice_text(const why_t *w, const screen_t *s) {
                  w->paths.count);
     else
         line[0] = 0;
-    if (line[0] || alone) line_end(s);
+    if (line[0] || alone) screen_end(s);
     if (line[0]) screen_wrapped(s, line, 0, s->width);
     if (alone)
         screen_wrapped(s, "What is marked * holds it alone: when that goes, or lets go, it goes.",
@@ -203,11 +193,11 @@ static void object_text(const why_t *w, const screen_t *s) {
     }
     for (uint32_t i = 0; i < w->paths.count; i++) {
         const model_path_t *p = &w->paths.paths[i];
-        line_end(s);
+        screen_end(s);
         screen_style(s, STYLE_ACCENT);
         screen_text(s, p->text, strlen(p->text), s->width);
         screen_style(s, STYLE_PLAIN);
-        line_end(s);
+        screen_end(s);
         steps_text(w, s, p);
     }
     advice_text(w, s);
@@ -231,7 +221,7 @@ static void routes_headline(const why_t *w, const screen_t *s) {
     snprintf(line, sizeof line, "%s of %s through %.400s", units_count(count, first->count),
              units_count(total, w->routes.total), first->through ? first->through : first->text);
     screen_text(s, line, strlen(line), s->width);
-    line_end(s);
+    screen_end(s);
 }
 
 static void routes_text(const why_t *w, const screen_t *s) {
@@ -244,11 +234,11 @@ static void routes_text(const why_t *w, const screen_t *s) {
         screen_wrapped(s, line, 0, s->width);
     }
     if (!w->routes.count) return;
-    line_end(s);
+    screen_end(s);
     screen_style(s, STYLE_DIM);
     fprintf(s->file, "%*s%*s  path", BYTES_CELLS, "retained", COUNT_CELLS, "count");
     screen_style(s, STYLE_PLAIN);
-    line_end(s);
+    screen_end(s);
     int figures = BYTES_CELLS + COUNT_CELLS + GAP;
     uint32_t shown = w->routes.count < w->most ? w->routes.count : w->most;
     for (uint32_t i = 0; i < shown; i++) {
@@ -257,7 +247,7 @@ static void routes_text(const why_t *w, const screen_t *s) {
         fprintf(s->file, "%*s", COUNT_CELLS, units_count(text, r->count));
         screen_gap(s, GAP);
         screen_text(s, r->text, strlen(r->text), s->width - figures);
-        line_end(s);
+        screen_end(s);
     }
     if (shown < w->routes.count) {
         char line[96];
@@ -265,8 +255,8 @@ static void routes_text(const why_t *w, const screen_t *s) {
                  screen_symbol(s, "…", "..."), units_count(text, w->routes.count - shown),
                  w->routes.count);
         screen_gap(s, figures);
-        dim(s, line, s->width - figures);
-        line_end(s);
+        screen_dim(s, line, s->width - figures);
+        screen_end(s);
     }
 }
 

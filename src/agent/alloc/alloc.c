@@ -8,6 +8,7 @@
 #include "agent/alloc/alloc_stack.h"
 #include "agent/alloc/alloc_store.h"
 #include "agent/alloc/alloc_unwind.h"
+#include "base/clock.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -16,7 +17,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
 enum { INTERVAL_BYTES_MIN = 1024, LOOK_EVERY_US = 2000, LEFT_MS = 50, INSIDE_MS_MOST = 1500 };
@@ -118,12 +118,6 @@ static bool task_sleeps(int task) {
 static uint64_t task_ran_ns(int task) {
     char text[128];
     return read_task(task, "schedstat", text, sizeof text) ? strtoull(text, NULL, 10) : 0;
-}
-
-static int64_t now_ms(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec * 1000ll + t.tv_nsec / 1000000;
 }
 
 static bool task_passes(int task, int64_t deadline_ms) {

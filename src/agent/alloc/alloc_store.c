@@ -2,13 +2,13 @@
 #include "agent/alloc/alloc_store.h"
 
 #include "agent/alloc/alloc_index.h"
+#include "base/clock.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
-#include <time.h>
 #include <unistd.h>
 
 /* Room: generous, for pages that are never touched cost nothing, but where address space is limited. Where every allocation counts,
@@ -68,12 +68,6 @@ static uint64_t region_layout(region_t *r, bool large) {
     store.blocks = part_place(&r->blocks, BLOCKS, sizeof(region_block_t), &at);
     store.events = part_place(&r->events, EVENTS, sizeof(region_event_t), &at);
     return at;
-}
-
-static uint64_t now_ns(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000ull + (uint64_t)t.tv_nsec;
 }
 
 static int region_make(uint64_t bytes, int *fd, err_t *e) {

@@ -7,22 +7,16 @@
 #include "agent/ledger/heaps.h"
 #include "agent/ledger/pymalloc.h"
 #include "agent/ledger/resident.h"
+#include "base/clock.h"
 
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
-
-int64_t free_now_us(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec * 1000000ll + t.tv_nsec / 1000;
-}
 
 static void measure(free_step_t *out, uint64_t before, int64_t began_us) {
     uint64_t after = res_rss();
     out->returned_bytes = before > after ? before - after : 0;
-    out->us = (uint64_t)(free_now_us() - began_us);
+    out->us = (uint64_t)(now_us() - began_us);
 }
 
 static void note_pools(const pym_t *p, const pool_trim_t *t, free_step_t *out) {
@@ -43,7 +37,7 @@ static void note_pools(const pym_t *p, const pool_trim_t *t, free_step_t *out) {
 }
 
 void free_pools(rt_t *rt, bool dry, int64_t deadline_us, free_step_t *out) {
-    int64_t began_us = free_now_us();
+    int64_t began_us = now_us();
     uint64_t before = res_rss();
     pym_t p;
     pool_trim_t t;
@@ -88,7 +82,7 @@ static void predict_glibc(free_step_t *out) {
 }
 
 void free_libc(bool dry, free_step_t *out) {
-    int64_t began_us = free_now_us();
+    int64_t began_us = now_us();
     uint64_t before = res_rss();
     libc_found_t found;
     memset(out, 0, sizeof *out);

@@ -26,6 +26,4 @@ typedef struct free_step {
 void free_pools(rt_t *rt, bool dry, int64_t deadline_us, free_step_t *out);
 void free_libc(bool dry, free_step_t *out);
 
-int64_t free_now_us(void); /* CLOCK_MONOTONIC */
-
 #endif

@@ -1,12 +1,13 @@
 #define _GNU_SOURCE
 #include "agent/free/pool_trim.h"
 
+#include "base/clock.h"
+
 #include <errno.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
-#include <time.h>
 #include <unistd.h>
 
 enum { RANGES_MAX = 256, THIS_PROCESS = -10000 /* PIDFD_SELF, Linux 6.14 */ };
@@ -19,12 +20,6 @@ typedef struct trim {
     struct iovec ranges[RANGES_MAX]; /* laid out anew already, to go with the next call */
     size_t count;
 } trim_t;
-
-static int64_t now_us(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec * 1000000ll + t.tv_nsec / 1000;
-}
 
 static bool drop_one(const struct iovec *v) {
     return madvise(v->iov_base, v->iov_len, MADV_DONTNEED) == 0;

@@ -11,10 +11,10 @@
 #include "agent/heap/roots.h"
 #include "agent/heap/sizes.h"
 #include "agent/heap/values.h"
+#include "base/clock.h"
 #include "base/mem.h"
 
 #include <errno.h>
-#include <time.h>
 
 /* Before 3.12 what is meant to live for ever has a count that starts at 999,999,999. */
 #define WALK_FOREVER 500000000
@@ -217,12 +217,6 @@ static void walk_run(walk_t *k, fault_t *f) {
     walk_lists(k);
 }
 
-static uint64_t walk_now_ms(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
-}
-
 static void walk_close(walk_t *k) {
     side_close(&k->ids);
     u64_vec_free(&k->queue);
@@ -255,7 +249,7 @@ static void walk_stats(const walk_t *k, heap_stats_t *stats) {
 
 int heap_capture(const rt_t *rt, const heap_options_t *options, rec_writer_t *w,
                  heap_stats_t *stats, err_t *e) {
-    uint64_t begin = walk_now_ms();
+    uint64_t begin = now_ms();
     *stats = (heap_stats_t){0};
     walk_t *k = mem_map(sizeof *k);
     if (!k) return err_set(e, -ENOMEM, "no memory for the walk; free some, or stop other programs");
@@ -276,7 +270,7 @@ int heap_capture(const rt_t *rt, const heap_options_t *options, rec_writer_t *w,
         }
     }
     walk_stats(k, stats);
-    stats->walk_ms = (uint32_t)(walk_now_ms() - begin);
+    stats->walk_ms = (uint32_t)(now_ms() - begin);
     walk_close(k);
     if (status == -ENOMEM)
         return err_set(e, status, "no memory for the walk; free some, or stop other programs");

@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "agent/ledger/stacks.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdbool.h>
@@ -11,14 +12,6 @@
 #include <unistd.h>
 
 enum { ENTRIES_BYTES = 4096, TEXT_BYTES = 256 };
-
-struct entry {
-    uint64_t inode;
-    int64_t offset;
-    unsigned short bytes;
-    unsigned char type;
-    char name[];
-};
 
 uintptr_t stacks_parse(const char *text) {
     const char *last = strrchr(text, ' '), *at = last;
@@ -50,9 +43,9 @@ void stacks_read(stack_points_t *out, uint32_t of) {
     long n;
     while (may && (n = syscall(SYS_getdents64, fd, entries, sizeof entries)) > 0) {
         for (long at = 0; may && at < n;) {
-            const struct entry *one = (const void *)(entries + at);
-            if (one->name[0] != '.') may = read_one(out, of, one->name);
-            at += one->bytes;
+            const struct dirent64 *one = (const void *)(entries + at);
+            if (one->d_name[0] != '.') may = read_one(out, of, one->d_name);
+            at += one->d_reclen;
         }
     }
     if (fd >= 0) close(fd);

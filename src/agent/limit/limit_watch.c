@@ -1,6 +1,8 @@
 #define _GNU_SOURCE
 #include "agent/limit/limit_watch.h"
 
+#include "base/clock.h"
+
 #include <string.h>
 #include <time.h>
 
@@ -22,12 +24,6 @@ enum {
     IDLE_MS_MIN = 250,
     IDLE_MS_MAX = 60000
 };
-
-static int64_t now_ns(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec * 1000 * MS + t.tv_nsec;
-}
 
 static uint64_t percent(uint64_t bytes, unsigned share) {
     return bytes / 100 * share;

@@ -3,6 +3,7 @@
 #include "agent/resources/resources.h"
 
 #include <arpa/inet.h>
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
@@ -18,14 +19,6 @@
 #include <unistd.h>
 
 enum { ENTRIES_BYTES = 32768, LINK_BYTES = 512, ADDRESS_BYTES = 128, BLOCK = 512 };
-
-struct entry {
-    uint64_t inode;
-    int64_t offset;
-    unsigned short bytes;
-    unsigned char type;
-    char name[];
-};
 
 typedef union address {
     struct sockaddr any;
@@ -222,9 +215,9 @@ void resources_read_descriptors(resources_t *r, uint32_t of, int ours, int peer)
     long n;
     while ((n = syscall(SYS_getdents64, fd, entries, sizeof entries)) > 0) {
         for (long at = 0; at < n;) {
-            const struct entry *e = (const struct entry *)(const void *)(entries + at);
-            int number = e->name[0] >= '0' && e->name[0] <= '9' ? atoi(e->name) : -1;
-            at += e->bytes;
+            const struct dirent64 *e = (const void *)(entries + at);
+            int number = e->d_name[0] >= '0' && e->d_name[0] <= '9' ? atoi(e->d_name) : -1;
+            at += e->d_reclen;
             if (number >= 0 && (of || number != fd)) read_descriptor(r, of, number, &hidden);
         }
     }

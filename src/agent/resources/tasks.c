@@ -3,6 +3,7 @@
 #include "agent/ledger/maps.h"
 #include "agent/resources/resources.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,14 +12,6 @@
 #include <unistd.h>
 
 enum { ENTRIES_BYTES = 16384, NAME_BYTES = 32 };
-
-struct entry {
-    uint64_t inode;
-    int64_t offset;
-    unsigned short bytes;
-    unsigned char type;
-    char name[];
-};
 
 /* glibc puts what pthread_self points to at the top of the stack that it maps. */
 static uint64_t stack_bytes(const maps_t *maps, uint64_t ident, bool main) {
@@ -95,9 +88,9 @@ static void add_natives(resources_t *r, size_t first, uint32_t of, uint64_t hide
     if (fd < 0) return;
     while ((n = syscall(SYS_getdents64, fd, entries, sizeof entries)) > 0) {
         for (long at = 0; at < n;) {
-            const struct entry *e = (const struct entry *)(const void *)(entries + at);
-            int64_t tid = e->name[0] >= '0' && e->name[0] <= '9' ? atoll(e->name) : 0;
-            at += e->bytes;
+            const struct dirent64 *e = (const void *)(entries + at);
+            int64_t tid = e->d_name[0] >= '0' && e->d_name[0] <= '9' ? atoll(e->d_name) : 0;
+            at += e->d_reclen;
             if (!tid || (uint64_t)tid == hide_tid) continue;
             if (!is_told(r, first, tid)) add_native(r, of, tid);
         }
