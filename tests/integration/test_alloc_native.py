@@ -181,9 +181,12 @@ def chain_of(lowtide: Lowtide, out: Path, *options: str, **more: object) -> list
     return [tuple(row) for row in json.loads(done.stdout)["rows"]]
 
 
-@pytest.mark.skipif(
+needs_objcopy = pytest.mark.skipif(
     not shutil.which("objcopy"), reason="there is no objcopy to part a library from its debug information"
 )
+
+
+@needs_objcopy
 def test_names_and_lines_come_after_the_fact_from_a_debug_file_elsewhere(
     lowtide: Lowtide, cc: str, this_python: Python, tmp_path: Path
 ) -> None:
@@ -211,9 +214,7 @@ def test_names_and_lines_come_after_the_fact_from_a_debug_file_elsewhere(
     assert chain_of(lowtide, out, "--debug-path", str(tmp_path)) == found
 
 
-@pytest.mark.skipif(
-    not shutil.which("objcopy"), reason="there is no objcopy to part a library from its debug information"
-)
+@needs_objcopy
 def test_what_was_inlined_is_in_the_recording_where_debug_information_was_there(
     lowtide: Lowtide, cc: str, this_python: Python, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -228,9 +229,7 @@ def test_what_was_inlined_is_in_the_recording_where_debug_information_was_there(
     assert functions[: len(CALLED)] == CALLED or not found[0][2]  # 0: there is no libdw here
 
 
-@pytest.mark.skipif(
-    not shutil.which("objcopy"), reason="there is no objcopy to part a library from its debug information"
-)
+@needs_objcopy
 def test_a_debug_file_of_another_build_or_a_damaged_one_names_nothing_and_breaks_nothing(
     lowtide: Lowtide, cc: str, this_python: Python, tmp_path: Path
 ) -> None:

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -70,14 +70,36 @@ def grows(recording: Recording) -> bool:
     return any("grow" in name for name in functions(recording))
 
 
-def wait_for_profile(process: subprocess.Popen[str], partial: Path) -> None:
-    """Until what lowtide would leave if it were killed tells of the target."""
-    while True:
-        assert process.poll() is None
-        data = partial.read_bytes() if partial.exists() else b""
-        if b"allocations" in data and grows(read_recording(data)):
-            return
-        time.sleep(0.05)
+Attach = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture
+def attach(lowtide_exe: Path) -> Iterator[Attach]:
+    """attach(target, out, *options): lowtide, which has seen the target grow and watches it until it is interrupted."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(target: Target, out: Path, *options: str) -> subprocess.Popen[str]:
+        words = [lowtide_exe, "attach", str(target.pid), "--for", "1h", *options, "-o", out]
+        process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        started.append(process)
+        partial, data = out.with_name(out.name + ".partial"), b""  # what it would leave if it were killed
+        while b"allocations" not in data or not grows(read_recording(data)):
+            assert process.poll() is None
+            time.sleep(0.05)
+            data = partial.read_bytes() if partial.exists() else b""
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def interrupt(process: subprocess.Popen[str]) -> tuple[str, str]:
+    process.send_signal(signal.SIGINT)
+    out, errors = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0, errors
+    return out, errors
 
 
 def attach_until(
@@ -213,17 +235,11 @@ def test_interpreters_with_gils_of_their_own_are_watched_and_left_alone(
 
 
 def test_an_interrupt_ends_it_early_and_keeps_what_was_recorded(
-    this_python: Python, lowtide_exe: Path, spawn: Spawn, tmp_path: Path
+    this_python: Python, attach: Attach, spawn: Spawn, tmp_path: Path
 ) -> None:
     target = spawn(this_python, GROW)
     out = tmp_path / "a.tide"
-    process = subprocess.Popen(
-        [lowtide_exe, "attach", str(target.pid), "--for", "1h", "-o", out], stdout=subprocess.PIPE, text=True
-    )
-    wait_for_profile(process, out.with_name("a.tide.partial"))
-    process.send_signal(signal.SIGINT)
-    said, _ = process.communicate(timeout=PATIENCE_S)
-    assert process.returncode == 0
+    said, _ = interrupt(attach(target, out))
     assert str(target.pid) in said
     assert read_recording(out.read_bytes()).objects
     assert os.listdir(tmp_path).count("a.tide") == 1
@@ -232,17 +248,11 @@ def test_an_interrupt_ends_it_early_and_keeps_what_was_recorded(
 
 
 def test_a_process_that_ends_meanwhile_leaves_its_profile(
-    this_python: Python, lowtide_exe: Path, spawn: Spawn, tmp_path: Path
+    this_python: Python, attach: Attach, spawn: Spawn, tmp_path: Path
 ) -> None:
     target = spawn(this_python, GROW)
     out = tmp_path / "a.tide"
-    process = subprocess.Popen(
-        [lowtide_exe, "attach", str(target.pid), "--for", "1h", "-o", out],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    wait_for_profile(process, out.with_name("a.tide.partial"))
+    process = attach(target, out)
     target.process.kill()
     _, stderr = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0
@@ -267,16 +277,10 @@ print("still", len(kept) == 20)
 
 @pytest.mark.parametrize("how", [["--no-heap"], []], ids=["ledger", "heap"])
 def test_another_interrupt_ends_the_waiting_for_a_process_that_keeps_the_gil(
-    how: list[str], this_python: Python, lowtide: Lowtide, lowtide_exe: Path, spawn: Spawn, tmp_path: Path
+    how: list[str], this_python: Python, lowtide: Lowtide, attach: Attach, spawn: Spawn, tmp_path: Path
 ) -> None:
     target, out = spawn(this_python, HOLDS), tmp_path / "a.tide"
-    process = subprocess.Popen(
-        [lowtide_exe, "attach", str(target.pid), "--for", "1h", *how, "-o", out],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    wait_for_profile(process, out.with_name("a.tide.partial"))
+    process = attach(target, out, *how)
     target.say("x")
     target.wait_for("holds")
     while process.poll() is None:
@@ -306,21 +310,17 @@ def test_what_cannot_be_attached_is_one_line(lowtide: Lowtide, tmp_path: Path) -
 
 
 def test_two_do_not_watch_one_process(
-    this_python: Python, lowtide: Lowtide, lowtide_exe: Path, spawn: Spawn, tmp_path: Path
+    this_python: Python, lowtide: Lowtide, attach: Attach, spawn: Spawn, tmp_path: Path
 ) -> None:
     target = spawn(this_python, GROW)
     out = tmp_path / "a.tide"
-    with subprocess.Popen(
-        [lowtide_exe, "attach", str(target.pid), "--for", "1h", "-o", out, "--no-heap"], text=True
-    ) as process:
-        wait_for_profile(process, out.with_name("a.tide.partial"))
-        for words in (["attach", "-o", tmp_path / "b.tide"], ["top"]):
-            done = lowtide(words[0], target.pid, *words[1:])
-            assert (done.status, done.stdout) == (1, "")
-            assert "another lowtide watches the process already" in done.stderr
-        assert lowtide("dump", target.pid, "-o", tmp_path / "d.tide").status == 0
-        process.send_signal(signal.SIGINT)
-    assert process.returncode == 0
+    process = attach(target, out, "--no-heap")
+    for words in (["attach", "-o", tmp_path / "b.tide"], ["top"]):
+        done = lowtide(words[0], target.pid, *words[1:])
+        assert (done.status, done.stdout) == (1, "")
+        assert "another lowtide watches the process already" in done.stderr
+    assert lowtide("dump", target.pid, "-o", tmp_path / "d.tide").status == 0
+    interrupt(process)
     assert sorted(os.listdir(tmp_path)) == ["a.tide", "d.tide", "target-0.err"]
     assert "memfd:lowtide" not in maps(target.pid)
     assert target.finish() == (0, "still True\n")
@@ -341,22 +341,14 @@ while not select.select([sys.stdin], [], [], 0.005)[0]:
 
 
 def test_a_process_that_is_stopped_is_left_when_it_goes_on(
-    this_python: Python, lowtide_exe: Path, spawn: Spawn, tmp_path: Path
+    this_python: Python, attach: Attach, spawn: Spawn, tmp_path: Path
 ) -> None:
     target, out = spawn(this_python, GROW), tmp_path / "a.tide"
-    process = subprocess.Popen(
-        [lowtide_exe, "attach", str(target.pid), "--for", "1h", "-o", out],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    wait_for_profile(process, out.with_name("a.tide.partial"))
+    process = attach(target, out)
     target.process.send_signal(signal.SIGSTOP)
     while Path(f"/proc/{target.pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=PATIENCE_S)
-    assert process.returncode == 0
+    _, said = interrupt(process)
     assert said == (
         f"lowtide: no heap was captured: process {target.pid} is stopped (SIGSTOP, Ctrl-Z); "
         "lowtide leaves it by itself when it goes on\n"
@@ -368,22 +360,15 @@ def test_a_process_that_is_stopped_is_left_when_it_goes_on(
 
 
 def test_a_thread_that_waits_in_a_hook_keeps_nobody_waiting_and_no_later_visitor_out(
-    this_python: Python, lowtide: Lowtide, lowtide_exe: Path, spawn: Spawn, tmp_path: Path
+    this_python: Python, lowtide: Lowtide, attach: Attach, spawn: Spawn, tmp_path: Path
 ) -> None:
     target = spawn(this_python, WAITS)
     fifo, out = tmp_path / "fifo", tmp_path / "a.tide"
     os.mkfifo(fifo)
-    with subprocess.Popen(
-        [lowtide_exe, "attach", str(target.pid), "--for", "1h", "-o", out, "--no-heap"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        wait_for_profile(process, out.with_name("a.tide.partial"))
-        target.say(str(fifo))
-        target.wait_for("waits")
-        process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=PATIENCE_S)
+    process = attach(target, out, "--no-heap")
+    target.say(str(fifo))
+    target.wait_for("waits")
+    _, said = interrupt(process)
     assert said.count("\n") == 1
     assert f"process {target.pid} is not left yet: a thread is still in a call that was observed" in said
     assert grows(read_recording(out.read_bytes()))
@@ -398,19 +383,14 @@ def test_a_thread_that_waits_in_a_hook_keeps_nobody_waiting_and_no_later_visitor
 
 
 def test_a_target_that_closes_everything_and_moves_is_watched_on(
-    this_python: Python, lowtide_exe: Path, spawn: Spawn, tmp_path: Path
+    this_python: Python, attach: Attach, spawn: Spawn, tmp_path: Path
 ) -> None:
     target = spawn(this_python, "import os\n" + CLOSES, str(tmp_path / "gone"))
     out = tmp_path / "a.tide"
-    with subprocess.Popen(
-        [lowtide_exe, "attach", str(target.pid), "--for", "1h", "-o", out], stdout=subprocess.PIPE, text=True
-    ) as process:
-        wait_for_profile(process, out.with_name("a.tide.partial"))
-        target.say("x")
-        target.wait_for("gone 3")
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=PATIENCE_S)
-    assert process.returncode == 0
+    process = attach(target, out)
+    target.say("x")
+    target.wait_for("gone 3")
+    interrupt(process)
     assert read_recording(out.read_bytes()).objects
     assert "memfd:lowtide" not in maps(target.pid)
     assert target.finish()[0] == 0

@@ -89,11 +89,17 @@ def test_a_walk_in_place_ends_with_its_time(this_python: Python, agent_in: Start
     assert process.communicate("") == ("", "")
 
 
-def test_cancel_ends_a_walk_and_its_child(this_python: Python, agent_in: Start, tmp_path: Path) -> None:
-    agent, process = agent_in(this_python, "rows = [[str(i)] for i in range(2_000_000)]")
-    reader, writer = os.pipe()  # nobody reads: the child waits for room
+def begin(agent: control.Agent) -> int:
+    """Where a capture can be read: until somebody does, its child waits for room."""
+    reader, writer = os.pipe()
     agent.ask(writer)
     os.close(writer)
+    return reader
+
+
+def test_cancel_ends_a_walk_and_its_child(this_python: Python, agent_in: Start, tmp_path: Path) -> None:
+    agent, process = agent_in(this_python, "rows = [[str(i)] for i in range(2_000_000)]")
+    reader = begin(agent)
     agent.cancel()
     assert agent.result().text == "canceled"
     while os.read(reader, 1 << 16):
@@ -106,9 +112,7 @@ def test_cancel_ends_a_walk_and_its_child(this_python: Python, agent_in: Start, 
 
 def test_a_talk_that_breaks_off_ends_the_agent_and_its_child(this_python: Python, agent_in: Start) -> None:
     agent, process = agent_in(this_python, "rows = [[str(i)] for i in range(2_000_000)]")
-    reader, writer = os.pipe()
-    agent.ask(writer)
-    os.close(writer)
+    reader = begin(agent)
     os.read(reader, 1)
     agent.sock.close()
     while os.read(reader, 1 << 16):
@@ -120,9 +124,7 @@ def test_a_talk_that_breaks_off_ends_the_agent_and_its_child(this_python: Python
 
 def test_a_child_whose_target_died_finishes_and_reports(this_python: Python, agent_in: Start, tmp_path: Path) -> None:
     agent, process = agent_in(this_python, "rows = [[str(i)] for i in range(2_000_000)]")
-    reader, writer = os.pipe()
-    agent.ask(writer)
-    os.close(writer)
+    reader = begin(agent)
     data = os.read(reader, 1)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -136,9 +138,7 @@ def test_a_child_whose_target_died_finishes_and_reports(this_python: Python, age
 
 def test_a_child_whose_target_and_command_line_died_ends(this_python: Python, agent_in: Start) -> None:
     agent, process = agent_in(this_python, "rows = [[str(i)] for i in range(2_000_000)]")
-    reader, writer = os.pipe()
-    agent.ask(writer)
-    os.close(writer)
+    reader = begin(agent)
     os.read(reader, 1)
     process.send_signal(signal.SIGKILL)
     process.wait()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -13,7 +12,7 @@ from typing import Any
 
 import pytest
 from conftest import Lowtide, Python, Spawn
-from test_attach import wait_for_profile
+from test_attach import Attach, attach, interrupt  # noqa: F401
 from test_package_inside import inside, package  # noqa: F401
 
 OPEN = """
@@ -275,20 +274,22 @@ print("still", flush=True)
 
 
 def test_attach_tells_of_what_is_opened_while_it_watches(
-    target_python: Python, lowtide: Lowtide, lowtide_exe: Path, spawn: Spawn, tmp_path: Path
+    target_python: Python,
+    lowtide: Lowtide,
+    attach: Attach,  # noqa: F811
+    spawn: Spawn,
+    tmp_path: Path,
 ) -> None:
     program = tmp_path / "app.py"
     program.write_text(LATER)
     target = spawn(target_python, program, str(tmp_path))
     out = tmp_path / "a.tide"
-    watching = subprocess.Popen([lowtide_exe, "attach", str(target.pid), "--for", "1h", "-o", out])
-    wait_for_profile(target.process, out.with_name("a.tide.partial"))
+    watching = attach(target, out)
     (tmp_path / "go").touch()
     while not (tmp_path / "done").exists():
         assert target.process.poll() is None and not (tmp_path / "strange").exists()
         time.sleep(0.02)
-    watching.send_signal(signal.SIGINT)
-    assert watching.wait() == 0
+    interrupt(watching)
     assert target.finish() == (0, "still\n")
     rows = json.loads(lowtide("report", out, "--json").stdout)["resources"]
     assert line(only(rows, "file", name=str(tmp_path / "before.log"))) is None

@@ -39,6 +39,20 @@ static collect_process_t *add(collect_t *c, int fd) {
     return c->processes.at[number];
 }
 
+/* A recorder that has one process, whose region *r maps. */
+static collect_process_t *begin(collect_t *c, region_sample_t **r) {
+    region_sample_t sample;
+    err_t e;
+    region_sample(&sample);
+    assert_int_equal(collect_begin(c, &e), 0);
+    return add(c, share(&sample, r));
+}
+
+static void end(collect_t *c, region_sample_t *r) {
+    collect_end(c);
+    munmap(r, sizeof *r);
+}
+
 static const observed_cell_t *cell(const collect_process_t *p, size_t i) {
     assert_true(i < p->seen.cells.count);
     return &p->seen.cells.at[i].figures;
@@ -46,12 +60,9 @@ static const observed_cell_t *cell(const collect_process_t *p, size_t i) {
 
 static void a_region_is_read_whole(void **state) {
     (void)state;
-    region_sample_t sample, *r;
+    region_sample_t *r;
     collect_t c;
-    err_t e;
-    region_sample(&sample);
-    assert_int_equal(collect_begin(&c, &e), 0);
-    collect_process_t *p = add(&c, share(&sample, &r));
+    collect_process_t *p = begin(&c, &r);
     collect_drain(&c);
     assert_int_equal(c.sites.frames.count, 2);
     assert_int_equal(c.sites.stacks.count, 2);
@@ -64,26 +75,21 @@ static void a_region_is_read_whole(void **state) {
     collect_samples(&c, getpid());
     assert_int_equal(c.samples.count, 1);
     assert_int_equal(c.samples.at[0].address, 0x7000);
-    collect_end(&c);
-    munmap(r, sizeof *r);
+    end(&c, r);
 }
 
 static void peaks_are_told_whether_a_cell_has_changed_since_or_not(void **state) {
     (void)state;
-    region_sample_t sample, *r;
+    region_sample_t *r;
     collect_t c;
-    err_t e;
-    region_sample(&sample);
-    assert_int_equal(collect_begin(&c, &e), 0);
-    collect_process_t *p = add(&c, share(&sample, &r));
+    collect_process_t *p = begin(&c, &r);
     r->head.heap_epoch = 3; /* the peak has ended; cell 0 has changed since */
     r->cells[0].peak.bytes = 5000;
     r->cells[0].heap_epoch = 3;
     collect_drain(&c);
     assert_int_equal(cell(p, 0)->peak.bytes, 5000);
     assert_int_equal(cell(p, 1)->peak.bytes, 2000);
-    collect_end(&c);
-    munmap(r, sizeof *r);
+    end(&c, r);
 }
 
 static int refused(region_sample_t *sample, uint64_t bytes, bool seal) {
@@ -140,25 +146,22 @@ static void what_is_no_region_is_refused(void **state) {
 
 static void what_does_not_hold_reads_as_nothing(void **state) {
     (void)state;
-    region_sample_t sample, *r;
+    region_sample_t *r;
     collect_t c;
-    err_t e;
-    region_sample(&sample);
-    assert_int_equal(collect_begin(&c, &e), 0);
-    sample.head.cells.used = UINT64_MAX; /* more than there is room for */
-    sample.cells[2] = (region_cell_t){.stack = 77, .domain = REGION_LIBC}; /* no such stack */
-    sample.cells[3] = (region_cell_t){.stack = 3, .domain = REGION_LIBC};
-    sample.head.stacks.used = 4;
-    sample.stacks[2] = (region_stack_t){.parent = 4, .frame = 99}; /* its own descendant */
-    sample.stacks[3] = (region_stack_t){.parent = 3, .frame = UINT32_MAX};
-    sample.frames[1].function = 60; /* a text that begins in the last bytes */
-    sample.frames[1].file = UINT32_MAX;
-    sample.frames[1].kind = 12;
-    memset(sample.texts, 0xff, 4); /* text 0 is four gibibytes long */
-    sample.blocks[0].address = 0x100;
-    sample.blocks[0].cell = UINT32_MAX;
-    sample.cells[0].live.bytes = INT64_MIN;
-    collect_process_t *p = add(&c, share(&sample, &r));
+    collect_process_t *p = begin(&c, &r);
+    r->head.cells.used = UINT64_MAX; /* more than there is room for */
+    r->cells[2] = (region_cell_t){.stack = 77, .domain = REGION_LIBC}; /* no such stack */
+    r->cells[3] = (region_cell_t){.stack = 3, .domain = REGION_LIBC};
+    r->head.stacks.used = 4;
+    r->stacks[2] = (region_stack_t){.parent = 4, .frame = 99}; /* its own descendant */
+    r->stacks[3] = (region_stack_t){.parent = 3, .frame = UINT32_MAX};
+    r->frames[1].function = 60; /* a text that begins in the last bytes */
+    r->frames[1].file = UINT32_MAX;
+    r->frames[1].kind = 12;
+    memset(r->texts, 0xff, 4); /* text 0 is four gibibytes long */
+    r->blocks[0].address = 0x100;
+    r->blocks[0].cell = UINT32_MAX;
+    r->cells[0].live.bytes = INT64_MIN;
     collect_drain(&c);
     assert_int_equal(p->seen.cells.count, 4);
     assert_int_equal(cell(p, 0)->live.bytes, 0);
@@ -169,22 +172,19 @@ static void what_does_not_hold_reads_as_nothing(void **state) {
     }
     collect_samples(&c, getpid());
     assert_int_equal(c.samples.count, 1);
-    collect_end(&c);
-    munmap(r, sizeof *r);
+    end(&c, r);
 }
 
 static void a_recording_has_what_was_read(void **state) {
     (void)state;
-    region_sample_t sample, *r;
+    region_sample_t *r;
     collect_t c;
     err_t e;
     rec_writer_t *w;
     lowtide_recording *rec;
     lowtide_error error;
     struct stat st;
-    region_sample(&sample);
-    assert_int_equal(collect_begin(&c, &e), 0);
-    add(&c, share(&sample, &r));
+    begin(&c, &r);
     collect_drain(&c);
     int fd = memfd_create("t.tide", 0);
     assert_int_equal(rec_open(&w, fd, 0, c.began_ns, &e), 0);
@@ -197,8 +197,7 @@ static void a_recording_has_what_was_read(void **state) {
     lowtide_close(rec);
     munmap(bytes, (size_t)st.st_size);
     close(fd);
-    collect_end(&c);
-    munmap(r, sizeof *r);
+    end(&c, r);
 }
 
 static void how_a_process_ended_is_known_of_a_child_and_of_a_zombie(void **state) {
@@ -273,12 +272,9 @@ static void without_descriptors_nobody_is_taken_for_ended(void **state) {
 
 static void a_snapshot_is_wanted_once_it_is_worth_its_cost(void **state) {
     (void)state;
-    region_sample_t sample, *r;
+    region_sample_t *r;
     collect_t c;
-    err_t e;
-    region_sample(&sample);
-    assert_int_equal(collect_begin(&c, &e), 0);
-    collect_process_t *p = add(&c, share(&sample, &r));
+    collect_process_t *p = begin(&c, &r);
     c.peaks = true;
     c.copy_ns = 1000000; /* so dear that it has just begun however long this took */
     peaks_aim(&c);       /* nothing may be spent */
@@ -314,8 +310,7 @@ static void a_snapshot_is_wanted_once_it_is_worth_its_cost(void **state) {
     c.peaks_us = UINT64_C(1) << 40; /* all is spent */
     peaks_aim(&c);
     assert_int_equal(r->head.snapshot_above, INT64_MAX);
-    collect_end(&c);
-    munmap(r, sizeof *r);
+    end(&c, r);
 }
 
 /* Half a GiB: half a second where all is copied, and less than a tenth of that where it is rather read. */
@@ -352,12 +347,9 @@ static void a_snapshot_of_large_blocks_is_cheaper_and_waiting_earns_nothing(void
 static void a_snapshot_that_costs_too_much_is_given_up(void **state) {
     (void)state;
     enum { BYTES = 256 << 20, PAGE = 4096 };
-    region_sample_t sample, *r;
+    region_sample_t *r;
     collect_t c;
-    err_t e;
-    region_sample(&sample);
-    assert_int_equal(collect_begin(&c, &e), 0);
-    collect_process_t *p = add(&c, share(&sample, &r));
+    collect_process_t *p = begin(&c, &r);
     c.peaks = true;
     c.copy_ns = 10000; /* of all pages more than is earned in a minute: as long this may take */
     c.begin_ns -= UINT64_C(30) * 1000000000;
@@ -384,8 +376,7 @@ static void a_snapshot_that_costs_too_much_is_given_up(void **state) {
     c.begin_ns -= UINT64_C(1000) * 1000000000;
     peaks_aim(&c);
     assert_true(r->head.snapshot_above < INT64_MAX);
-    collect_end(&c);
-    munmap(r, sizeof *r);
+    end(&c, r);
 }
 
 /* A test before may have been as high as this one gets. */
@@ -412,12 +403,8 @@ typedef struct mapped {
 } mapped_t;
 
 static void mapped_begin(mapped_t *m) {
-    region_sample_t sample;
-    err_t e;
     forget_the_highest_rss();
-    region_sample(&sample);
-    assert_int_equal(collect_begin(&m->c, &e), 0);
-    m->p = add(&m->c, share(&sample, &m->r));
+    m->p = begin(&m->c, &m->r);
     m->at = mmap(NULL, MAPPED_BYTES + BESIDE_BYTES, PROT_READ | PROT_WRITE,
                  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     assert_true(m->at != MAP_FAILED);
@@ -452,11 +439,6 @@ static void mapped_look(mapped_t *m) {
     collect_tick(&m->c);
 }
 
-static void mapped_end(mapped_t *m) {
-    collect_end(&m->c);
-    munmap(m->r, sizeof *m->r);
-}
-
 /* Seen half touched, touched whole, and gone before the next look. */
 static void a_peak_between_two_looks_is_told(void **state) {
     (void)state;
@@ -477,7 +459,7 @@ static void a_peak_between_two_looks_is_told(void **state) {
         if (m.c.timeline.at[i].rss_bytes > highest->rss_bytes) highest = &m.c.timeline.at[i];
     assert_int_equal(highest->rss_bytes, m.p->rss_peak_bytes);
     assert_in_range(highest->heap_bytes, MAPPED_BYTES - SMALL_BYTES, MAPPED_BYTES + PAGE_BYTES);
-    mapped_end(&m);
+    end(&m.c, m.r);
 }
 
 /* Its rest is touched while nobody reads its pages, and the RSS falls once while it lives: what was higher by then is told of it when
@@ -499,12 +481,12 @@ static void what_was_touched_before_a_dip_is_told_of_what_goes_later(void **stat
     m.p->back_due_us = 0;
     mapped_look(&m);
     assert_in_range(mapped_untouched_at_peak(&m), 0, SMALL_BYTES);
-    mapped_end(&m);
+    end(&m.c, m.r);
 }
 
 /* ── The live file ── */
 
-enum { MANY_CELLS = 20000, MANY_TEXT = 64 };
+enum { MANY_CELLS = 20000, MANY_TEXT = 64, LIVE_PATH = 64 };
 
 /* So many lines that the file would be long if each had its figures in it again and again. */
 typedef struct large {
@@ -547,6 +529,28 @@ static void large_grow(large_t *r, uint32_t cells, uint32_t round) {
     for (uint32_t i = 0; i < cells; i++) r->cells[i].total.bytes = (int64_t)i * 7919 + round;
     r->head.texts.used = (uint64_t)cells * MANY_TEXT;
     r->head.frames.used = r->head.stacks.used = r->head.cells.used = cells;
+}
+
+/* A recorder of such a process that has its live file at `path`, in a folder of its own. */
+static large_t *live_begin(collect_t *c, char path[LIVE_PATH]) {
+    int fd;
+    err_t e;
+    char folder[] = "/tmp/lowtide-live-XXXXXX";
+    large_t *r = large_region(&fd);
+    assert_non_null(mkdtemp(folder));
+    snprintf(path, LIVE_PATH, "%s/t.partial", folder);
+    assert_int_equal(collect_begin(c, &e), 0);
+    add(c, fd);
+    assert_int_equal(collect_live(c, path, &e), 0);
+    return r;
+}
+
+static void live_end(collect_t *c, char *path, large_t *r) {
+    collect_live_remove(c);
+    *strrchr(path, '/') = 0;
+    assert_int_equal(rmdir(path), 0); /* nothing is left beside it */
+    collect_end(c);
+    munmap(r, sizeof *r);
 }
 
 static off_t bytes_of(const char *path) {
@@ -600,16 +604,9 @@ static off_t bytes_afresh(const char *path, collect_t *c) {
 static void the_live_file_has_it_all_and_is_at_most_twice_as_long_and_a_write(void **state) {
     (void)state;
     enum { ROUNDS = 40 };
-    int fd;
-    large_t *r = large_region(&fd);
-    char folder[] = "/tmp/lowtide-live-XXXXXX", path[64];
+    char path[LIVE_PATH];
     collect_t c;
-    err_t e;
-    assert_non_null(mkdtemp(folder));
-    snprintf(path, sizeof path, "%s/t.partial", folder);
-    assert_int_equal(collect_begin(&c, &e), 0);
-    add(&c, fd);
-    assert_int_equal(collect_live(&c, path, &e), 0);
+    large_t *r = live_begin(&c, path);
     for (uint32_t round = 1; round <= ROUNDS; round++) {
         /* It grows for half of the time, and then it only changes. */
         large_grow(r, round < ROUNDS / 2 ? MANY_CELLS * 2 / ROUNDS * round : MANY_CELLS, round);
@@ -619,25 +616,15 @@ static void the_live_file_has_it_all_and_is_at_most_twice_as_long_and_a_write(vo
         if (bytes > 3 * afresh + (512 << 10))
             fail_msg("%jd of %jd", (intmax_t)bytes, (intmax_t)afresh);
     }
-    collect_live_remove(&c);
-    assert_int_equal(rmdir(folder), 0); /* nothing is left beside it */
-    collect_end(&c);
-    munmap(r, sizeof *r);
+    live_end(&c, path, r);
 }
 
 static void a_live_file_without_room_keeps_what_it_has_and_goes_on_later(void **state) {
     (void)state;
-    int fd;
-    large_t *r = large_region(&fd);
-    char folder[] = "/tmp/lowtide-live-XXXXXX", path[64];
+    char path[LIVE_PATH];
     struct rlimit old, low;
     collect_t c;
-    err_t e;
-    assert_non_null(mkdtemp(folder));
-    snprintf(path, sizeof path, "%s/t.partial", folder);
-    assert_int_equal(collect_begin(&c, &e), 0);
-    add(&c, fd);
-    assert_int_equal(collect_live(&c, path, &e), 0);
+    large_t *r = live_begin(&c, path);
     large_grow(r, 100, 1);
     write_now(&c);
     live_says(path, r, 1);
@@ -655,26 +642,16 @@ static void a_live_file_without_room_keeps_what_it_has_and_goes_on_later(void **
     signal(SIGXFSZ, before);
     write_now(&c);
     live_says(path, r, 4);
-    collect_live_remove(&c);
-    assert_int_equal(rmdir(folder), 0);
-    collect_end(&c);
-    munmap(r, sizeof *r);
+    live_end(&c, path, r);
 }
 
 /* What was written afresh and did not get the name is in no file. */
 static void a_live_file_that_cannot_take_its_name_lacks_nothing_later(void **state) {
     (void)state;
-    int fd;
-    large_t *r = large_region(&fd);
-    char folder[] = "/tmp/lowtide-live-XXXXXX", path[64], aside[80];
+    char path[LIVE_PATH], aside[80];
     collect_t c;
-    err_t e;
-    assert_non_null(mkdtemp(folder));
-    snprintf(path, sizeof path, "%s/t.partial", folder);
+    large_t *r = live_begin(&c, path);
     snprintf(aside, sizeof aside, "%s.aside", path);
-    assert_int_equal(collect_begin(&c, &e), 0);
-    add(&c, fd);
-    assert_int_equal(collect_live(&c, path, &e), 0);
     large_grow(r, 100, 1);
     write_now(&c);
     for (uint32_t round = 2; bytes_of(path) <= 256 << 10; round++) {
@@ -693,10 +670,7 @@ static void a_live_file_that_cannot_take_its_name_lacks_nothing_later(void **sta
         write_now(&c);
         live_says(path, r, round);
     }
-    collect_live_remove(&c);
-    assert_int_equal(rmdir(folder), 0);
-    collect_end(&c);
-    munmap(r, sizeof *r);
+    live_end(&c, path, r);
 }
 
 static void what_was_never_touched_is_no_memory_when_it_is_gone_either(void **state) {
@@ -709,7 +683,7 @@ static void what_was_never_touched_is_no_memory_when_it_is_gone_either(void **st
     collect_drain(&m.c);
     assert_int_equal(m.p->seen.cells.at[1].untouched, 0);
     assert_in_range(mapped_untouched_at_peak(&m), MAPPED_BYTES - SMALL_BYTES, MAPPED_BYTES);
-    mapped_end(&m);
+    end(&m.c, m.r);
 }
 
 int main(void) {

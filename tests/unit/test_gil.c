@@ -32,6 +32,9 @@ typedef struct world {
     interp_t interp;
     thread_state_t thread;
     int32_t signals;
+    layout_t layout;
+    rt_t rt;
+    gil_t gil;
 } world_t;
 
 static layout_t layout_of(bool per_thread) {
@@ -69,6 +72,9 @@ static void world_begin(world_t *w, bool per_thread) {
     pthread_condattr_init(&monotonic);
     pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
     *w = (world_t){.locked = 1, .interval = 5000, .per_thread = per_thread};
+    w->layout = layout_of(per_thread);
+    w->rt = (rt_t){.layout = &w->layout, .runtime = (rt_addr_t)w};
+    w->gil = (gil_t){.rt = &w->rt, .at = (rt_addr_t)w};
     w->thread.interp = &w->interp;
     w->last_holder = &w->thread;
     pthread_cond_init(&w->cond, &monotonic);
@@ -98,18 +104,15 @@ static void *flicker(void *arg) {
 
 static void take_from_flicker(bool per_thread) {
     world_t w;
-    layout_t l = layout_of(per_thread);
-    rt_t rt = {.layout = &l, .runtime = (rt_addr_t)&w};
-    gil_t g = {.rt = &rt, .at = (rt_addr_t)&w};
     pthread_t holder;
     err_t e;
     world_begin(&w, per_thread);
     assert_int_equal(pthread_create(&holder, NULL, flicker, &w), 0);
-    assert_int_equal(gil_take(&g, 120000, NULL, NULL, &e), 0);
+    assert_int_equal(gil_take(&w.gil, 120000, NULL, NULL, &e), 0);
     pthread_join(holder, NULL);
     assert_int_equal(w.locked, 1);
     assert_ptr_not_equal(w.last_holder, &w.thread);
-    gil_release(&g);
+    gil_release(&w.gil);
     assert_int_equal(w.locked, 0);
     assert_null(w.last_holder);
 }
@@ -128,14 +131,11 @@ static void who_gives_up_withdraws_the_request(void **state) {
     (void)state;
     for (int per_thread = 0; per_thread < 2; per_thread++) {
         world_t w;
-        layout_t l = layout_of(per_thread);
-        rt_t rt = {.layout = &l, .runtime = (rt_addr_t)&w};
-        gil_t g = {.rt = &rt, .at = (rt_addr_t)&w};
         err_t e;
         world_begin(&w, per_thread);
-        assert_int_equal(gil_take(&g, 120000, stop_when_asked, &w, &e), -ECANCELED);
+        assert_int_equal(gil_take(&w.gil, 120000, stop_when_asked, &w, &e), -ECANCELED);
         assert_false(asked(&w));
-        assert_int_equal(gil_take(&g, 50, NULL, NULL, &e), -ETIMEDOUT);
+        assert_int_equal(gil_take(&w.gil, 50, NULL, NULL, &e), -ETIMEDOUT);
         assert_false(asked(&w));
         assert_int_equal(w.interp.eval_breaker, 0);
         assert_ptr_equal(w.last_holder, &w.thread);
@@ -155,15 +155,12 @@ static void nobody_waits_for_a_python_that_has_ended(void **state) {
     (void)state;
     for (int per_thread = 0; per_thread < 2; per_thread++) {
         world_t w;
-        layout_t l = layout_of(per_thread);
-        rt_t rt = {.layout = &l, .runtime = (rt_addr_t)&w};
-        gil_t g = {.rt = &rt, .at = (rt_addr_t)&w};
         err_t e;
         world_begin(&w, per_thread);
-        assert_int_equal(gil_take(&g, 120000, end_python, &w, &e), -ESRCH);
+        assert_int_equal(gil_take(&w.gil, 120000, end_python, &w, &e), -ESRCH);
         assert_string_equal(e.text, "Python has ended in this process");
-        assert_int_equal(gil_take(&g, 120000, NULL, NULL, &e), -ESRCH);
-        assert_false(g.held);
+        assert_int_equal(gil_take(&w.gil, 120000, NULL, NULL, &e), -ESRCH);
+        assert_false(w.gil.held);
         assert_int_equal(w.locked, -1);
     }
 }

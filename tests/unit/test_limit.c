@@ -1,5 +1,6 @@
 #define _GNU_SOURCE
 #include "agent/limit/limit_watch.h"
+#include "base/clock.h"
 #include "base/limit_size.h"
 
 #include <errno.h>
@@ -149,13 +150,17 @@ static void say_rss(const fake_t *f, uint64_t bytes) {
     put(f->proc, "self/statm", text);
 }
 
+static void watch(const fake_t *f, limit_watch_t *w, double busy_share) {
+    gauge_places_t places;
+    gauge_find(&places, f->proc, f->cgroups);
+    limit_watch_open(w, &places, 100 * MIB, busy_share);
+}
+
 static void pressure_comes_at_the_mark_and_aims_at_the_goal(void **state) {
     fake_t *f = *state;
-    gauge_places_t places;
     limit_watch_t w;
     limit_state_t s;
-    gauge_find(&places, f->proc, f->cgroups);
-    limit_watch_open(&w, &places, 100 * MIB, 0.5);
+    watch(f, &w, 0.5);
     say_rss(f, 92 * MIB);
     assert_int_equal(limit_watch_wait(&w, LIMIT_PRESSURE, &s), LIMIT_PRESSURE);
     assert_int_equal(s.source, GAUGE_RSS);
@@ -193,7 +198,6 @@ static void *waits(void *arg) {
 /* What is no stall is told from one by waiting on until the limit is full. */
 static void check_stall(const fake_t *f, const stall_case_t *c) {
     const struct timespec a_while = {.tv_nsec = 10000000};
-    gauge_places_t places;
     limit_watch_t w;
     pthread_t thread;
     void *result;
@@ -202,8 +206,7 @@ static void check_stall(const fake_t *f, const stall_case_t *c) {
     put(f->cgroups, "app/memory.max", "max\n");
     say_stalls(f, 1000000, 5);
     say_rss(f, c->rss);
-    gauge_find(&places, f->proc, f->cgroups);
-    limit_watch_open(&w, &places, 100 * MIB, 0.5);
+    watch(f, &w, 0.5);
     say_stalls(f, 1000000 + c->us, 5 + c->high);
     w.stalls_read_ns -= 2000000000; /* so long ago */
     const int64_t read_ns = w.stalls_read_ns;
@@ -237,24 +240,20 @@ static void a_stall_and_a_high_mark_are_pressure_from_half_of_the_limit_on(void 
 
 static void others_of_a_tree_count_until_their_recorder_falls_silent(void **state) {
     fake_t *f = *state;
-    gauge_places_t places;
     limit_watch_t w;
     limit_state_t s;
-    struct timespec t;
     static region_t tree;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    const uint64_t now_ns = (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-    gauge_find(&places, f->proc, f->cgroups);
-    limit_watch_open(&w, &places, 100 * MIB, 0.5);
+    const uint64_t begun_ns = (uint64_t)now_ns();
+    watch(f, &w, 0.5);
     w.tree = &tree;
     tree.tree_beside = 60 * MIB;
     tree.tree_share = REGION_SHARE_ALL / 4;
-    tree.tree_ns = now_ns + 3600000000000u; /* however long this test is kept from running */
+    tree.tree_ns = begun_ns + 3600000000000u; /* however long this test is kept from running */
     say_rss(f, 30 * MIB);
     limit_watch_read(&w, &s);
     assert_int_equal(s.used_bytes, 90 * MIB);
     assert_true(s.shared);
-    tree.tree_ns = now_ns - 6000000000u;
+    tree.tree_ns = begun_ns - 6000000000u;
     limit_watch_read(&w, &s);
     assert_int_equal(s.used_bytes, 30 * MIB);
     assert_false(s.shared);
@@ -262,11 +261,9 @@ static void others_of_a_tree_count_until_their_recorder_falls_silent(void **stat
 
 static void what_brings_nothing_is_tried_more_and_more_seldom(void **state) {
     fake_t *f = *state;
-    gauge_places_t places;
     limit_watch_t w;
     limit_state_t s = {0};
-    gauge_find(&places, f->proc, f->cgroups);
-    limit_watch_open(&w, &places, 100 * MIB, 0.5);
+    watch(f, &w, 0.5);
     say_rss(f, 92 * MIB);
     limit_watch_wait(&w, LIMIT_PRESSURE, &s);
     int64_t idle = 0;
@@ -291,11 +288,9 @@ static void what_brings_nothing_is_tried_more_and_more_seldom(void **state) {
 
 static void a_light_action_is_followed_by_another_only_when_usage_has_grown(void **state) {
     fake_t *f = *state;
-    gauge_places_t places;
     limit_watch_t w;
     limit_state_t s = {0};
-    gauge_find(&places, f->proc, f->cgroups);
-    limit_watch_open(&w, &places, 100 * MIB, 1);
+    watch(f, &w, 1);
     say_rss(f, 91 * MIB);
     limit_watch_wait(&w, LIMIT_PRESSURE, &s);
     assert_int_equal(s.light_bytes, 3 * MIB);
