@@ -8,7 +8,7 @@ import struct
 from dataclasses import dataclass
 
 DOMAINS = {1: "raw", 2: "mem", 3: "object", 4: "mmap", 5: "libc"}
-HEADER = struct.Struct("<QIIQQQIIIIqqQQQQQQIIq4IqQQQqIIQ")
+HEADER = struct.Struct("<QIIQQQIIIIqqQQQQQQIIq4IqqQQQqIIQ")
 PARTS_AT = HEADER.size
 CELL = struct.Struct("<IIQQ" + "qqQ" * 4)
 BLOCK = struct.Struct("<QQII")

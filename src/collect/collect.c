@@ -7,6 +7,7 @@
 #include "collect/collect_gc.h"
 #include "collect/collect_live.h"
 #include "collect/collect_peak.h"
+#include "collect/collect_series.h"
 #include "collect/collect_tree.h"
 #include "collect/touched.h"
 
@@ -41,6 +42,10 @@ enum {
     SAMPLES_MOST = 4 << 20
 };
 
+uint64_t collect_cost_us(void) {
+    return clock_ns(CLOCK_THREAD_CPUTIME_ID) / 1000;
+}
+
 uint64_t collect_now_us(const collect_t *c) {
     return (clock_ns(CLOCK_MONOTONIC) - c->begin_ns) / 1000;
 }
@@ -63,6 +68,7 @@ static void process_close(collect_process_t *p) {
     observed_close(&p->observed);
     collect_numbers_free(&p->seen.frames);
     collect_numbers_free(&p->seen.stacks);
+    collect_lines_free(&p->seen.lines);
 }
 
 void collect_end(collect_t *c) {
@@ -76,6 +82,7 @@ void collect_end(collect_t *c) {
     collect_processes_free(&c->processes);
     sites_free(&c->sites);
     collect_points_free(&c->timeline);
+    collect_series_free(&c->series);
     collect_events_free(&c->events);
     collect_samples_free(&c->samples);
     live_close(c);
@@ -298,7 +305,7 @@ static void untouched_add(void *arg, uint32_t cell, uint64_t bytes) {
 /* It may be asked again when that has cost a fiftieth of the time. */
 static void read_untouched(collect_t *c, uint32_t number, bool peak) {
     collect_process_t *p = c->processes.at[number];
-    uint64_t begin = collect_now_us(c);
+    uint64_t begin = collect_cost_us();
     if (!p->observed.region || p->ended || p->frozen) return;
     sites_read(&c->sites, p->pid, &p->observed, &p->seen);
     for (size_t i = 0; i < p->seen.cells.count; i++) {
@@ -313,13 +320,24 @@ static void read_untouched(collect_t *c, uint32_t number, bool peak) {
         if (cell_lives_as(cell, &cell->figures.rss_peak))
             cell->rss_peak_untouched = cell->untouched;
     }
+    p->untouched_rss = p->rss_bytes;
+    p->untouched_heap = observed_heap_bytes(&p->observed);
     if (peak) {
         p->peak_stale = false;
         p->high_rss = p->rss_bytes;
         p->high_heap = observed_heap_bytes(&p->observed);
     }
-    uint64_t end = collect_now_us(c), wait = LOOK_PART * (end - begin);
-    p->untouched_due_us = end + (wait > GRAIN_US_MIN ? wait : GRAIN_US_MIN);
+    uint64_t wait = LOOK_PART * (collect_cost_us() - begin);
+    p->untouched_due_us = collect_now_us(c) + (wait > GRAIN_US_MIN ? wait : GRAIN_US_MIN);
+}
+
+/* What is resident has changed otherwise than what lives: some of it was touched since, or is gone. */
+static bool is_stale(const collect_process_t *p) {
+    enum { PART = 8, LEAST = 1 << 20 };
+    int64_t lives = (int64_t)(observed_heap_bytes(&p->observed) - p->untouched_heap);
+    int64_t apart = (int64_t)(p->rss_bytes - p->untouched_rss) - lives;
+    return p->untouched_bytes > LEAST &&
+           (uint64_t)(apart < 0 ? -apart : apart) > p->untouched_bytes / PART + LEAST;
 }
 
 /* Since the look at its highest RSS it was higher by what lived in addition, and by what of the rest was touched meanwhile: of
@@ -392,8 +410,10 @@ static void look(collect_t *c, uint32_t number, bool now) {
     }
     bool high = p->rss_bytes + p->seen_peak_bytes / 64 >= p->seen_peak_bytes;
     bool above = observed_heap_bytes(&p->observed) > p->rss_bytes + p->untouched_bytes;
-    if (now || (t >= p->untouched_due_us && ((high && p->peak_stale) || above)))
-        read_untouched(c, number, high);
+    bool due = now || t >= p->untouched_due_us, stale = above || is_stale(p);
+    if (now || (due && ((high && p->peak_stale) || stale))) read_untouched(c, number, high);
+    /* With what is known to be wrong no line is told. */
+    series_look(c, number, t, now, due || !stale);
     if (p->rss_bytes >= p->point_rss) {
         p->point_rss = p->rss_bytes;
         p->point_rss_us = t;

@@ -58,6 +58,12 @@ typedef struct collect_peak_cost {
     uint64_t seen_us;             /* 0: not yet */
 } collect_peak_cost_t;
 
+/* What is known of a process's lines over time (collect_series.h). */
+typedef struct collect_course {
+    uint64_t heap, high, told; /* now; the most since it was told; what was told */
+    uint64_t highest, rows, due_us;
+} collect_course_t;
+
 enum { COLLECT_GENERATIONS = 3 };
 
 /* A process's collector (collect_gc.h). */
@@ -88,6 +94,7 @@ typedef struct collect_process {
     uint64_t rss_peak_bytes, rss_peak_us; /* the highest, be it between two looks */
     uint64_t seen_peak_bytes;             /* the highest that a look saw */
     uint64_t untouched_bytes, untouched_due_us; /* of its live bytes; when to look again */
+    uint64_t untouched_rss, untouched_heap; /* the RSS and what lived, when they were looked for */
     bool peak_stale; /* the RSS has been higher since they were last read at its highest */
     uint64_t high_rss, high_heap; /* the RSS and what lived, when they were */
     uint64_t back_due_us;         /* when what the kernel knows may be made use of again */
@@ -101,6 +108,7 @@ typedef struct collect_process {
     uint64_t silent_programs; /* observed_silent */
     uint64_t end_heap_bytes;  /* live when it ended, or had run its last line */
     collect_gc_t gc;
+    collect_course_t series;
     uint64_t looked_us, looked_rss; /* at its RSS, and what it was */
     uint64_t tree_shared;           /* of its RSS, what others count (collect_tree.h) */
     bool tree_read, tree_gone;      /* gone: it has ended, and that was not heard of yet */
@@ -124,6 +132,14 @@ typedef struct collect_event {
     uint64_t t_us, duration_us, value;
 } collect_event_t;
 
+/* Of one line, or (frame 0) of the whole heap. */
+typedef struct collect_row {
+    uint32_t process, frame; /* frame + 1, or 0 */
+    uint64_t t_us, live_bytes;
+    uint64_t made_bytes, high_bytes; /* since the row of the heap before; high: of the heap alone */
+} collect_row_t;
+
+VEC_DEFINE(collect_series, collect_row_t);
 VEC_DEFINE(collect_points, collect_point_t);
 VEC_DEFINE(collect_events, collect_event_t);
 
@@ -131,7 +147,7 @@ VEC_DEFINE(collect_events, collect_event_t);
 typedef struct collect_rows {
     bool changed; /* of processes and allocations those that are marked as changed */
     bool sources; /* with the frames' source text, which is read from its files */
-    size_t frames, stacks, points, events; /* from that one on */
+    size_t frames, stacks, points, series, events; /* from that one on */
 } collect_rows_t;
 
 /* The live file (collect_live.h). */
@@ -150,6 +166,7 @@ typedef struct collect {
     collect_processes_t processes;
     collect_sites_t sites;
     collect_points_t timeline;
+    collect_series_t series;
     collect_events_t events;
     collect_samples_t samples;
     char refused[4096];               /* collect_refused */
@@ -215,6 +232,9 @@ void collect_silent_names(const collect_process_t *p, char list[COLLECT_SILENT_R
 
 /* For the timeline; dropped where there are very many. */
 void collect_note(collect_t *c, const collect_event_t *event);
+
+/* What we have cost so far: on a busy machine less than the time that went by. */
+uint64_t collect_cost_us(void);
 
 uint64_t collect_now_us(const collect_t *c);
 

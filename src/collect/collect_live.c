@@ -137,6 +137,7 @@ static void note_written(collect_t *c) {
                                .frames = c->sites.frames.count,
                                .stacks = c->sites.stacks.count,
                                .points = c->timeline.count,
+                               .series = c->series.count,
                                .events = c->events.count};
     for (size_t i = 0; i < c->processes.count; i++) {
         collect_process_t *p = c->processes.at[i];

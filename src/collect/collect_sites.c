@@ -18,6 +18,7 @@ void sites_free(collect_sites_t *s) {
     collect_texts_free(&s->texts);
     collect_frames_free(&s->frames);
     collect_stacks_free(&s->stacks);
+    collect_stack_lines_free(&s->lines);
     map_free(&s->text_numbers);
     map_free(&s->frame_numbers);
     map_free(&s->stack_numbers);
@@ -28,6 +29,7 @@ void sites_seen_free(collect_seen_t *seen) {
     collect_numbers_free(&seen->frames);
     collect_numbers_free(&seen->stacks);
     collect_cells_free(&seen->cells);
+    collect_lines_free(&seen->lines);
 }
 
 /* 64 bits of a good hash stand for the whole: with a million sites two are taken for one once in 37 million runs. */

@@ -41,6 +41,20 @@ static inline bool cell_lives_as(const collect_cell_t *c, const observed_counts_
     return peak->bytes == c->figures.live.bytes && peak->blocks == c->figures.live.blocks;
 }
 
+/* Of a stack: its innermost frame that is the program's own, or COLLECT_NO_FRAME, and its innermost of Python. */
+#define COLLECT_NO_FRAME UINT32_MAX
+typedef struct collect_stack_line {
+    uint32_t own, site;
+} collect_stack_line_t;
+
+/* What a line has (collect_series.h). */
+typedef struct collect_line {
+    uint64_t now, total;       /* alive, and made in all */
+    uint64_t told, then_total; /* alive when it was last told; made when the heap last was */
+} collect_line_t;
+
+VEC_DEFINE(collect_stack_lines, collect_stack_line_t);
+VEC_DEFINE(collect_lines, collect_line_t);
 VEC_DEFINE(collect_texts, char);
 VEC_DEFINE(collect_numbers, uint32_t);
 VEC_DEFINE(collect_frames, collect_frame_t);
@@ -51,6 +65,7 @@ typedef struct collect_sites {
     collect_texts_t texts; /* zero-terminated, one behind the other; 0 is "" */
     collect_frames_t frames;
     collect_stacks_t stacks;
+    collect_stack_lines_t lines;                      /* by stack, as far as they were asked for */
     map_t text_numbers, frame_numbers, stack_numbers; /* by hash */
     symbols_t *symbols;                               /* from the first native frame on; or NULL */
     bool full;                                        /* no memory: new sites are not told apart */
@@ -60,6 +75,7 @@ typedef struct collect_sites {
 typedef struct collect_seen {
     collect_numbers_t frames, stacks; /* the region's numbers to ours + 1; 0: not read */
     collect_cells_t cells;            /* by the region's own order */
+    collect_lines_t lines;            /* by frame */
     uint64_t events;
 } collect_seen_t;
 

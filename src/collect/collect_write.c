@@ -153,6 +153,24 @@ static void write_timeline(const collect_t *c, rec_writer_t *w, size_t from) {
     rec_table_end(w);
 }
 
+static void write_series(const collect_t *c, rec_writer_t *w, size_t from) {
+    static const rec_table_column_t columns[] = {
+        {"process", REC_DELTA},     {"t_us", REC_DELTA},        {"frame", REC_VARINT},
+        {"live_bytes", REC_VARINT}, {"made_bytes", REC_VARINT}, {"high_bytes", REC_VARINT}};
+    if (from >= c->series.count) return;
+    BEGIN(w, "lines", columns);
+    for (size_t i = from; i < c->series.count; i++) {
+        const collect_row_t *row = c->series.at + i;
+        rec_table_number(w, row->process);
+        rec_table_number(w, row->t_us);
+        rec_table_number(w, row->frame);
+        rec_table_number(w, row->live_bytes);
+        rec_table_number(w, row->made_bytes);
+        rec_table_number(w, row->high_bytes);
+    }
+    rec_table_end(w);
+}
+
 static void write_events(const collect_t *c, rec_writer_t *w, size_t from) {
     static const rec_table_column_t columns[] = {
         {"process", REC_DELTA},      {"t_us", REC_DELTA},   {"kind", REC_VARINT},
@@ -279,6 +297,7 @@ void write_tables(const collect_t *c, rec_writer_t *w, const collect_rows_t *row
     write_stacks(c, w, rows->stacks);
     write_allocations(c, w, rows->changed);
     write_timeline(c, w, rows->points);
+    write_series(c, w, rows->series);
     write_events(c, w, rows->events);
 }
 

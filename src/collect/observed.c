@@ -122,6 +122,17 @@ bool observed_cell(const observed_t *o, uint64_t i, observed_cell_t *out) {
     return domain >= REGION_RAW && domain < REGION_DOMAINS;
 }
 
+bool observed_cell_now(const observed_t *o, uint64_t i, uint64_t *live, uint64_t *total) {
+    if (i >= observed_used(&o->cells)) return false;
+    const region_cell_t *cell = (const region_cell_t *)o->cells.at + i;
+    uint32_t domain = __atomic_load_n(&cell->domain, __ATOMIC_ACQUIRE);
+    int64_t lives = atomic_load_explicit(&cell->live.bytes, memory_order_relaxed);
+    int64_t made = atomic_load_explicit(&cell->total.bytes, memory_order_relaxed);
+    *live = lives > 0 ? (uint64_t)lives : 0;
+    *total = made > 0 ? (uint64_t)made : 0;
+    return domain >= REGION_RAW && domain < REGION_DOMAINS;
+}
+
 /* The table is hashed: its slots are filled all over, up to `used`. */
 bool observed_block(const observed_t *o, uint64_t i, region_block_t *out) {
     if (i >= o->blocks.room) return false;
@@ -155,6 +166,15 @@ uint64_t observed_heap_bytes(const observed_t *o) {
 
 uint64_t observed_heap_peak_bytes(const observed_t *o) {
     return o->region ? at_least_0(&o->region->heap_peak_bytes) : 0;
+}
+
+uint64_t observed_heap_recent_bytes(const observed_t *o) {
+    if (!o->region) return 0;
+    int64_t now = atomic_load_explicit(&o->region->heap_bytes, memory_order_relaxed);
+    int64_t high =
+        atomic_exchange_explicit(&o->region->heap_recent_bytes, now, memory_order_relaxed);
+    high = high > now ? high : now;
+    return high > 0 ? (uint64_t)high : 0;
 }
 
 void observed_lost(const observed_t *o, uint64_t *stacks, uint64_t *blocks) {

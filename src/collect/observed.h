@@ -21,7 +21,8 @@ typedef struct observed_part {
 } observed_part_t;
 
 typedef struct observed {
-    region_t *region; /* shared; rss_epoch, snapshot_above and tree_… are ours to change */
+    region_t *
+        region; /* shared; rss_epoch, snapshot_above, heap_recent_bytes and tree_… are ours to change */
     uint64_t bytes;
     uint32_t mode;
     uint64_t interval_bytes, begin_ns;
@@ -58,6 +59,8 @@ bool observed_frame(const observed_t *o, uint64_t i, region_frame_t *out);
 bool observed_stack(const observed_t *o, uint64_t i, region_stack_t *out);
 bool observed_cell(const observed_t *o, uint64_t i, observed_cell_t *out);
 bool observed_event(const observed_t *o, uint64_t i, region_event_t *out);
+/* What of it is alive, and what it made in all; false: it is being made. */
+bool observed_cell_now(const observed_t *o, uint64_t i, uint64_t *live, uint64_t *total);
 /* false: no block is in that slot. */
 bool observed_block(const observed_t *o, uint64_t i, region_block_t *out);
 /* "" where there is none. */
@@ -66,6 +69,8 @@ observed_text_t observed_text(const observed_t *o, uint32_t offset);
 /* Live now, never below 0. */
 uint64_t observed_heap_bytes(const observed_t *o);
 uint64_t observed_heap_peak_bytes(const observed_t *o); /* at the highest */
+/* The most that was alive at once since it was last asked. */
+uint64_t observed_heap_recent_bytes(const observed_t *o);
 /* How often a stack was counted without its callers, and a block not at all, for want of room. */
 void observed_lost(const observed_t *o, uint64_t *stacks, uint64_t *blocks);
 /* How many forked children could not call us, and why (errno); and why it could not itself at its end, or 0. */

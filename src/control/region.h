@@ -38,7 +38,7 @@
 #include <stdint.h>
 
 enum { REGION_SHARE_ALL = 65536, REGION_SILENT_NAMES = 4 };
-enum { REGION_VERSION = 7, REGION_LARGE_BYTES = 1 << 20, REGION_SHOWN_BYTES = 1 << 16 };
+enum { REGION_VERSION = 8, REGION_LARGE_BYTES = 1 << 20, REGION_SHOWN_BYTES = 1 << 16 };
 #define REGION_MAGIC 0x6c61746564697431ull
 
 enum region_mode { REGION_SAMPLED = 1, REGION_EXACT = 2 };
@@ -127,6 +127,8 @@ typedef struct region {
     /* The recorder's: with more live than this the process calls for a snapshot, once, and sets it to INT64_MAX, as it is
      * from the beginning. */
     _Atomic int64_t snapshot_above;
+    /* The highest heap_bytes since the recorder last set it: so that nothing high falls between two of its looks. */
+    _Atomic int64_t heap_recent_bytes;
     /* Where in the process its main collector notes that it is running (an int), and how often it has run: three 64-bit counts
      * for each generation, the first of them of collections. 0: not known. */
     uint64_t gc_collecting, gc_stats;

@@ -1,4 +1,5 @@
 #define _GNU_SOURCE
+#include "explain/profile_course.h"
 #include "explain/profile_lines.h"
 #include "explain/profile_native.h"
 
@@ -527,6 +528,7 @@ static int profile_fill(profile_t *p, const lowtide_recording *rec, const namer_
     map_free(&known);
     if (!status) status = profile_sort(p, e);
     if (!status) status = profile_lines(p);
+    if (!status) status = profile_courses(p, rec);
     if (!status) status = profile_together(p);
     return status ? profile_no_memory(e) : 0;
 }

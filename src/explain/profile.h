@@ -74,6 +74,13 @@ typedef struct profile_point {
     uint64_t t_us, rss_bytes, heap_bytes;
 } profile_point_t;
 
+/* What a frame's line had from then on, and what it made since the row of the heap before; frame LOWTIDE_NONE: the heap of the process,
+ * behind the rows of the same moment, with the most that was alive since (profile_course.h). */
+typedef struct profile_course {
+    uint32_t process, frame, line;
+    uint64_t t_us, live_bytes, made_bytes, high_bytes;
+} profile_course_t;
+
 enum { PROFILE_EVENT_GC = 1, PROFILE_EVENT_MARK, PROFILE_EVENT_HEAP, PROFILE_EVENT_LIMIT };
 typedef struct profile_event {
     uint32_t process, kind;
@@ -110,7 +117,7 @@ typedef struct profile {
     uint64_t interval_bytes;           /* of the first process that has one */
     uint64_t lost_stacks, lost_blocks; /* counted by their line alone; not counted */
     uint32_t process_count, frame_count, stack_count, cell_count, site_count, line_count,
-        point_count, event_count, sample_count;
+        point_count, course_count, event_count, sample_count;
     uint32_t main_process; /* whose heap it is; else the first that was watched */
     profile_process_t *processes;
     profile_frame_t *frames;
@@ -121,6 +128,7 @@ typedef struct profile {
     profile_site_t *sites; /* most bytes at the peak first */
     profile_site_t *lines; /* in no order */
     profile_point_t *points;
+    profile_course_t *courses;
     profile_event_t *events;
     profile_sample_t *samples; /* by process, then address */
     profile_sums_t sums;       /* of all sites */

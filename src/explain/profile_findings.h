@@ -8,6 +8,10 @@
 /* native-memory: what C code took by the program's own line, that is alive and belongs to no object whose blocks are known. */
 int profile_native_memory(findings_t *f, const profile_t *p);
 
+/* temporary-peak: what a line had at the highest heap alone, as far as the peak is lower without it. `peak_heap` is the model of
+ * p->peak, or NULL. */
+int profile_temporary_peaks(findings_t *f, const profile_t *p, const model_t *peak_heap);
+
 /* Sets the finding's site. 0 or -ENOMEM. */
 int profile_set_site(findings_t *f, const profile_frame_t *frame, model_finding_t *x);
 /* The file's name without its directories. */

@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static uint64_t profile_site_key(const profile_frame_t *f) {
+uint64_t profile_site_key(const profile_frame_t *f) {
     uint64_t parts[3] = {rec_checksum(f->file, strlen(f->file)),
                          rec_checksum(f->function, strlen(f->function)), f->line};
     uint64_t key = rec_checksum(parts, sizeof parts);

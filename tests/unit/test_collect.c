@@ -3,6 +3,7 @@
 #include "collect/collect.h"
 #include "collect/collect_live.h"
 #include "collect/collect_peak.h"
+#include "collect/collect_series.h"
 #include "lowtide/recording.h"
 #include "region_sample.h"
 
@@ -90,6 +91,47 @@ static void peaks_are_told_whether_a_cell_has_changed_since_or_not(void **state)
     assert_int_equal(cell(p, 0)->peak.bytes, 5000);
     assert_int_equal(cell(p, 1)->peak.bytes, 2000);
     end(&c, r);
+}
+
+/* Frame + 1, or 0 for the heap, of the rows that a look adds. */
+static size_t looks(collect_t *c, uint32_t frames[4]) {
+    size_t before = c->series.count;
+    series_look(c, 0, collect_now_us(c), true, true);
+    for (size_t i = before; i < c->series.count; i++) frames[i - before] = c->series.at[i].frame;
+    return c->series.count - before;
+}
+
+static void a_line_is_told_when_it_has_clearly_more_or_less(void **state) {
+    (void)state;
+    enum { MIB = 1 << 20 };
+    region_sample_t sample, *r;
+    collect_t c;
+    err_t e;
+    uint32_t frames[4];
+    region_sample(&sample);
+    assert_int_equal(collect_begin(&c, &e), 0);
+    collect_process_t *p = add(&c, share(&sample, &r));
+    p->rss_peak_bytes = 1 << 30;
+    assert_int_equal(looks(&c, frames), 0);
+    r->cells[1].live.bytes = r->cells[1].total.bytes = r->head.heap_bytes = 8 * MIB;
+    assert_int_equal(looks(&c, frames), 2);
+    assert_int_equal(frames[0], c.sites.stacks.at[cell(p, 1)->stack].frame + 1);
+    assert_int_equal(frames[1], 0);
+    assert_int_equal(c.series.at[0].live_bytes, 8 * MIB);
+    assert_int_equal(c.series.at[0].made_bytes, 8 * MIB);
+    assert_int_equal(looks(&c, frames), 0); /* no news */
+    r->cells[1].live.bytes += MIB / 2;
+    assert_int_equal(looks(&c, frames), 0); /* too little */
+    /* Between two looks the heap was higher, and who made so much is told, too. */
+    r->head.heap_recent_bytes = 40 * MIB;
+    r->cells[0].total.bytes += 32 * MIB;
+    assert_int_equal(looks(&c, frames), 2);
+    assert_int_equal(c.series.at[2].live_bytes, 1000);
+    assert_int_equal(c.series.at[2].made_bytes, 32 * MIB);
+    assert_int_equal(c.series.at[3].high_bytes, 40 * MIB);
+    assert_int_equal(r->head.heap_recent_bytes, 8 * MIB); /* from here on, anew */
+    collect_end(&c);
+    munmap(r, sizeof *r);
 }
 
 static int refused(region_sample_t *sample, uint64_t bytes, bool seal) {
@@ -690,6 +732,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_region_is_read_whole),
         cmocka_unit_test(peaks_are_told_whether_a_cell_has_changed_since_or_not),
+        cmocka_unit_test(a_line_is_told_when_it_has_clearly_more_or_less),
         cmocka_unit_test(what_is_no_region_is_refused),
         cmocka_unit_test(what_does_not_hold_reads_as_nothing),
         cmocka_unit_test(a_recording_has_what_was_read),

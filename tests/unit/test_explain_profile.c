@@ -1,5 +1,6 @@
 /* Profiles made by hand: native frames without number, and figures about as large as their error. */
 #define _GNU_SOURCE
+#include "explain/profile_course.h"
 #include "explain/profile_native.h"
 
 #include "base/arena.h"
@@ -73,9 +74,63 @@ static void a_figure_is_told_where_it_is_above_the_error_that_is_shown_with_it(v
     }
 }
 
+enum { LINES = 3 };
+
+static void row(profile_t *p, uint32_t line, uint64_t live, uint64_t made, uint64_t high) {
+    p->courses[p->course_count++] = (profile_course_t){.frame = line,
+                                                       .line = line,
+                                                       .t_us = 1 + p->course_count,
+                                                       .live_bytes = live,
+                                                       .made_bytes = made,
+                                                       .high_bytes = high};
+}
+
+static void the_rest_is_at_its_highest_where_a_line_has_less(void **state) {
+    (void)state;
+    profile_course_t rows[16];
+    profile_t p = {.courses = rows, .frame_count = LINES, .line_count = LINES};
+    profile_site_t lines[LINES];
+    memset(lines, 0, sizeof lines);
+    p.lines = lines;
+    const uint64_t at_peak[LINES] = {100, 10, 0};
+    profile_without_t ask = {.line = 0};
+    assert_int_equal(profile_without(&p, at_peak, &ask), 0);
+    assert_false(ask.known);
+    row(&p, 0, 100, 100, 0);
+    row(&p, 1, 10, 10, 0);
+    row(&p, LOWTIDE_NONE, 110, 110, 110);
+    /* The first goes, and the last comes at once: between, there were 90 that the first had no part in. */
+    row(&p, 0, 0, 0, 0);
+    row(&p, 2, 60, 60, 0);
+    row(&p, LOWTIDE_NONE, 70, 60, 110);
+    assert_int_equal(profile_without(&p, at_peak, &ask), 0);
+    assert_true(ask.known);
+    assert_int_equal(ask.high_bytes, 70);
+    assert_int_equal(ask.other, 2);
+    assert_int_equal(ask.t_us, 7);
+    assert_int_equal(ask.may_bytes, 70);
+    /* Higher for a moment, of which no line can tell but the one that made so much. */
+    row(&p, 2, 60, 25, 0);
+    row(&p, LOWTIDE_NONE, 70, 25, 95);
+    assert_int_equal(profile_without(&p, at_peak, &ask), 0);
+    assert_int_equal(ask.high_bytes, 95);
+    assert_int_equal(ask.other, 2);
+    /* What the line itself made and dropped between was its own. */
+    row(&p, 0, 0, 100, 0);
+    row(&p, LOWTIDE_NONE, 70, 100, 108);
+    assert_int_equal(profile_without(&p, at_peak, &ask), 0);
+    assert_int_equal(ask.high_bytes, 95);
+    /* What it keeps to the end is not gone with it. */
+    ask.kept_bytes = 90;
+    assert_int_equal(profile_without(&p, at_peak, &ask), 0);
+    assert_int_equal(ask.high_bytes, 100);
+    assert_int_equal(ask.other, LOWTIDE_NONE);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(each_frame_stands_in_those_that_it_was_inlined_into),
+        cmocka_unit_test(the_rest_is_at_its_highest_where_a_line_has_less),
         cmocka_unit_test(a_figure_is_told_where_it_is_above_the_error_that_is_shown_with_it),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

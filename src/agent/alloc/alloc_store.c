@@ -359,6 +359,8 @@ void store_born(uint32_t cell, const store_change_t *c) {
     int64_t now = heap_add(c->bytes, c->alone);
     if (__builtin_expect(now > atomic_load_explicit(&r->snapshot_above, memory_order_relaxed), 0))
         call_for_snapshot();
+    if (now > atomic_load_explicit(&r->heap_recent_bytes, memory_order_relaxed))
+        atomic_store_explicit(&r->heap_recent_bytes, now, memory_order_relaxed);
     if (now <= atomic_load_explicit(&r->heap_peak_bytes, memory_order_relaxed)) return;
     atomic_store_explicit(&r->heap_peak_bytes, now, memory_order_relaxed);
     uint64_t epoch = atomic_load_explicit(&r->heap_epoch, memory_order_relaxed);

@@ -1,0 +1,145 @@
+#define _GNU_SOURCE
+#include "collect/collect_series.h"
+
+#include "base/origin.h"
+
+enum {
+    STEP_BYTES_MIN = 1 << 20,
+    STEP_PART = 256,   /* of the highest heap */
+    STEP_LARGER = 16,  /* once there are more rows than should be */
+    CHURN_PART = 8,    /* of the heap: what was made and is gone again may have been so high */
+    COST_PART = 100,   /* of the time */
+    LOOKS_PART = 2000, /* of the age lie between two looks at least */
+    ROWS_AT_ONCE = 4096,
+    ROWS_A_SECOND = 400,
+    SERIES_MOST = 1 << 18
+};
+
+static bool is_python(const collect_sites_t *s, uint32_t frame) {
+    return frame < s->frames.count && s->frames.at[frame].kind == REGION_FRAME_PYTHON;
+}
+
+static bool is_own(const collect_sites_t *s, uint32_t frame) {
+    if (!is_python(s, frame)) return false;
+    return origin_of(sites_text_at(s, s->frames.at[frame].file), NULL) == ORIGIN_OWN;
+}
+
+/* Parents stand before their children. */
+static int find_lines(collect_sites_t *s) {
+    for (size_t i = s->lines.count; i < s->stacks.count; i++) {
+        const collect_stack_t *stack = s->stacks.at + i;
+        const collect_stack_line_t *above =
+            stack->parent && stack->parent <= i ? s->lines.at + stack->parent - 1 : NULL;
+        collect_stack_line_t line = {.site = stack->frame, .own = COLLECT_NO_FRAME};
+        if (!is_python(s, stack->frame) && above && is_python(s, above->site))
+            line.site = above->site;
+        if (is_own(s, stack->frame))
+            line.own = stack->frame;
+        else if (above)
+            line.own = above->own;
+        if (collect_stack_lines_push(&s->lines, line)) return -1;
+    }
+    return 0;
+}
+
+static int lines_room(collect_seen_t *seen, size_t frames) {
+    if (frames <= seen->lines.count) return 0;
+    if (collect_lines_reserve(&seen->lines, frames - seen->lines.count)) return -1;
+    seen->lines.count = frames; /* what is new reads as 0 */
+    return 0;
+}
+
+/* The cells, summed up by line. */
+static bool sum_up(collect_t *c, collect_process_t *p) {
+    collect_seen_t *seen = &p->seen;
+    if (observed_used(&p->observed.cells) > seen->cells.count)
+        sites_read(&c->sites, p->pid, &p->observed, seen);
+    if (find_lines(&c->sites) || lines_room(seen, c->sites.frames.count)) return false;
+    for (size_t i = 0; i < seen->lines.count; i++)
+        seen->lines.at[i].now = seen->lines.at[i].total = 0;
+    for (size_t i = 0; i < seen->cells.count; i++) {
+        const collect_cell_t *cell = seen->cells.at + i;
+        uint64_t live, total;
+        if (!cell->figures.domain || !observed_cell_now(&p->observed, i, &live, &total)) continue;
+        const collect_stack_line_t *of = c->sites.lines.at + cell->figures.stack;
+        collect_line_t *line = seen->lines.at + (of->own == COLLECT_NO_FRAME ? of->site : of->own);
+        line->now += live > cell->untouched ? live - cell->untouched : 0;
+        line->total += total;
+    }
+    return true;
+}
+
+static uint64_t apart(uint64_t a, uint64_t b) {
+    return a > b ? a - b : b - a;
+}
+
+static uint64_t made(const collect_line_t *line) {
+    return line->total > line->then_total ? line->total - line->then_total : 0;
+}
+
+/* Has it clearly more or less than it was told with, or may it have had between? */
+static bool is_news(const collect_line_t *line, uint64_t step, uint64_t high) {
+    return apart(line->now, line->told) >= step ||
+           (made(line) >= high / CHURN_PART && made(line) >= STEP_PART / CHURN_PART * step);
+}
+
+static void tell(collect_t *c, collect_row_t row) {
+    if (c->series.count < SERIES_MOST && !collect_series_push(&c->series, row))
+        c->processes.at[row.process]->series.rows++;
+}
+
+/* Those with news, and the heap: all that stands at one time is one moment. */
+static void tell_all(collect_t *c, uint32_t number, uint64_t t_us, uint64_t step) {
+    collect_process_t *p = c->processes.at[number];
+    collect_line_t all = {.now = p->series.heap};
+    for (size_t i = 0; i < p->seen.lines.count; i++) {
+        collect_line_t *line = p->seen.lines.at + i;
+        all.total += made(line);
+        if (is_news(line, step, p->series.high)) {
+            tell(c, (collect_row_t){.process = number,
+                                    .frame = (uint32_t)i + 1,
+                                    .t_us = t_us,
+                                    .live_bytes = line->now,
+                                    .made_bytes = made(line)});
+            line->told = line->now;
+        }
+        line->then_total = line->total;
+    }
+    tell(c, (collect_row_t){.process = number,
+                            .t_us = t_us,
+                            .live_bytes = all.now,
+                            .made_bytes = all.total,
+                            .high_bytes = p->series.high > all.now ? p->series.high : all.now});
+    p->series.told = p->series.heap;
+    p->series.high = 0;
+}
+
+/* The highest since it was last told. Of what is not there any more nobody knows whether it was touched; but no more than was resident. */
+static void note_high(collect_process_t *p) {
+    uint64_t high = observed_heap_recent_bytes(&p->observed),
+             heap = observed_heap_bytes(&p->observed);
+    p->series.heap = heap > p->untouched_bytes ? heap - p->untouched_bytes : 0;
+    high = high > p->untouched_bytes ? high - p->untouched_bytes : 0;
+    if (high > p->rss_peak_bytes) high = p->rss_peak_bytes;
+    if (high > p->series.high) p->series.high = high;
+    if (high > p->series.highest) p->series.highest = high;
+}
+
+void series_look(collect_t *c, uint32_t number, uint64_t t_us, bool now, bool known) {
+    collect_process_t *p = c->processes.at[number];
+    if (!p->observed.region) return;
+    note_high(p);
+    if (!known || (!now && t_us < p->series.due_us)) return;
+    uint64_t begin = collect_cost_us(), age_us = t_us - p->begin_us;
+    uint64_t step = p->series.highest / STEP_PART;
+    if (step < STEP_BYTES_MIN) step = STEP_BYTES_MIN;
+    if (p->series.rows > ROWS_AT_ONCE + age_us / 1000 * ROWS_A_SECOND / 1000) step *= STEP_LARGER;
+    if (!sum_up(c, p)) return;
+    bool news =
+        apart(p->series.heap, p->series.told) >= step || p->series.high >= p->series.told + step;
+    for (size_t i = 0; i < p->seen.lines.count && !news; i++)
+        news = is_news(p->seen.lines.at + i, step, p->series.high);
+    if (news) tell_all(c, number, t_us, step);
+    uint64_t wait = (collect_cost_us() - begin) * COST_PART;
+    p->series.due_us = t_us + (wait > age_us / LOOKS_PART ? wait : age_us / LOOKS_PART);
+}

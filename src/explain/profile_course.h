@@ -1,0 +1,30 @@
+/* What lines had over time, and so: how high the memory would still have been without one of them.
+ *
+ *     heap    ▂▂▂▅█████▅▂▃▅▆▆▂      the highest is the peak that a line made …
+ *     line        ▃▆▆▆▆▃
+ *     others  ▂▂▂▂▂▂▂▂▂▂▃▅▆▆▂      … and the highest of what is left, how far down its fix brings it
+ */
+#ifndef LOWTIDE_EXPLAIN_PROFILE_COURSE_H
+#define LOWTIDE_EXPLAIN_PROFILE_COURSE_H
+
+#include "explain/profile.h"
+
+/* Reads the table `lines`; a damaged one is as good as none. The profile has its lines. 0 or -ENOMEM. */
+int profile_courses(profile_t *p, const lowtide_recording *rec);
+
+typedef struct profile_without {
+    uint32_t process, line; /* asked: the line; and what of its bytes stays all the same */
+    uint64_t kept_bytes;
+    bool known;          /* answered: there is a course of that process */
+    uint64_t high_bytes; /* the most that was alive of the rest, and when */
+    uint64_t t_us;
+    uint32_t other; /* the line that had most there that it had not at the peak, or LOWTIDE_NONE */
+    double fresh_variance; /* bytes²; of what was alive there, and not at the peak */
+    uint64_t
+        may_bytes; /* as much of the rest may have been alive at once: what lives for less than the time between two looks */
+} profile_without_t;
+
+/* `at_peak`: by line, what it had at the peak. 0 or -ENOMEM. */
+int profile_without(const profile_t *p, const uint64_t *at_peak, profile_without_t *ask);
+
+#endif

@@ -1,0 +1,304 @@
+/* temporary-peak: what was alive at the peak alone, the line that made it, and how much lower the peak is without it. */
+#define _GNU_SOURCE
+#include "base/mem.h"
+#include "explain/profile_course.h"
+#include "explain/profile_findings.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { TEMPORARY_MIN_BYTES = 16 << 20, TEMPORARY_SHARE = 5, TEMPORARY_MOST = 3 };
+
+static const double IN_95 = 2; /* σ */
+
+static int temporary_u64_compare(const void *a, const void *b) {
+    const uint64_t *x = a, *y = b;
+    return *x < *y ? -1 : *x > *y;
+}
+
+/* What the process usually had, the median of its timeline; and the least that was resident. */
+static int temporary_usual(const profile_t *p, uint32_t process, uint64_t *out, uint64_t *rss_out,
+                           err_t *e) {
+    uint64_t *heap = mem_alloc((2 * (size_t)p->point_count + 1) * sizeof *heap);
+    uint64_t *rss = heap + p->point_count;
+    uint32_t count = 0;
+    if (!heap) return err_set(e, -ENOMEM, "no memory for the allocation profile");
+    for (uint32_t i = 0; i < p->point_count; i++) {
+        if (p->points[i].process != process) continue;
+        rss[count] = p->points[i].rss_bytes;
+        heap[count++] = p->points[i].heap_bytes;
+    }
+    if (count) qsort(heap, count, sizeof *heap, temporary_u64_compare);
+    *out = count ? heap[count / 2] : UINT64_MAX;
+    *rss_out = UINT64_MAX;
+    for (uint32_t i = 0; i < count; i++)
+        if (rss[i] < *rss_out) *rss_out = rss[i];
+    mem_free(heap);
+    return 0;
+}
+
+/* What to write in place of what is made all at once, by what made it. */
+static const char *temporary_advice(const profile_t *p, const profile_site_t *line) {
+    static const struct {
+        const char *in, *advice; /* a part of the file's or function's name */
+    } rows[] = {
+        {"/json/", "read it record by record (JSON Lines, or a streaming parser such as ijson)"},
+        {"/csv.py", "take row by row what the reader yields"},
+        {"/pandas/",
+         "read and work in chunks (chunksize=), with fewer columns (usecols=) or smaller "
+         "types (dtype=), and del what is done with"},
+        {"/pyarrow/", "read it batch by batch (lowtide.stream, iter_batches)"},
+        {"/numpy/", "work in place (out=, +=), in blocks of rows, or on a smaller dtype"},
+        {"<listcomp>",
+         "a generator expression in place of the list, where it is gone through once"},
+        {"/pickle.py", "store and load it in parts"},
+    };
+    const profile_frame_t *by =
+        line->most < p->site_count ? &p->sites[line->most].frame : &line->frame;
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        if (strstr(by->file, rows[i].in) || strstr(by->function, rows[i].in)) return rows[i].advice;
+    }
+    return "a generator in place of a list, chunks of the input (lowtide.stream), an operation in "
+           "place (out=, +=), or del of what came before it is no longer needed";
+}
+
+/* Of "thread MainThread > load() > text" the local and its function: what to del. */
+static bool temporary_local(const char *path, char *local, char *function, size_t room) {
+    const char *call = NULL;
+    for (const char *at = path; (at = strstr(at, "() > ")); at++) call = at;
+    if (!call) return false;
+    const char *begin = call, *name = call + 5;
+    while (begin > path && begin[-1] != ' ') begin--;
+    size_t n = strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_");
+    if (!n || n >= room || (size_t)(call - begin) >= room) return false;
+    snprintf(local, room, "%.*s", (int)n, name);
+    snprintf(function, room, "%.*s", (int)(call - begin), begin);
+    return true;
+}
+
+/* Whether it goes when the function lets go of it: nothing but one frame keeps it alive, and not by `self`. */
+static bool temporary_is_alone(const model_t *m, uint32_t id, const char *local) {
+    if (!strcmp(local, "self") || !strcmp(local, "cls")) return false;
+    while (id < m->g.n && model_shape_of(m, id)->kind == LOWTIDE_SHAPE_OBJECT)
+        id = model_idom(m, id);
+    return id < m->g.n && model_shape_of(m, id)->kind == LOWTIDE_SHAPE_FRAME;
+}
+
+/* One may be told to write `del` only into the program's own functions. */
+static bool temporary_is_own(const profile_t *p, const char *function) {
+    for (uint32_t i = 0; i < p->line_count; i++) {
+        const profile_frame_t *f = &p->lines[i].frame;
+        if (!profile_is_library(f) && strcmp(f->function, function) == 0) return true;
+    }
+    return false;
+}
+
+/* Whether the heap at the peak had most of what the line made: what was still being made when it was captured may be for its caller,
+ * and is no local to del. */
+static bool temporary_is_whole(const profile_t *p, uint32_t line, uint64_t bytes) {
+    uint64_t had = 0;
+    for (uint32_t i = 0; i < p->peak_sample_count; i++)
+        if (p->peak_samples[i].line == line) had += p->peak_samples[i].weight;
+    return had >= bytes / 4 * 3;
+}
+
+/* Who held at the peak what the line made; the caller frees it. */
+static void temporary_peak_holder(const profile_t *p, const model_t *peak, uint32_t line,
+                                  profile_held_t *held) {
+    profile_made_t made = {
+        .model = peak, .when = PROFILE_AT_PEAK, .site = LOWTIDE_NONE, .line = line};
+    err_t ignored;
+    *held = (profile_held_t){0};
+    if (!peak || profile_held(p, &made, held, &ignored)) return;
+    if (held->samples * 2 < held->of) held->path = NULL; /* held by many */
+}
+
+typedef struct temporary_told {
+    bool usual; /* at the peak was no more than the process had for half of its time */
+    const profile_site_t *line;
+    const profile_sums_t *sums;
+    uint64_t gone; /* of what it had at the peak */
+    uint64_t returned,
+        off; /* so much lower the peak is without that; and how far that may be off */
+    profile_without_t without; /* what the peak is then */
+} temporary_told_t;
+
+/* "app.py:9 made 98.0 MiB (± 14.0 MiB) that lived at the peak alone, 2.5 s in; the peak falls by 69.1 MiB, to that of app.py:6, 3.1 s in" */
+static char *temporary_title(findings_t *f, const profile_t *p, const temporary_told_t *t) {
+    const profile_frame_t *frame = &t->line->frame;
+    const profile_process_t *of = &p->processes[p->peak_process];
+    uint64_t off = profile_error(p, t->sums, PROFILE_PEAK);
+    char size[32], error[64] = "", at[48] = "", falls[320] = "", other[200] = "what else was alive";
+    char bytes[32];
+    if (off) snprintf(error, sizeof error, " (± %s)", findings_bytes(off, bytes));
+    /* Its bytes are those of the heap's peak; the RSS may be at its highest at another time. */
+    if (of->heap_peak_bytes) snprintf(at, sizeof at, ", %.1f s in", (double)of->heap_peak_us / 1e6);
+    if (t->returned < t->gone) {
+        char fall[32], doubt[64] = "";
+        const profile_frame_t *by =
+            t->without.other < p->line_count ? &p->lines[t->without.other].frame : NULL;
+        if (by)
+            snprintf(other, sizeof other, "that of %.150s:%u", profile_file_base(by->file),
+                     by->line);
+        if (t->off) snprintf(doubt, sizeof doubt, " (± %s)", findings_bytes(t->off, bytes));
+        snprintf(falls, sizeof falls, "; the peak falls by %s%s, to %s, %.1f s in",
+                 findings_bytes(t->returned, fall), doubt, other, (double)t->without.t_us / 1e6);
+    }
+    return findings_text(f, "%s:%u made %s%s that %s%s%s%s", profile_file_base(frame->file),
+                         frame->line, findings_bytes(t->gone, size), error,
+                         t->usual ? "were alive at the peak" : "lived at the peak alone", at,
+                         t->usual ? ", and are gone at the end" : "", falls);
+}
+
+static int temporary_tell(findings_t *f, const profile_t *p, const model_t *peak_heap,
+                          const temporary_told_t *t) {
+    const profile_site_t *line = t->line;
+    const profile_sums_t *sums = t->sums;
+    char local[96], function[96];
+    profile_held_t held;
+    model_finding_t *x = findings_add(f, "temporary-peak");
+    if (!x) return findings_no_memory(f);
+    uint64_t live = sums->blocks[PROFILE_LIVE], peak = sums->blocks[PROFILE_PEAK];
+    x->bytes = t->returned;
+    x->objects = peak > live ? peak - live : 0;
+    x->title = temporary_title(f, p, t);
+    temporary_peak_holder(p, peak_heap, (uint32_t)(line - p->lines), &held);
+    if (held.path) x->held_at_peak = findings_text(f, "%s", held.path);
+    bool has_local = held.path && temporary_local(held.path, local, function, sizeof local) &&
+                     temporary_is_own(p, function) &&
+                     temporary_is_alone(peak_heap, held.through, local) &&
+                     temporary_is_whole(p, (uint32_t)(line - p->lines), sums->bytes[PROFILE_PEAK]);
+    x->fix = findings_text(
+        f, "make what %s:%u makes piece by piece: %s%s%s%s%s%s",
+        profile_file_base(line->frame.file), line->frame.line, temporary_advice(p, line),
+        has_local ? "; or `del " : "", has_local ? local : "", has_local ? "` in " : "",
+        has_local ? function : "", has_local ? "() as soon as it is done with" : "");
+    profile_held_free(&held);
+    bool sure = t->without.known && t->without.may_bytes <= t->without.high_bytes + t->returned / 4;
+    x->confidence = t->off * 4 < t->returned && sure ? "high" : "medium";
+    return x->title && x->fix ? profile_set_site(f, &line->frame, x) : findings_no_memory(f);
+}
+
+/* What the allocator adds to a block of Python's, on average: it hands out multiples of 16 up to 512 bytes. */
+static uint64_t temporary_rounding(const profile_cell_t *c, int figure) {
+    enum { DOMAIN_MEM = 2, DOMAIN_OBJECT = 3, UNIT = 16, MOST = 512 };
+    uint64_t blocks = c->sums.blocks[figure];
+    uint64_t mean = blocks ? c->sums.bytes[figure] / blocks : 0;
+    bool small = (c->domain == DOMAIN_MEM || c->domain == DOMAIN_OBJECT) && mean && mean <= MOST;
+    return small ? (UNIT - mean % UNIT) % UNIT * blocks : 0;
+}
+
+/* Of the process with the highest peak: what each line had, as it lies in memory. What went with an ended process was kept until its
+ * end: it counts as left, and nothing of it was temporary. */
+typedef struct temporary_lines {
+    profile_sums_t *sums;
+    uint64_t *asked_peak, *asked_live; /* what it asked for of that, which is what a course tells */
+    uint64_t peak, left;               /* of all, as it lies in memory */
+    uint64_t asked;                    /* of all at the peak */
+} temporary_lines_t;
+
+static void temporary_lines_free(temporary_lines_t *x) {
+    mem_free(x->sums);
+    mem_free(x->asked_peak);
+}
+
+static int temporary_lines(const profile_t *p, temporary_lines_t *x) {
+    size_t bytes = p->line_count * sizeof *x->sums, asked = p->line_count * sizeof *x->asked_peak;
+    *x = (temporary_lines_t){.sums = mem_alloc(bytes), .asked_peak = mem_alloc(2 * asked)};
+    if (!x->sums || !x->asked_peak) {
+        temporary_lines_free(x);
+        return -ENOMEM;
+    }
+    x->asked_live = x->asked_peak + p->line_count;
+    memset(x->sums, 0, bytes);
+    memset(x->asked_peak, 0, 2 * asked);
+    for (uint32_t i = 0; i < p->cell_count; i++) {
+        profile_cell_t c = p->cells[i];
+        if (c.process != p->peak_process) continue;
+        c.sums.bytes[PROFILE_LIVE] += c.sums.bytes[PROFILE_GONE];
+        c.sums.blocks[PROFILE_LIVE] += c.sums.blocks[PROFILE_GONE];
+        x->asked_peak[c.line] += c.sums.bytes[PROFILE_PEAK];
+        x->asked_live[c.line] += c.sums.bytes[PROFILE_LIVE];
+        x->asked += c.sums.bytes[PROFILE_PEAK];
+        uint64_t at_peak = temporary_rounding(&c, PROFILE_PEAK),
+                 left = temporary_rounding(&c, PROFILE_LIVE);
+        c.sums.bytes[PROFILE_PEAK] += at_peak;
+        c.sums.bytes[PROFILE_LIVE] += left;
+        profile_add_sums(&x->sums[c.line], &c.sums);
+        x->peak += c.sums.bytes[PROFILE_PEAK];
+        x->left += c.sums.bytes[PROFILE_LIVE];
+    }
+    return 0;
+}
+
+static uint64_t temporary_less(uint64_t a, uint64_t b) {
+    return a > b ? a - b : 0;
+}
+
+static uint64_t temporary_gone(const profile_sums_t *s) {
+    return temporary_less(s->bytes[PROFILE_PEAK], s->bytes[PROFILE_LIVE]);
+}
+
+/* How much lower the peak is without what is gone of the line: down to the most that was alive of the rest, and no more than `above`. */
+static int temporary_returns(const profile_t *p, const temporary_lines_t *x, uint64_t above,
+                             temporary_told_t *t) {
+    enum { CLEARLY = 16 };
+    uint32_t line = (uint32_t)(t->line - p->lines);
+    t->without = (profile_without_t){
+        .process = p->peak_process, .line = line, .kept_bytes = x->asked_live[line]};
+    int status = profile_without(p, x->asked_peak, &t->without);
+    uint64_t asked = temporary_less(x->asked_peak[line], x->asked_live[line]);
+    uint64_t most = temporary_less(x->asked, t->without.high_bytes);
+    bool known = t->without.known && asked;
+    if (!known && t->gone > above) t->gone = above;
+    t->returned = t->gone;
+    t->off = profile_error(p, t->sums, PROFILE_PEAK);
+    if (status || !known || most + asked / CLEARLY >= asked) return status;
+    t->returned = (uint64_t)((double)t->gone * (double)most / (double)asked);
+    if (t->returned > above) t->returned = above;
+    /* Of what is alive at both moments the error is the same. */
+    double of_line = (double)t->off;
+    if (t->off) t->off = (uint64_t)hypot(of_line, IN_95 * sqrt(t->without.fresh_variance));
+    return 0;
+}
+
+static uint32_t temporary_most(const profile_t *p, const temporary_lines_t *x) {
+    uint32_t most = 0;
+    for (uint32_t i = 1; i < p->line_count; i++)
+        if (temporary_gone(&x->sums[i]) > temporary_gone(&x->sums[most])) most = i;
+    return most;
+}
+
+/* The peak stands clearly above what is left at the end, or above what the process usually had; the lines that had more at the peak
+ * than now are told, all together of no more than what is above. What is built up over half of the time, or kept that long, is usual
+ * and gone all the same. */
+int profile_temporary_peaks(findings_t *f, const profile_t *p, const model_t *peak_heap) {
+    uint64_t median = 0, least_rss = 0;
+    temporary_lines_t x;
+    if (p->mode == PROFILE_NONE || !p->process_count || !p->line_count) return 0;
+    if (temporary_lines(p, &x)) return findings_no_memory(f);
+    int status = temporary_usual(p, p->peak_process, &median, &least_rss, f->e);
+    uint64_t above = temporary_less(x.peak, median < x.left ? median : x.left);
+    /* What was allocated and never touched is not resident: the fix returns none of it. */
+    uint64_t above_rss = temporary_less(p->rss_peak_bytes, least_rss);
+    if (above > above_rss) above = above_rss;
+    for (int found = 0; !status && above >= x.peak / TEMPORARY_SHARE && found < TEMPORARY_MOST;
+         found++) {
+        uint32_t most = temporary_most(p, &x);
+        temporary_told_t told = {
+            .line = &p->lines[most], .sums = &x.sums[most], .gone = temporary_gone(&x.sums[most])};
+        uint64_t least = x.peak / 10 > TEMPORARY_MIN_BYTES ? x.peak / 10 : TEMPORARY_MIN_BYTES;
+        if (told.gone < least || told.gone < profile_error(p, told.sums, PROFILE_PEAK)) break;
+        if (temporary_returns(p, &x, above, &told)) status = findings_no_memory(f);
+        told.usual = x.peak < median + told.returned / 2;
+        if (!status && told.returned >= least && told.returned > told.off)
+            status = temporary_tell(f, p, peak_heap, &told);
+        x.sums[most].bytes[PROFILE_PEAK] = 0;
+        above = temporary_less(above, told.returned);
+    }
+    temporary_lines_free(&x);
+    return status;
+}
