@@ -8,6 +8,7 @@
 #include "agent/heap/heap.h"
 #include "agent/ledger/ledger.h"
 #include "agent/ledger/ledger_write.h"
+#include "agent/ledger/resident.h"
 #include "agent/resources/resources.h"
 #include "base/clock.h"
 #include "base/mem.h"
@@ -114,6 +115,24 @@ static bool may_know(uintptr_t block) {
     return alloc_may_know(block) || ledger_in_mapping(walked, block);
 }
 
+/* A reader of pages, of the program's and not of its child: of what it shares a child has no page yet. */
+typedef struct touched {
+    res_t pages;
+    uint64_t budget_pages; /* what lies beyond is memory */
+} touched_t;
+
+static uint64_t touched(void *arg, uintptr_t begin, uint64_t bytes) {
+    touched_t *t = arg;
+    uint64_t pages = (bytes + RES_PAGE - 1) / RES_PAGE, there = 0;
+    if (pages > t->budget_pages || begin % RES_PAGE) return bytes;
+    t->budget_pages -= pages;
+    for (uint64_t i = 0; i < pages; i++) {
+        uintptr_t at = begin + i * RES_PAGE;
+        if (res_page(&t->pages, at) || res_swapped(&t->pages, at)) there += RES_PAGE;
+    }
+    return there < bytes ? there : bytes;
+}
+
 static int tick_in_place(void *arg, uint64_t objects) {
     const work_t *work = arg;
     (void)objects;
@@ -134,11 +153,16 @@ static int explain(const work_t *work, int status, err_t *e) {
 /* The walk and the recording; figures and errors go into r. */
 static void record(work_t *work, bool in_place, ctl_result_t *r) {
     const capture_t *c = work->c;
+    enum { TOUCHED_PAGES_MOST = 1 << 24 }; /* of 64 GiB: a second */
+    touched_t pages = {.budget_pages = TOUCHED_PAGES_MOST};
+    res_open_of(&pages.pages, in_place ? 0 : work->self);
     heap_options_t options = {.values = !(c->flags & CTL_NO_VALUES),
                               .hide_tid = c->join ? (uint64_t)gettid() : 0,
                               .tick = in_place ? tick_in_place : NULL,
                               .tick_arg = work,
                               .known = may_know,
+                              .touched = touched,
+                              .touched_arg = &pages,
                               .handle = c->leave ? NULL : resources_handle,
                               .handle_arg = &work->resources};
     heap_stats_t stats = {0};
@@ -173,6 +197,7 @@ static void record(work_t *work, bool in_place, ctl_result_t *r) {
         }
         if (status) status = explain(work, status, &e);
     }
+    res_close(&pages.pages);
     r->mode = in_place ? CTL_MODE_IN_PLACE : CTL_MODE_FORK;
     r->objects = stats.objects;
     r->references = stats.references;

@@ -220,6 +220,29 @@ def test_large_blocks_and_mappings_are_named_by_the_object_that_owns_them(
     target.finish()
 
 
+RESERVED = """
+import mmap, tempfile
+shared = mmap.mmap(-1, 4 << 30); shared[: 3 << 20] = b"x" * (3 << 20)
+private = mmap.mmap(-1, 1 << 30, flags=mmap.MAP_PRIVATE); private[5 << 20 : 7 << 20] = b"x" * (2 << 20)
+backing = tempfile.TemporaryFile(); backing.truncate(1 << 30)
+file = mmap.mmap(backing.fileno(), 1 << 30)
+"""
+
+
+def test_of_a_mapping_counts_what_was_touched(
+    target_python: Python, spawn: Spawn, lowtide: Lowtide, tmp_path: Path
+) -> None:
+    target = spawn(target_python, RESERVED)
+    path = tmp_path / "a.tide"
+    done = lowtide("dump", target.pid, "-o", path)
+    assert done.status == 0, done.stderr
+    query = "select buffers from objects where type = 'mmap.mmap' order by 1"
+    rows = json.loads(lowtide("sql", path, query, "--json").stdout)["rows"]
+    assert rows == [[0], [2 << 20], [3 << 20]]
+    assert json.loads(lowtide("report", path, "--json").stdout)["findings"] == []
+    target.finish()
+
+
 def test_an_arrays_data_is_the_arrays(this_python: Python, spawn: Spawn, lowtide: Lowtide, tmp_path: Path) -> None:
     target = spawn(
         this_python, "import numpy\nclass Cache: pass\ncache = Cache()\ncache.matrix = numpy.ones((5000, 1000))\n"

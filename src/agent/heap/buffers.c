@@ -35,8 +35,11 @@ static rt_addr_t buffer_peek(rt_addr_t at) {
 }
 
 static void buffer_of_mmap(walk_t *k, rt_addr_t object) {
-    k->buffer += (uint64_t)rt_i64(object, MMAP_SIZE);
-    blocks_note(k, rt_ptr(object, MMAP_DATA));
+    const heap_options_t *o = k->options;
+    uint64_t bytes = (uint64_t)rt_i64(object, MMAP_SIZE);
+    rt_addr_t data = rt_ptr(object, MMAP_DATA);
+    k->buffer += o->touched && data ? o->touched(o->touched_arg, data, bytes) : bytes;
+    blocks_note(k, data);
 }
 
 /* Small values lie in the object itself; what was made from_buffer or is a part of another is not its own. */

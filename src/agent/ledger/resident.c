@@ -2,6 +2,7 @@
 #include "agent/ledger/resident.h"
 
 #include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -9,7 +10,13 @@
 #define SWAPPED (UINT64_C(1) << 62)
 
 void res_open(res_t *r) {
-    r->fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+    res_open_of(r, 0);
+}
+
+void res_open_of(res_t *r, uint32_t pid) {
+    char path[64] = "/proc/self/pagemap";
+    if (pid) snprintf(path, sizeof path, "/proc/%u/pagemap", (unsigned)pid);
+    r->fd = open(path, O_RDONLY | O_CLOEXEC);
     r->guessed = false;
     res_forget(r);
 }

@@ -19,6 +19,8 @@ typedef struct res {
 } res_t;
 
 void res_open(res_t *r);
+/* Of the process with that PID; 0: this one. */
+void res_open_of(res_t *r, uint32_t pid);
 void res_close(res_t *r);
 /* Forgets what was read: after something changed. */
 void res_forget(res_t *r);
