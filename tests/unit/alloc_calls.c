@@ -4,12 +4,14 @@
 
 #include <dlfcn.h>
 #include <malloc.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 
-enum { BYTES_MAX = 5000, SHARED = 256, MAPPED_BYTES = 1 << 16 };
+enum { BYTES_MAX = 5000, SHARED = 256, MAPPED_BYTES = 1 << 16, LOOKS = 10000 };
 
 /* What one thread makes another may end. */
 static void *_Atomic shared[SHARED];
@@ -39,6 +41,40 @@ EXPORTED void alloc_calls(uint64_t random, int rounds) {
         void *at = mmap(NULL, MAPPED_BYTES, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         if (at == MAP_FAILED || munmap(at, MAPPED_BYTES)) abort();
     }
+}
+
+EXPORTED bool alloc_load(const char *library, bool (*known)(const void *block)) {
+    void *loaded = dlopen(library, RTLD_NOW), *found = loaded ? dlsym(loaded, "alloc_block") : NULL;
+    void *(*block)(const void *);
+    bool seen = false;
+    if (!found) abort();
+    memcpy(&block, &found, sizeof block);
+    for (int i = 0; !seen && i < LOOKS; i++) {
+        void *p = block(NULL);
+        seen = known(p);
+        block(p);
+        if (!seen) sched_yield();
+    }
+    dlclose(loaded);
+    return seen;
+}
+
+EXPORTED void *alloc_block(const void *end) {
+    if (!end) return malloc(BYTES_MAX);
+    free((void *)(uintptr_t)end);
+    return NULL;
+}
+
+EXPORTED void alloc_look_up(void) {
+    if (!dlsym(RTLD_DEFAULT, "malloc")) abort();
+}
+
+EXPORTED __attribute__((noinline)) void alloc_deep(int depth, void (*call)(void *), void *arg) {
+    if (depth > 1)
+        alloc_deep(depth - 1, call, arg);
+    else
+        call(arg);
+    *(volatile int *)&depth; /* behind the call: it is no jump */
 }
 
 EXPORTED void *alloc_reserve(size_t bytes) {

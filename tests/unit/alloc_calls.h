@@ -2,6 +2,7 @@
 #ifndef LOWTIDE_TESTS_ALLOC_CALLS_H
 #define LOWTIDE_TESTS_ALLOC_CALLS_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -15,6 +16,14 @@ typedef struct alloc_way {
 
 /* So many blocks of any size, ended by any thread. */
 EXPORTED void alloc_calls(uint64_t random, int rounds);
+/* Loads a library like this one, allocates through it until a block is known, and lets go of it. false: none ever was. */
+EXPORTED bool alloc_load(const char *library, bool (*known)(const void *block));
+/* A block, or the end of one. */
+EXPORTED void *alloc_block(const void *end);
+/* Looks for a function, as all do that load something. */
+EXPORTED void alloc_look_up(void);
+/* `call` below so many frames of this library. */
+EXPORTED void alloc_deep(int depth, void (*call)(void *), void *arg);
 /* Address space that nobody may touch, and what rights there are to it. */
 EXPORTED void *alloc_reserve(size_t bytes);
 EXPORTED void alloc_protect(void *at, size_t bytes, int protection);

@@ -1,18 +1,30 @@
-/* What the hooks of many threads fill together: stack tables, and who opened which descriptor. Under ThreadSanitizer, too. */
+/* What the hooks of many threads fill together (stack tables, who opened which descriptor), the hooks of libc's functions that come and go
+ * meanwhile, and frames of C. Under ThreadSanitizer, too: its runtime takes no call of ours while a thread begins or ends, so none
+ * does while hooks are in. */
+#define _GNU_SOURCE
+#include "agent/alloc/alloc_count.h"
 #include "agent/alloc/alloc_index.h"
+#include "agent/alloc/alloc_libc.h"
 #include "agent/alloc/alloc_opens.h"
 #include "agent/alloc/alloc_stack.h"
 #include "agent/alloc/alloc_store.h"
+#include "agent/alloc/alloc_unwind.h"
+
+#include "alloc_calls.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <cmocka.h>
 
+#include <dlfcn.h>
 #include <pthread.h>
+#include <sched.h>
 #include <unistd.h>
 
 enum { THREADS = 6, ROUNDS = 30000, KEYS = 1500, ROOM = 60000 };
@@ -254,13 +266,195 @@ static void test_of_a_descriptor_the_last_opener_is_known(void **state) {
     }
 }
 
-#define PYTHON(name) cmocka_unit_test_setup_teardown(name, open_python, close_python)
+/* ── alloc_got, alloc_libc ── */
+
+enum { TURNS = 20, INTERVAL_BYTES = 4096, END = -1, DONE = -2 };
+
+static _Atomic int begun, turn, working;
+static int loaded_known;
+static char later[4096];
+
+static void find_later(void) {
+    Dl_info here;
+    assert_true(dladdr((void *)(uintptr_t)alloc_calls, &here) != 0);
+    char *directory = realpath(here.dli_fname, NULL);
+    assert_non_null(directory);
+    *strrchr(directory, '/') = 0;
+    snprintf(later, sizeof later, "%s/liballoc-calls-later.so", directory);
+    free(directory);
+}
+
+static bool known(const void *block) {
+    return count_cell_at(block) != 0;
+}
+
+static bool any(const void *block) {
+    (void)block;
+    return true;
+}
+
+/* Thread 0 loads and unloads a library that allocates, thread 1 looks for functions, the others allocate. */
+static void *allocate_in_turns(void *arg) {
+    atomic_fetch_add(&begun, 1);
+    for (int seen = 0, now; (now = atomic_load(&turn)) >= 0;) {
+        if (now == seen) {
+            sched_yield();
+            continue;
+        }
+        seen = now;
+        for (int i = 0; !arg && i < 10; i++) alloc_load(later, any);
+        for (int i = 0; arg == (void *)1 && i < 1000; i++) alloc_look_up();
+        if ((uintptr_t)arg > 1)
+            alloc_calls((uintptr_t)arg * 0x2545f4914f6cdd1dull + (uint64_t)now, ROUNDS / 100);
+        atomic_fetch_sub(&working, 1);
+    }
+    return NULL;
+}
+
+static int open_hooks(enum region_mode mode) {
+    void *state = NULL;
+    err_t e;
+    int fd;
+    if (open_python(&state)) return -1;
+    store_close();
+    if (store_open(mode, INTERVAL_BYTES, &fd, &e) || close(fd)) return -1;
+    find_later();
+    return count_open(mode, INTERVAL_BYTES, &e);
+}
+
+static int close_hooks(void **state) {
+    count_close();
+    return close_python(state);
+}
+
+static int open_sampled(void **state) {
+    (void)state;
+    return open_hooks(REGION_SAMPLED);
+}
+
+static int open_exact(void **state) {
+    (void)state;
+    return open_hooks(REGION_EXACT);
+}
+
+static void begin_threads(pthread_t threads[THREADS], void *(*what)(void *)) {
+    atomic_store(&turn, 0);
+    atomic_store(&begun, 0);
+    for (uintptr_t i = 0; i < THREADS; i++)
+        assert_int_equal(pthread_create(&threads[i], NULL, what, (void *)i), 0);
+    while (atomic_load(&begun) < THREADS) usleep(100);
+}
+
+/* come: the hooks come while the threads are at work; else before, and go when half of them have done. */
+static void turn_once(enum region_mode mode, bool come) {
+    err_t e;
+    atomic_store(&working, THREADS);
+    if (come) atomic_fetch_add(&turn, 1);
+    assert_int_equal(libc_hook(mode, false, &e), 0);
+    if (!come) atomic_fetch_add(&turn, 1);
+    while (atomic_load(&working) > (come ? 0 : THREADS / 2)) usleep(100);
+    libc_unhook();
+    while (atomic_load(&working) || libc_inside()) usleep(100);
+}
+
+static void come_and_go(enum region_mode mode) {
+    pthread_t threads[THREADS];
+    begin_threads(threads, allocate_in_turns);
+    for (int i = 0; i < TURNS; i++) turn_once(mode, i % 2);
+    atomic_store(&turn, END);
+    for (int i = 0; i < THREADS; i++) pthread_join(threads[i], NULL);
+    const region_t *r = store_region();
+    assert_true(r->heap_peak_bytes > 0 && r->cells.used > 1);
+    assert_int_equal(r->lost_blocks + r->lost_stacks, 0);
+}
+
+static void test_hooks_come_and_go_while_threads_allocate_and_load_libraries(void **state) {
+    (void)state;
+    come_and_go(store_region()->mode);
+}
+
+static void *load(void *arg) {
+    atomic_fetch_add(&begun, 1);
+    while (atomic_load(&turn) == 0) sched_yield();
+    for (int i = 0; !arg && i < TURNS * 10; i++) loaded_known += alloc_load(later, known);
+    if (!arg) atomic_store(&turn, DONE);
+    while (atomic_load(&turn) > 0) alloc_look_up();
+    while (atomic_load(&turn) == DONE) usleep(100);
+    return NULL;
+}
+
+static void test_what_one_thread_loads_is_hooked_whoever_looks_for_what_meanwhile(void **state) {
+    (void)state;
+    err_t e;
+    pthread_t threads[THREADS];
+    loaded_known = 0;
+    begin_threads(threads, load);
+    assert_int_equal(libc_hook(REGION_EXACT, false, &e), 0);
+    atomic_store(&turn, 1);
+    while (atomic_load(&turn) > 0) usleep(100);
+    libc_unhook();
+    atomic_store(&turn, END);
+    for (int i = 0; i < THREADS; i++) pthread_join(threads[i], NULL);
+    while (libc_inside()) usleep(100);
+    assert_int_equal(loaded_known, TURNS * 10);
+}
+
+/* ── alloc_unwind ── */
+
+enum { DEEP_MOST = 40, NATIVE_MOST = 64 };
+
+typedef struct seen {
+    unwind_frame_t frames[NATIVE_MOST];
+    size_t count;
+} seen_t;
+
+static void look(void *arg) {
+    seen_t *s = arg;
+    s->count = unwind_here(s->frames, NATIVE_MOST);
+}
+
+static uintptr_t library_of(uintptr_t pc) {
+    Dl_info info;
+    return dladdr((void *)pc, &info) ? (uintptr_t)info.dli_fbase : 0;
+}
+
+/* One of them says all the while that libraries have gone. */
+static void *look_from_below(void *arg) {
+    uint64_t random = (uintptr_t)arg;
+    const uintptr_t calls = library_of((uintptr_t)alloc_deep);
+    for (int i = 0; i < ROUNDS / 10; i++) {
+        seen_t s;
+        const size_t depth = 1 + next(&random) % DEEP_MOST;
+        if (!arg) unwind_forget();
+        alloc_deep((int)depth, look, &s);
+        if (s.count <= depth) return "frames are missing";
+        for (size_t k = 0; k < s.count; k++)
+            if ((library_of(s.frames[k].pc - 1) == calls) != (k < depth))
+                return "a frame is another's";
+    }
+    return NULL;
+}
+
+static void test_each_thread_is_told_its_own_frames_of_c(void **state) {
+    err_t e;
+    (void)state;
+    assert_int_equal(unwind_open(&e), 0);
+    run_threads(look_from_below);
+    unwind_close();
+}
+
+#define HOOKED(name, how) cmocka_unit_test_setup_teardown(name, open_##how, close_hooks)
+#define PYTHON(name)      cmocka_unit_test_setup_teardown(name, open_python, close_python)
 
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_threads_that_look_for_the_same_find_the_same),
         PYTHON(test_each_thread_gets_the_stack_that_it_has),
         PYTHON(test_of_a_descriptor_the_last_opener_is_known),
+        HOOKED(test_hooks_come_and_go_while_threads_allocate_and_load_libraries, sampled),
+        HOOKED(test_hooks_come_and_go_while_threads_allocate_and_load_libraries, exact),
+        HOOKED(test_what_one_thread_loads_is_hooked_whoever_looks_for_what_meanwhile, exact),
+        cmocka_unit_test(test_each_thread_is_told_its_own_frames_of_c),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -147,7 +147,8 @@ int got_open(got_t *g, err_t *e) {
     int status = g->code ? 0 : pages_make(g, name, e);
     if (status) return status;
     g->targets = (_Atomic(got_function_t) *)(g->code + PAGE);
-    for (size_t i = 0; i < g->count; i++) *(void **)&g->hooks[i].real = find_real(g->hooks[i].name);
+    for (size_t i = 0; i < g->count; i++)
+        __atomic_store_n((void **)&g->hooks[i].real, find_real(g->hooks[i].name), __ATOMIC_RELEASE);
     return 0;
 }
 

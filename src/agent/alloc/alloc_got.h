@@ -29,6 +29,11 @@ typedef struct got_hook {
     got_function_t real; /* found by got_open */
 } got_hook_t;
 
+/* In a hook: who finds the function sees all that was made before it was looked for. */
+static inline got_function_t got_real(const got_hook_t *h) {
+    return __atomic_load_n(&h->real, __ATOMIC_ACQUIRE);
+}
+
 enum { GOT_HOOKS_MAX = 64 };
 
 /* One set of hooks: the caller's memory, never given back once opened. Two sets do not share a function: what one has

@@ -38,14 +38,17 @@ enum real {
 static got_hook_t hooks[REALS + OPENS_HOOKS];
 static got_t got;
 static _Atomic uint32_t inside;
+/* Since the last patching: by whomever, and by this thread. Where another one patches while a library is being loaded, it is that
+ * thread alone that knows when it is there. */
 static _Atomic bool something_loaded;
+static __thread bool loaded_here __attribute__((tls_model("initial-exec")));
 static atomic_flag patching = ATOMIC_FLAG_INIT;
-static bool exact;
+static _Atomic bool exact;
 /* Exact mode's shadow has a word for each 16 bytes. jemalloc, mimalloc and tcmalloc lay blocks of up to 8 bytes more closely: of those
  * they are asked for a little more. 0: this malloc does not. */
-static size_t least_bytes;
+static _Atomic size_t least_bytes;
 
-#define REAL(type, which) ((type)hooks[which].real)
+#define REAL(type, which) ((type)got_real(&hooks[which]))
 typedef void *(*malloc_t)(size_t);
 typedef void *(*calloc_t)(size_t, size_t);
 typedef void *(*realloc_t)(void *, size_t);
@@ -144,7 +147,8 @@ static void sampled_free(void *p) {
 /* ── Exact ── */
 
 static inline size_t asked(size_t bytes) {
-    return bytes < least_bytes ? least_bytes : bytes;
+    const size_t least = atomic_load_explicit(&least_bytes, memory_order_relaxed);
+    return bytes < least ? least : bytes;
 }
 
 static void *exact_malloc(size_t bytes) {
@@ -305,24 +309,33 @@ static void *hook_mremap(void *old, size_t old_bytes, size_t bytes, int flags, .
 /* What dlopen brings is patched when something is looked up in it, since nothing is to run behind the real dlopen: it looks at who
  * calls it. */
 static void *hook_dlopen(const char *name, int flags) {
+    loaded_here = true;
     atomic_store_explicit(&something_loaded, true, memory_order_relaxed);
     return REAL(dlopen_t, DLOPEN)(name, flags);
+}
+
+/* Nobody waits for who is patching, who may wait for the loader: that one looks again when it is done. */
+static void patch_new(void) {
+    while (atomic_load(&something_loaded) && !atomic_flag_test_and_set(&patching)) {
+        atomic_store(&something_loaded, false);
+        got_patch(&got);
+        atomic_flag_clear(&patching);
+    }
 }
 
 static __attribute__((noinline)) void patch_loaded(void) {
     libc_enter();
     int error = errno;
-    if (!atomic_flag_test_and_set(&patching)) {
-        atomic_store(&something_loaded, false);
-        got_patch(&got);
-        atomic_flag_clear(&patching);
-    }
+    loaded_here = false;
+    atomic_store(&something_loaded, true);
+    patch_new();
     errno = error;
     libc_leave();
 }
 
 static void *hook_dlsym(void *handle, const char *name) {
-    if (atomic_load_explicit(&something_loaded, memory_order_relaxed)) patch_loaded();
+    if (loaded_here || atomic_load_explicit(&something_loaded, memory_order_relaxed))
+        patch_loaded();
     return REAL(dlsym_t, DLSYM)(handle, name);
 }
 
@@ -378,12 +391,15 @@ int libc_hook(enum region_mode mode, bool stays, err_t *e) {
     int status = exact ? check_alignment(e) : 0;
     if (status) return status;
     for (int i = 0; i < REALS; i++) hooks[i] = all[i];
-    atomic_flag_clear(&patching);
+    atomic_flag_test_and_set(&patching); /* nobody has since the last libc_unhook */
     size_t count = REALS + opens_hooks(hooks + REALS, stays);
     got = (got_t){.hooks = hooks, .count = count, .left = "malloc"};
     status = got_open(&got, e);
-    if (!status) got_patch(&got);
-    return status;
+    if (status) return status;
+    got_patch(&got);
+    atomic_flag_clear(&patching);
+    patch_new();
+    return 0;
 }
 
 void libc_unhook(void) {

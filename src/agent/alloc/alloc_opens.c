@@ -122,7 +122,7 @@ enum real {
 };
 _Static_assert(REALS <= (int)OPENS_HOOKS, "room for all rows");
 
-#define REAL(type, which) ((type)opens.hooks[which].real)
+#define REAL(type, which) ((type)got_real(&opens.hooks[which]))
 typedef int (*open_t)(const char *, int, mode_t);
 typedef int (*openat_t)(int, const char *, int, mode_t);
 typedef int (*socket_t)(int, int, int);

@@ -29,7 +29,7 @@ static int hook_untrack(unsigned domain, uintptr_t at) {
 /* Both end in a jump to the real function, which looks at who calls it. */
 static void *hook_dlopen(const char *name, int flags) {
     atomic_store_explicit(&something_loaded, true, memory_order_relaxed);
-    return ((dlopen_t)hooks[DLOPEN].real)(name, flags);
+    return ((dlopen_t)got_real(&hooks[DLOPEN]))(name, flags);
 }
 
 static __attribute__((noinline)) void patch_loaded(void) {
@@ -44,7 +44,7 @@ static __attribute__((noinline)) void patch_loaded(void) {
 
 static void *hook_dlsym(void *handle, const char *name) {
     if (atomic_load_explicit(&something_loaded, memory_order_relaxed)) patch_loaded();
-    return ((dlsym_t)hooks[DLSYM].real)(handle, name);
+    return ((dlsym_t)got_real(&hooks[DLSYM]))(handle, name);
 }
 
 static bool open_once(trace_traceback_fn *traceback) {
