@@ -96,6 +96,9 @@ static int find_attribute(find_t *f, const char *name, size_t bytes) {
     if (!status && found == LOWTIDE_NONE && type != LOWTIDE_NONE) {
         status = names_in_class(f->m, type, name, bytes, &found, f->e);
     }
+    if (!status && is_type && found != LOWTIDE_NONE &&
+        strcmp(model_type_name(f->m, found), "staticmethod") == 0)
+        status = names_field(f->m, found, "__func__", 8, &found, f->e);
     if (status) return status;
     f->id = found;
     return found == LOWTIDE_NONE ? -ENOENT : 0;

@@ -26,6 +26,9 @@ typedef struct say {
     uint32_t owner;
     size_t thread_end; /* frames are put behind the name of their thread */
     uint32_t local;    /* what a frame's local is, while the path is there */
+    /* A staticmethod of a class, and where the text has its ".__dict__['f']": what is inside goes by ".f". */
+    uint32_t wrapped;
+    size_t wrapped_at;
     err_t *e;
 } say_t;
 
@@ -82,10 +85,27 @@ static void say_class_attribute(say_t *s, uint32_t value, const char *name, size
     bool dunder = bytes > 1 && name[0] == '_' && name[1] == '_';
     if (dunder && strcmp(type, "function") == 0)
         dunder = bytes >= 10 && memcmp(name, "__annotate", 10) == 0;
-    if (safe && !dunder && names_is_identifier(name, bytes))
+    if (safe && !dunder && names_is_identifier(name, bytes)) {
         say_dot(s, name, bytes);
-    else
-        say_in_dict(s, name, bytes);
+        return;
+    }
+    if (strcmp(type, "staticmethod") == 0 && !dunder && names_is_identifier(name, bytes)) {
+        s->wrapped = value;
+        s->wrapped_at = s->out->count;
+    }
+    say_in_dict(s, name, bytes);
+}
+
+/* The function in a staticmethod is what the class hands out. */
+static void say_unwrapped(say_t *s) {
+    static const char dict[] = ".__dict__['";
+    char name[256];
+    const char *begin = strbuf_text(s->out) + s->wrapped_at + sizeof dict - 1;
+    size_t bytes = strcspn(begin, "'");
+    if (bytes >= sizeof name) return;
+    memcpy(name, begin, bytes);
+    s->out->count = s->wrapped_at;
+    say_dot(s, name, bytes);
 }
 
 static void say_module_attribute(say_t *s, uint32_t value, const char *name, size_t bytes) {
@@ -248,6 +268,10 @@ static int say_from_value(say_t *s, uint32_t from, uint32_t to, const path_edge_
             return 0;
         }
         if (edge->label.kind == LOWTIDE_FIELD) break;
+        if (from == s->wrapped && strcmp(name, "__func__") == 0) {
+            say_unwrapped(s);
+            return 0;
+        }
         if (!s->expression && s->style == PATH_EXACT && strcmp(name, "__closure__") == 0)
             return say_closure(s, from);
         /* Until somebody asks, a function's annotations are a tuple that no attribute hands out. */
@@ -385,6 +409,7 @@ int path_say(const model_t *m, const uint32_t *nodes, size_t count, int style, s
                .state = SAY_ROOT,
                .expression = style == PATH_EXACT,
                .local = LOWTIDE_NONE,
+               .wrapped = LOWTIDE_NONE,
                .e = e};
     size_t i = 1;
     int status = 0;
@@ -411,8 +436,13 @@ int path_say(const model_t *m, const uint32_t *nodes, size_t count, int style, s
 }
 
 int path_say_from(const model_t *m, const uint32_t *nodes, size_t count, strbuf_t *out, err_t *e) {
-    say_t s = {
-        .m = m, .out = out, .style = PATH_SHAPE, .state = SAY_VALUE, .local = LOWTIDE_NONE, .e = e};
+    say_t s = {.m = m,
+               .out = out,
+               .style = PATH_SHAPE,
+               .state = SAY_VALUE,
+               .local = LOWTIDE_NONE,
+               .wrapped = LOWTIDE_NONE,
+               .e = e};
     int status = 0;
     strbuf_puts(out, model_type_name(m, nodes[0]));
     for (size_t i = 1; i < count && !status; i++)

@@ -197,7 +197,7 @@ static size_t suspect_viewer(const model_t *m, uint32_t id, const char *path) {
 static int suspect_advise_cache(findings_t *f, model_finding_t *x, size_t length) {
     const char *function = suspect_function(f, x->path, length);
     if (!function) return findings_no_memory(f);
-    /* Of a staticmethod it is "C.__dict__['f'].__func__": that one is called with no self. */
+    /* Of a staticmethod it is "C.f": that one is called with no self. */
     bool method =
         strstr(x->path, ".__dict__['") && length > 2 && strncmp(x->path + length - 2, "']", 2) == 0;
     x->fix = method ? findings_text(f,
