@@ -23,7 +23,7 @@ enum { OPENS_DESCRIPTORS = 65536, OPENS_THREADS = 8192, OPENS_HOOKS = 20 };
 /* The program's own line: the innermost that is neither Python's library nor of an installed package, else the innermost outside
  * Python's library, else the innermost. */
 typedef struct opens_place {
-    char file[512], function[256]; /* "": not known */
+    char file[4096], function[256]; /* "": not known */
     uint32_t line;
 } opens_place_t;
 

@@ -10,7 +10,8 @@
 #include <errno.h>
 #include <stdatomic.h>
 
-enum { DEPTH_MAX = 512, NATIVE_MAX = 256, WALKERS = 64, PLACES = 1 << 17, NAME_MAX_BYTES = 1024 };
+enum { DEPTH_MAX = 512, NATIVE_MAX = 256, WALKERS = 64, PLACES = 1 << 17 };
+enum { TEXT_BYTES = 4096 }; /* of a name or path: what a region's texts take at most */
 enum { STEPS = 2048, STEP_BITS = 11, SEARCH_MOST = 4 };
 
 /* A place in code. The pointers to its names tell a code object from another that came to lie at its address. In C: the
@@ -25,6 +26,7 @@ typedef struct walker {
     _Atomic uint32_t taken;
     uint32_t depth;
     place_t places[DEPTH_MAX]; /* leaf first */
+    char text[TEXT_BYTES];
 } walker_t;
 
 /* What a walk needs beside where frames of C are told, too. */
@@ -204,9 +206,14 @@ static void walk(const rt_t *rt, walker_t *w) {
 
 /* ── Naming ── */
 
-static uint32_t text_of(const rt_t *rt, rt_addr_t str) {
-    char text[NAME_MAX_BYTES];
-    return py_is_str(rt, str) ? store_text(text, py_str_utf8(rt, str, text, sizeof text)) : 0;
+/* A place to be named, first, and room for its names. */
+typedef struct unnamed {
+    place_t place;
+    char *text;
+} unnamed_t;
+
+static uint32_t text_of(const rt_t *rt, rt_addr_t str, char *room) {
+    return py_is_str(rt, str) ? store_text(room, py_str_utf8(rt, str, room, TEXT_BYTES)) : 0;
 }
 
 static bool place_equal(const place_t *a, const place_t *b) {
@@ -236,14 +243,15 @@ static uint32_t native_name(uintptr_t pc) {
     return store_frame(&frame);
 }
 
-static uint32_t frame_name(const place_t *p) {
+static uint32_t frame_name(const unnamed_t *u) {
+    const place_t *p = &u->place;
     if (!p->qualname) return native_name(p->instruction);
     const rt_t *rt = stack.rt;
     const layout_t *l = rt->layout;
     int64_t unit = (int64_t)(p->instruction - p->code - (rt_addr_t)(int64_t)l->code_adaptive) / 2;
     region_frame_t frame = {.kind = REGION_FRAME_PYTHON,
-                            .function = text_of(rt, p->qualname),
-                            .file = text_of(rt, p->filename),
+                            .function = text_of(rt, p->qualname, u->text),
+                            .file = text_of(rt, p->filename, u->text),
                             .line = (uint32_t)rt_code_line(rt, p->code, unit),
                             .first_line = (uint32_t)rt_i32(p->code, l->code_firstlineno)};
     return store_frame(&frame);
@@ -255,15 +263,16 @@ static uint32_t place_make(const void *key) {
         atomic_store(&stack.known_count, PLACES);
         return INDEX_NONE;
     }
-    stack.known[at].place = *(const place_t *)key;
+    stack.known[at].place = ((const unnamed_t *)key)->place;
     stack.known[at].frame = frame_name(key);
     return at;
 }
 
-static uint32_t frame_of(const place_t *p) {
+static uint32_t frame_of(const place_t *p, walker_t *w) {
+    const unnamed_t u = {.place = *p, .text = w->text};
     uint64_t h = index_mix(index_mix(p->instruction, p->filename), p->qualname);
-    uint32_t known = index_find(&stack.by_place, h, place_same, place_make, p);
-    return known == INDEX_NONE ? frame_name(p) : stack.known[known].frame;
+    uint32_t known = index_find(&stack.by_place, h, place_same, place_make, &u);
+    return known == INDEX_NONE ? frame_name(&u) : stack.known[known].frame;
 }
 
 static uint32_t stack_outside(void) {
@@ -283,7 +292,7 @@ uint32_t stack_here(void) {
         walk(stack.rt, w);
         uint32_t parent = 0;
         for (uint32_t n = w->depth; n-- > 0;)
-            parent = store_stack(parent, frame_of(&w->places[n])) + 1;
+            parent = store_stack(parent, frame_of(&w->places[n], w)) + 1;
         atomic_store_explicit(&w->taken, 0, memory_order_release);
         return parent ? parent - 1 : stack_outside();
     }
@@ -301,7 +310,7 @@ static uint32_t step(uint32_t parent, const place_t *p) {
     uint64_t h = (p->instruction ^ (uint64_t)parent << 20) * 0x9e3779b97f4a7c15ull;
     step_t *s = &stack.steps[h >> (64 - STEP_BITS)];
     if (s->parent != parent || !place_equal(&s->place, p)) {
-        s->stack = store_stack(parent, frame_of(p)) + 1;
+        s->stack = store_stack(parent, frame_of(p, &stack.walkers[WALKERS])) + 1;
         s->place = *p;
         s->parent = parent;
     }

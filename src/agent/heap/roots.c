@@ -182,12 +182,11 @@ static void roots_write_thread(walk_t *k) {
 
 static void roots_write_frame(walk_t *k) {
     rt_frame_t f;
-    char text[ROOT_TEXT_BYTES];
     rt_frame_read(k->rt, k->address, &f);
     edges_form_t form = edges_thread_frame(k, &f);
     walk_emit(k, form.shape, form.fixed, form.repeat, 0, 0, 0);
-    size_t n = value_code_text(k, f.code, rt_frame_line(k->rt, &f), text, sizeof text);
-    rec_value_text(k->w, LOWTIDE_VALUE_NAME, n, text, n);
+    size_t n = value_code_text(k, f.code, rt_frame_line(k->rt, &f));
+    rec_value_text(k->w, LOWTIDE_VALUE_NAME, n, k->text, n);
 }
 
 void roots_write(walk_t *k, unsigned tag) {
@@ -231,5 +230,8 @@ void roots_prepare(walk_t *k) {
     k->subtype_traverse = roots_subtype_traverse(k);
     for (rt_addr_t i = rt_interp_first(k->rt); i; i = rt_interp_next(k->rt, i))
         roots_read_frozen(k, i);
-    if (!k->options->values) value_find_names(k);
+    if (k->options->values)
+        value_find_paths(k);
+    else
+        value_find_names(k);
 }

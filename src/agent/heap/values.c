@@ -6,6 +6,7 @@
 #include <errno.h>
 
 enum { VALUE_PREFIX_BYTES = 64, VALUE_NAME_BYTES = 256, VALUE_TEXT_BYTES = 768 };
+enum { VALUE_QUALNAME_BYTES = WALK_TEXT_BYTES - WALK_PATH_BYTES - 32 };
 
 void value_mark_name(walk_t *k, uint32_t id) {
     if (id == REC_NULL) return;
@@ -65,12 +66,37 @@ void value_find_names(walk_t *k) {
         }
 }
 
+/* In UTF-8, which may be longer. */
+static bool value_may_be_cut(const walk_t *k, rt_addr_t str) {
+    return rt_i64(str, k->lay->str_length) > VALUE_PREFIX_BYTES / 4;
+}
+
+static void value_find_path(walk_t *k, rt_addr_t module) {
+    int fresh;
+    kind_t *t = module ? kind_of(k, rt_type(k->rt, module)) : NULL;
+    if (!t || t->c_base != k->rt->types.module) return;
+    rt_addr_t file = py_dict_get(k->rt, rt_ptr(module, k->lay->module_dict), "__file__");
+    if (!py_is_str(k->rt, file) || !value_may_be_cut(k, file)) return;
+    if (!map_put(&k->paths, file, &fresh)) walk_fail(k, -ENOMEM);
+}
+
+void value_find_paths(walk_t *k) {
+    for (rt_addr_t i = rt_interp_first(k->rt); i; i = rt_interp_next(k->rt, i)) {
+        py_table_t modules = {.count = 0};
+        rt_addr_t all = rt_ptr(i, k->lay->interp_modules);
+        if (py_type_has(k->rt, all, RT_TPFLAGS_DICT_SUBCLASS)) py_dict_open(k->rt, all, &modules);
+        for (size_t n = 0; n < modules.count; n++) value_find_path(k, py_table_value(&modules, n));
+    }
+}
+
 static void value_str(walk_t *k, rt_addr_t str) {
     bool name = value_is_name(k) || (k->name_keys.count && map_get(&k->name_keys, str));
     if (!name && !k->options->values) return;
-    char text[VALUE_NAME_BYTES];
-    size_t n = py_str_utf8(k->rt, str, text, name ? VALUE_NAME_BYTES : VALUE_PREFIX_BYTES);
-    rec_value_text(k->w, LOWTIDE_VALUE_STR, (uint64_t)rt_i64(str, k->lay->str_length), text, n);
+    size_t room = name ? VALUE_NAME_BYTES : VALUE_PREFIX_BYTES;
+    if (value_may_be_cut(k, str) && k->paths.count && map_get(&k->paths, str))
+        room = WALK_PATH_BYTES;
+    size_t n = py_str_utf8(k->rt, str, k->text, room);
+    rec_value_text(k->w, LOWTIDE_VALUE_STR, (uint64_t)rt_i64(str, k->lay->str_length), k->text, n);
 }
 
 static void value_bytes(walk_t *k, rt_addr_t bytes, rt_addr_t data) {
@@ -113,21 +139,19 @@ static size_t value_number(int64_t v, char *to) {
     return m;
 }
 
-size_t value_code_text(const walk_t *k, rt_addr_t code, int32_t line, char *to, size_t room) {
+size_t value_code_text(walk_t *k, rt_addr_t code, int32_t line) {
     const layout_t *l = k->lay;
     rt_addr_t name = rt_ptr(code, l->code_qualname), file = rt_ptr(code, l->code_filename);
-    size_t half = (room - 32) / 2, n = 0;
-    if (py_is_str(k->rt, name)) n += py_str_utf8(k->rt, name, to, half);
-    to[n++] = '\x1f';
-    if (py_is_str(k->rt, file)) n += py_str_utf8(k->rt, file, to + n, half);
-    to[n++] = '\x1f';
-    return n + value_number(line, to + n);
+    size_t n = 0;
+    if (py_is_str(k->rt, name)) n += py_str_utf8(k->rt, name, k->text, VALUE_QUALNAME_BYTES);
+    k->text[n++] = '\x1f';
+    if (py_is_str(k->rt, file)) n += py_str_utf8(k->rt, file, k->text + n, WALK_PATH_BYTES);
+    k->text[n++] = '\x1f';
+    return n + value_number(line, k->text + n);
 }
 
 static void value_code(walk_t *k, rt_addr_t code) {
-    char text[VALUE_TEXT_BYTES];
-    value_name(k, text,
-               value_code_text(k, code, rt_i32(code, k->lay->code_firstlineno), text, sizeof text));
+    value_name(k, k->text, value_code_text(k, code, rt_i32(code, k->lay->code_firstlineno)));
 }
 
 static void value_type(walk_t *k, rt_addr_t type) {

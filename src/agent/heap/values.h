@@ -10,7 +10,9 @@ void value_write(walk_t *k, const kind_t *t, rt_addr_t object);
 void value_mark_name(walk_t *k, uint32_t id);
 /* With values off, before the walk: a key may be written long before the namespace that shows it to be a name. */
 void value_find_names(walk_t *k);
-/* Text of a frame or code object: qualname␟file␟line. */
-size_t value_code_text(const walk_t *k, rt_addr_t code, int32_t line, char *to, size_t room);
+/* With values on, before the walk: whose code a module is its file's whole path may tell. */
+void value_find_paths(walk_t *k);
+/* Text of a frame or code object, in k->text: qualname␟file␟line. */
+size_t value_code_text(walk_t *k, rt_addr_t code, int32_t line);
 
 #endif

@@ -232,6 +232,7 @@ static void walk_close(walk_t *k) {
     map_free(&k->frozen);
     map_free(&k->arrow_buffers);
     map_free(&k->name_keys);
+    map_free(&k->paths);
     arena_free(&k->arena);
     mem_unmap(k, sizeof *k);
 }

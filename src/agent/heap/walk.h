@@ -57,6 +57,9 @@ enum {
     KIND_BASES_MAX = 512
 };
 
+/* A path as long as Linux takes them, a name before and a number behind it. */
+enum { WALK_PATH_BYTES = 4096, WALK_TEXT_BYTES = WALK_PATH_BYTES + 1024 };
+
 /* A reference at a fixed offset of an object. */
 typedef struct kind_field {
     int32_t offset;
@@ -105,6 +108,7 @@ typedef struct walk {
     u64_vec_t visited; /* what tp_traverse told */
     u64_vec_t blocks;  /* id, address and bytes, in threes (blocks.h) */
     u64_vec_t names;   /* a bit for each id that is a key of a namespace */
+    map_t paths;       /* with values on: addresses of the long names of modules' files */
     map_t name_keys;   /* with values off: addresses of all such keys, found before the walk */
 
     uint32_t unreadable_shape;
@@ -114,6 +118,7 @@ typedef struct walk {
     rec_label_t labels[WALK_LABELS_MAX];
     kind_field_t field_room[KIND_FIELDS_MAX];
     rt_addr_t base_room[KIND_BASES_MAX];
+    char text[WALK_TEXT_BYTES];
 } walk_t;
 
 int walk_fail(walk_t *k, int status);
