@@ -60,9 +60,9 @@ static int capture(dump_t *d, const char *agent, int out, ctl_result_t *result, 
 /* The driver is asked from here: nothing of it is loaded into the process. */
 static int add_gpus(const dump_t *d, const output_t *o, ctl_result_t *r, err_t *e) {
     gpu_row_t rows[GPU_DEVICES];
-    unsigned count = o->part[0] ? gpu_rows(d->pid, rows) : 0;
+    unsigned count = o->beside ? gpu_rows(d->pid, rows) : 0;
     if (!count) return 0;
-    int fd = open(o->part, O_RDWR | O_CLOEXEC);
+    int fd = output_again(o);
     if (fd < 0) return err_sys(e, -errno, "cannot go on with the recording");
     int status = gpu_append(fd, rows, count, e);
     off_t end = lseek(fd, 0, SEEK_END);

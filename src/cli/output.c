@@ -3,6 +3,7 @@
 
 #include "cli/command.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -11,19 +12,116 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* Read by a signal handler: set before the half file exists, emptied after it is gone. */
+enum { NAMES_MOST = 100 };
+
+/* Read by a signal handler: set before the half file has a name, emptied after that is gone. */
 static char pending[4096];
 
 void output_interrupted(void) {
     if (pending[0]) unlink(pending);
 }
 
-/* In a container a killed lowtide and the next one have the same PID. Who lives holds a lock. */
-static bool remove_left(const char *part) {
-    int fd = open(part, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY);
-    bool left = fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) == 0 && unlink(part) == 0;
+/* ── Half files that have a name ── */
+
+static bool lock(int fd, int how) {
+    int got;
+    do got = flock(fd, LOCK_EX | how);
+    while (got && errno == EINTR);
+    return got == 0;
+}
+
+static bool has_name(int fd, const char *name) {
+    struct stat here, there;
+    return fstat(fd, &here) == 0 && lstat(name, &there) == 0 && here.st_ino == there.st_ino &&
+           here.st_dev == there.st_dev;
+}
+
+/* Who lives holds a lock on it. */
+static bool remove_empty(const char *name) {
+    int fd = open(name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY);
+    struct stat st;
+    bool gone = fd >= 0 && lock(fd, LOCK_NB) && fstat(fd, &st) == 0 && S_ISREG(st.st_mode) &&
+                st.st_size == 0 && has_name(fd, name) && unlink(name) == 0;
     if (fd >= 0) close(fd);
-    return left;
+    return gone;
+}
+
+/* "app.tide.4711.part", "app.tide.4711.2.part" */
+static bool is_half(const char *name, const char *of) {
+    size_t n = strlen(of);
+    if (strncmp(name, of, n) != 0 || name[n] != '.') return false;
+    size_t digits = strspn(name + n, ".0123456789");
+    return digits > 2 && strcmp(name + n + digits, "part") == 0;
+}
+
+static void remove_left(const char *path) {
+    const char *slash = strrchr(path, '/'), *of = slash ? slash + 1 : path;
+    char place[sizeof pending], name[sizeof pending + 256];
+    snprintf(place, sizeof place, "%.*s", slash ? (int)(slash - path) + 1 : 1, slash ? path : ".");
+    DIR *files = opendir(place);
+    for (struct dirent *f; files && (f = readdir(files));) {
+        if (!is_half(f->d_name, of)) continue;
+        snprintf(name, sizeof name, "%.*s%s", slash ? (int)(slash - path) + 1 : 0, path, f->d_name);
+        if (remove_empty(name))
+            command_fail("%s was left empty by a lowtide that was killed; it is removed", name);
+    }
+    if (files) closedir(files);
+}
+
+static void name_half(output_t *o, int i) {
+    int pid = (int)getpid();
+    if (i == 1)
+        snprintf(o->part, sizeof o->part, "%.4000s.%d.part", o->path, pid);
+    else
+        snprintf(o->part, sizeof o->part, "%.4000s.%d.%d.part", o->path, pid, i);
+    memcpy(pending, o->part, sizeof pending);
+}
+
+static int unname_half(output_t *o, int status) {
+    pending[0] = 0;
+    o->part[0] = 0;
+    return status;
+}
+
+/* Between two of these steps another one may take it for what was left: then the next name's. */
+static int open_named(output_t *o) {
+    remove_left(o->path);
+    for (int i = 1; i <= NAMES_MOST; i++) {
+        name_half(o, i);
+        o->fd = open(o->part, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+        if (o->fd < 0 && errno != EEXIST) return unname_half(o, -errno);
+        if (o->fd < 0) continue;
+        lock(o->fd, 0);
+        if (has_name(o->fd, o->part)) return 0;
+        close(o->fd);
+        o->fd = -1;
+    }
+    return unname_half(o, -EEXIST);
+}
+
+/* In a container a killed lowtide and the next one have the same PID. */
+static int give_name(output_t *o) {
+    char self[40];
+    snprintf(self, sizeof self, "/proc/self/fd/%d", o->fd);
+    for (int i = 1; i <= NAMES_MOST; i++) {
+        name_half(o, i);
+        if (linkat(AT_FDCWD, self, AT_FDCWD, o->part, AT_SYMLINK_FOLLOW) == 0) return 0;
+        if (errno != EEXIST) return unname_half(o, -errno);
+    }
+    return unname_half(o, -EEXIST);
+}
+
+/* ── In and out ── */
+
+static int open_beside(output_t *o) {
+    char place[sizeof o->path];
+    const char *slash = strrchr(o->path, '/');
+    snprintf(place, sizeof place, "%.*s", slash ? (int)(slash - o->path) + 1 : 1,
+             slash ? o->path : ".");
+    o->fd = open(place, O_TMPFILE | O_RDWR | O_CLOEXEC, 0666);
+    if (o->fd >= 0) return 0;
+    bool unknown = errno == EOPNOTSUPP || errno == EISDIR || errno == EINVAL;
+    return unknown ? open_named(o) : -errno;
 }
 
 int output_open(output_t *o, const char *path, err_t *e) {
@@ -36,18 +134,20 @@ int output_open(output_t *o, const char *path, err_t *e) {
     int n = snprintf(o->path, sizeof o->path, "%s", path);
     if (n < 0 || (size_t)n + 32 > sizeof o->path)
         return err_set(e, -ENAMETOOLONG, "the name after -o is too long; name a shorter one");
-    if (!direct) snprintf(o->part, sizeof o->part, "%.4000s.%d.part", path, (int)getpid());
-    memcpy(pending, o->part, sizeof pending);
-    int flags = direct ? O_WRONLY | O_CLOEXEC : O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC;
-    const char *name = direct ? o->path : o->part;
-    o->fd = open(name, flags, 0666);
-    if (o->fd < 0 && errno == EEXIST && remove_left(name)) o->fd = open(name, flags, 0666);
-    if (o->fd >= 0 && !direct) flock(o->fd, LOCK_EX | LOCK_NB);
-    if (o->fd >= 0) return 0;
-    int code = -errno;
-    pending[0] = 0;
-    o->part[0] = 0;
-    return err_sys(e, code, "cannot write %s", path);
+    int status = 0;
+    if (direct)
+        o->fd = open(o->path, O_WRONLY | O_CLOEXEC);
+    else
+        status = open_beside(o);
+    if (direct && o->fd < 0) status = -errno;
+    o->beside = !direct && !status;
+    return status ? err_sys(e, status, "cannot write %s", path) : 0;
+}
+
+int output_again(const output_t *o) {
+    char self[40];
+    snprintf(self, sizeof self, "/proc/self/fd/%d", o->fd);
+    return o->beside ? open(self, O_RDWR | O_CLOEXEC) : -1;
 }
 
 /* stdio forgets which error it was by the time that anybody asks. */
@@ -73,30 +173,34 @@ FILE *output_file(output_t *o, err_t *e) {
     return NULL;
 }
 
-static void output_close(output_t *o) {
+static void output_close(output_t *o, bool keep) {
     if (o->file) fclose(o->file);
     o->file = NULL;
+    if (keep && o->beside && !o->part[0] && !o->error) o->error = -give_name(o);
     if (o->fd >= 0 && o->fd != STDOUT_FILENO && close(o->fd) != 0 && !o->error) o->error = errno;
     o->fd = -1;
 }
 
+static void output_end(output_t *o) {
+    if (o->part[0]) unlink(o->part);
+    unname_half(o, 0);
+    o->beside = false;
+}
+
 int output_commit(output_t *o, err_t *e) {
     const char *name = o->path[0] ? o->path : "standard output";
-    output_close(o);
+    output_close(o, true);
     int code = -o->error;
     if (!code && o->part[0] && rename(o->part, o->path) != 0) code = -errno;
-    if (code && o->part[0]) unlink(o->part);
-    pending[0] = 0;
-    o->part[0] = 0;
+    if (!code) unname_half(o, 0);
+    output_end(o);
     if (!code) return 0;
     return err_sys(e, code, "cannot write %s", name);
 }
 
 void output_abandon(output_t *o) {
-    output_close(o);
-    if (o->part[0]) unlink(o->part);
-    o->part[0] = 0;
-    pending[0] = 0;
+    output_close(o, false);
+    output_end(o);
 }
 
 int output_finish(output_t *o) {

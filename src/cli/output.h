@@ -1,9 +1,11 @@
 /* Where a recording or a report goes: -o PATH, `-o -` for standard output.
  *
- * A file appears under its name only when it is whole: it is written beside it under a name ending
- * in ".part" and renamed by output_commit. What is neither there nor a regular file (/dev/null, a
- * FIFO) is written directly. An interrupted process removes its half file (command.h). One output
- * at a time.
+ * A file appears under its name only when it is whole: it is written beside it without a name, is
+ * given one ending in ".part" by output_commit, and renamed. A process that is killed leaves nothing.
+ * Where the file system has no such files (NFS, overlayfs before Linux 6.1) it has that name from the
+ * beginning, and is locked; an interrupted process removes it (command.h), and what a killed one left,
+ * if there is nothing in it, the next one does, and says so. What is neither there nor a regular file
+ * (/dev/null, a FIFO) is written directly. One output at a time.
  */
 #ifndef LOWTIDE_CLI_OUTPUT_H
 #define LOWTIDE_CLI_OUTPUT_H
@@ -14,14 +16,17 @@
 #include <stdio.h>
 
 typedef struct output {
-    int fd;     /* write here; the caller's for reading only, closed by commit and abandon */
-    FILE *file; /* output_file: the same place, buffered */
-    int error;  /* of the first write to `file` that failed: an errno */
-    char path[4096], part[4096]; /* part: "" when written directly */
+    int fd;      /* write here; the caller's for reading only, closed by commit and abandon */
+    FILE *file;  /* output_file: the same place, buffered */
+    int error;   /* of the first write to `file` that failed: an errno */
+    bool beside; /* it is not under its name yet; false: written directly */
+    char path[4096], part[4096]; /* part: "" without a name */
 } output_t;
 
 /* path NULL or "-": standard output. */
 int output_open(output_t *o, const char *path, err_t *e);
+/* The file once more, to read and write, where it is beside its name: a descriptor, or -1. */
+int output_again(const output_t *o);
 /* A stream over o->fd, made at the first call; NULL and a line in `e` when there is no memory. `o` stays where it is
  * from here on. */
 FILE *output_file(output_t *o, err_t *e);

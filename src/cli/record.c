@@ -25,7 +25,7 @@ void record_descriptors_restore(void) {
 }
 
 int record_open(record_t *r, const char *to, bool live, err_t *e) {
-    char path[sizeof r->output.part];
+    char path[sizeof r->output.path];
     r->fd = -1;
     r->heap = false;
     r->gpu_count = 0;
@@ -35,17 +35,15 @@ int record_open(record_t *r, const char *to, bool live, err_t *e) {
     int status = collect_begin(&r->collect, e);
     if (!status && to) status = output_open(&r->output, to, e);
     if (status) return status;
-    if (to && r->output.part[0])
-        r->fd = open(r->output.part, O_RDWR | O_CLOEXEC);
-    else
-        r->fd = memfd_create("lowtide", MFD_CLOEXEC);
+    r->fd =
+        to && r->output.beside ? output_again(&r->output) : memfd_create("lowtide", MFD_CLOEXEC);
     if (r->fd < 0) {
         status = err_sys(e, -errno, "cannot make a recording");
         record_abandon(r);
         return status;
     }
     int n = snprintf(path, sizeof path, "%s.partial", to ? to : "");
-    if (live && to && r->output.part[0] && (size_t)n < sizeof path)
+    if (live && to && r->output.beside && (size_t)n < sizeof path)
         status = collect_live(&r->collect, path, e);
     if (status) record_abandon(r);
     if (!status && r->collect.live.saved)
@@ -55,10 +53,10 @@ int record_open(record_t *r, const char *to, bool live, err_t *e) {
 }
 
 int record_scratch(const record_t *r) {
-    char directory[sizeof r->output.part];
+    char directory[sizeof r->output.path];
     int fd = -1;
-    if (r->to_file && r->output.part[0]) {
-        snprintf(directory, sizeof directory, "%s", r->output.part);
+    if (r->to_file && r->output.beside) {
+        snprintf(directory, sizeof directory, "%s", r->output.path);
         char *slash = strrchr(directory, '/');
         if (slash) slash[slash == directory] = '\0';
         fd = open(slash ? directory : ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
@@ -142,7 +140,7 @@ static int say_what_stays(record_t *r, const err_t *e) {
 int record_finish(record_t *r) {
     err_t e;
     int status = write_tables(r, &e);
-    if (!status && r->to_file && !r->output.part[0]) status = copy_out(r, &e);
+    if (!status && r->to_file && !r->output.beside) status = copy_out(r, &e);
     if (!status && r->to_file) status = output_commit(&r->output, &e);
     if (status == -EPIPE) status = 0; /* a reader that went away */
     if (status) return say_what_stays(r, &e);

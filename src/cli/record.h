@@ -1,6 +1,6 @@
 /* The recording that `lowtide run` and `lowtide attach` make: a heap, if one was captured, and behind it what was collected.
  *
- *     F.PID.part   the heap, then the tables; F once it is whole (output.h)
+ *     F            the heap, then the tables: a file without a name until it is whole (output.h)
  *     F.partial    the tables as they come; removed at the end. It is what a killed lowtide leaves, and locked: another one that
  *                  would write F is refused (-EBUSY)
  *

@@ -402,7 +402,9 @@ def test_what_a_killed_one_left_keeps_nobody_out_and_is_kept(lowtide_exe: Path, 
         left = f"lowtide: {partial} was left by a lowtide that was killed; it is {tmp_path / old} now\n"
         assert done.stderr == f"{left}err\n"
         assert (tmp_path / old).read_text() == f"known before {old}"
-    assert sorted(os.listdir(tmp_path)) == ["app.py", "t.tide", "t.tide.partial.old", "t.tide.partial.old.2"]
+    assert [path.read_text() for path in tmp_path.glob("t.tide.*.part")] == ["part\n"] * 2
+    rest = sorted(path.name for path in tmp_path.glob("*") if path.suffix != ".part")
+    assert rest == ["app.py", "t.tide", "t.tide.partial.old", "t.tide.partial.old.2"]
 
 
 def test_whose_heap_it_is_that_has_no_finding_is_said_where_there_are_several(lowtide: Lowtide, tmp_path: Path) -> None:
