@@ -128,8 +128,8 @@ typedef struct ctl_region {
 typedef struct ctl_free {
     uint32_t flags;      /* ctl_free_flag; 0 with RSS */
     uint32_t timeout_ms; /* how long to wait for the GIL, at most */
-    uint32_t
-        pause_ms_max; /* the step that holds the GIL ends after this, done or not; 0: no matter how long */
+    /* The step that holds the GIL ends after this, done or not; 0: no matter how long. */
+    uint32_t pause_ms_max;
 } ctl_free_t;
 
 typedef struct ctl_line {

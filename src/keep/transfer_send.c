@@ -17,8 +17,8 @@ struct parcel {
     const char *body;
     uint64_t file_bytes[TRANSFER_FILES];
     int files[TRANSFER_FILES];
-    bool whole
-        [TRANSFER_FILES]; /* another's file, which has all that it is to have; not ours to close */
+    /* Another's file, which has all that it is to have; not ours to close. */
+    bool whole[TRANSFER_FILES];
 };
 
 static uint32_t segment_form(const Py_buffer *view) {
