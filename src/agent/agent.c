@@ -25,7 +25,7 @@ enum {
     STOP_GIL_AGAIN_MS = 100,
     FINISH_GIL_MS = 60000,
     FINISH_EVERY_US = 100000,
-    FINISH_EVERY_US_MOST = 5000000
+    FINISH_EVERY_US_MOST = 1000000
 };
 enum { SEND_WAIT_MS = 1000, PROGRESS_EVERY_MS = 250 };
 enum { OTHER_TRIES = 20, OTHER_FINISHES_TRIES = 300, OTHER_EVERY_MS = 100 };
@@ -42,8 +42,8 @@ typedef struct talk {
     uint32_t timeout_ms;
     int64_t told_ms; /* last PROGRESS */
     gil_t gil;
-    bool
-        joined; /* for a walk in place: a thread of Python's, with ensured from PyGILState_Ensure */
+    /* For a walk in place: a thread of Python's, with ensured from PyGILState_Ensure. */
+    bool joined;
     int ensured;
 } talk_t;
 
@@ -274,11 +274,12 @@ static int finishes_later(err_t *e) {
     if (hooks_out)
         return err_set(e, -EINPROGRESS,
                        "a thread is still in a call that was observed (open() of a FIFO, perhaps); "
-                       "lowtide's code leaves by itself when that returns");
+                       "lowtide's code, which counts nothing any more, leaves by itself within "
+                       "seconds of its return");
     return err_set(
         e, -EINPROGRESS,
         "it is in C code that keeps the GIL; the hooks count nothing any more, and leave "
-        "by themselves when it lets go of it");
+        "by themselves within seconds of its letting go");
 }
 
 static int profile_stop(talk_t *t, err_t *e) {

@@ -38,13 +38,13 @@ int agent_talk_open(agent_talk_t *t, pid_t pid, const char *agent, uint32_t time
 }
 
 void agent_talk_close(agent_talk_t *t) {
-    err_t ignored;
+    err_t e;
     if (t->sock < 0) return;
-    ctl_send(t->sock, &(ctl_msg_t){.type = CTL_BYE}, -1, GIVE_UP_MS, &ignored);
+    ctl_send(t->sock, &(ctl_msg_t){.type = CTL_BYE}, -1, GIVE_UP_MS, &e);
     if (t->finishes)
         inject_leave(t->inject);
-    else
-        inject_close(t->inject, &ignored);
+    else if (inject_close(t->inject, &e) == -ETIMEDOUT && t->tells)
+        command_fail("%s", e.text);
     close(t->sock);
     t->sock = -1;
 }
@@ -91,7 +91,7 @@ int agent_talk_work(agent_talk_t *t, const ctl_msg_t *question, int send_fd,
             *result = m.result;
             return m.result.status ? err_set(e, m.result.status, "%s", m.result.text) : 0;
         }
-        if (!status) heard(arg, &m);
+        if (!status && heard) heard(arg, &m);
         if (!status) gil = t->tells && m.type == CTL_PROGRESS && m.progress.phase == CTL_PHASE_GIL;
         silent_ms = status == -ETIMEDOUT ? silent_ms + LISTEN_MS : 0;
         if (status == -EINTR || (status == -ETIMEDOUT && !canceled)) status = 0;
@@ -115,10 +115,6 @@ int agent_talk_work(agent_talk_t *t, const ctl_msg_t *question, int send_fd,
 }
 
 /* ── The end of a profile ── */
-
-static void heard_nothing(void *arg, const ctl_msg_t *m) {
-    (void)arg, (void)m;
-}
 
 bool agent_talk_stopped(agent_talk_t *t, err_t *e) {
     tree_process_t p;
@@ -149,8 +145,7 @@ void agent_talk_stop(agent_talk_t *t) {
         command_fail("%s", e.text);
         return;
     }
-    int status =
-        agent_talk_work(t, t->asked ? NULL : &stop, -1, heard_nothing, NULL, STOP_MS, &result, &e);
+    int status = agent_talk_work(t, t->asked ? NULL : &stop, -1, NULL, NULL, STOP_MS, &result, &e);
     t->finishes = status == -EINPROGRESS || status == -ETIMEDOUT;
     if (status == -EINPROGRESS)
         command_fail("process %d is not left yet: %s", (int)t->pid, e.text);

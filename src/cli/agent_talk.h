@@ -21,10 +21,11 @@ typedef struct agent_talk {
     pid_t pid;
     inject_t *inject;
     int sock;
-    bool tells; /* says so where the GIL does not come: the caller's to set */
-    bool asked; /* to end the profile */
     bool
-        finishes; /* the agent has something to wait for before it can leave, and does so without us */
+        tells; /* says so where the GIL does not come, or the agent does not leave: the caller's to set */
+    bool asked; /* to end the profile */
+    /* The agent has something to wait for before it can leave, and does so without us. */
+    bool finishes;
 } agent_talk_t;
 
 /* Brings the agent in and hears its HELLO. */
@@ -46,7 +47,8 @@ int agent_talk_ask(agent_talk_t *t, const ctl_msg_t *m, int send_fd, uint16_t ty
                    int *fd, uint32_t timeout_ms, err_t *e);
 
 /* Sends, with a descriptor or -1, hands on what comes, and returns with RESULT: a failure that it tells of is returned as that. A
- * signal asks the agent to give up, and waits until it has. timeout_ms: of silence. m: NULL where it has been sent. */
+ * signal asks the agent to give up, and waits until it has. timeout_ms: of silence. m: NULL where it has been sent; heard: NULL where
+ * nothing of that matters. */
 int agent_talk_work(agent_talk_t *t, const ctl_msg_t *m, int send_fd,
                     void (*heard)(void *arg, const ctl_msg_t *m), void *arg, uint32_t timeout_ms,
                     ctl_result_t *result, err_t *e);

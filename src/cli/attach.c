@@ -83,10 +83,6 @@ static int read_ledger(attach_t *a, err_t *e) {
     return ledger->result.status ? 0 : status;
 }
 
-static void heard_nothing(void *arg, const ctl_msg_t *m) {
-    (void)arg, (void)m;
-}
-
 /* The heap first: its samples are then of blocks that the profile still knows. */
 static void end_profile(attach_t *a) {
     ctl_msg_t m = {.type = CTL_CAPTURE,
@@ -104,8 +100,8 @@ static void end_profile(attach_t *a) {
     if (!status && a->heap) {
         collect_samples(&a->record.collect, a->pid);
         a->record.gpu_count = gpu_rows(a->pid, a->record.gpus);
-        status = agent_talk_work(&a->talk, &m, a->record.fd, heard_nothing, NULL,
-                                 a->heap_ms + STOP_MS, &result, &a->why);
+        status = agent_talk_work(&a->talk, &m, a->record.fd, NULL, NULL, a->heap_ms + STOP_MS,
+                                 &result, &a->why);
         a->record.heap = !status;
         if (!status && result.text[0]) command_fail("%s", result.text);
     }

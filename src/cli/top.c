@@ -207,6 +207,7 @@ static int show(top_t *t) {
         on_terminal(t);
     bool gone = !status && !collect_find(&t->record.collect, t->pid);
     if (!status) interrupt_forget(); /* that ended the watching; another ends the waiting */
+    t->talk.tells = !status;
     if (!status && !gone) agent_talk_stop(&t->talk);
     agent_talk_close(&t->talk);
     if (!status) attach_tree_leave(&t->tree);

@@ -371,6 +371,7 @@ def test_a_thread_that_waits_in_a_hook_keeps_nobody_waiting_and_no_later_visitor
     _, said = interrupt(process)
     assert said.count("\n") == 1
     assert f"process {target.pid} is not left yet: a thread is still in a call that was observed" in said
+    assert "leaves by itself within seconds of its return" in said
     assert grows(read_recording(out.read_bytes()))
     for _ in range(2):
         attach_until(grows, lowtide, target, out, "--no-heap")
