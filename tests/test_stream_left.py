@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import fcntl
 import gzip
 import os
+import signal
+import sqlite3
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from typing import Any
 
 import lowtide
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import EXECUTABLE
-from lowtide._stream_sink import DirectTableSink, TableSink
+from lowtide import _stream_sink
+from lowtide._stream_sink import DirectTableSink, FileSink, TableSink, open_part, publish
+from lowtide._stream_source import write_beside
+from lowtide._stream_state import Checkpoint
 
 JOB = """
 def same(line): return line
@@ -196,43 +204,138 @@ def test_a_fold_that_is_refused_leaves_what_an_earlier_one_has_done(folder: Path
     assert left() == {}
 
 
-def test_two_runs_that_write_the_same_output_at_once_are_told(folder: Path) -> None:
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_run_to_an_output_that_another_one_writes_is_refused_and_takes_nothing_out(
+    folder: Path, resume: bool
+) -> None:
     def begin_another(line: str) -> str:
         if line == "15000":
-            lowtide.stream("in.txt").write("out.txt")
+            for options in ({}, {"resume": True}, {"checkpoint": "elsewhere"}):
+                with pytest.raises(
+                    lowtide.StreamError, match=r"another run is (writing|using) .*out\.txt.*; let it end"
+                ):
+                    lowtide.stream("in.txt", **options).write("out.txt")  # type: ignore[arg-type]
         return line
 
-    with pytest.raises(lowtide.StreamError, match=r"another run has written out.txt meanwhile"):
-        lowtide.stream("in.txt").map(begin_another).write("out.txt")
+    assert lowtide.stream("in.txt", resume=resume).map(begin_another).write("out.txt").records_in == LINES
     assert left() == {"out.txt": Path("in.txt").read_bytes()}
-    os.remove("out.txt")
-    with pytest.raises(
-        lowtide.StreamError, match=r"record 15001 of in.txt: .*another run is using .*out.txt.checkpoint"
-    ):
-        lowtide.stream("in.txt", resume=True).map(begin_another).write("out.txt")
-    assert sorted(left()) == ["out.txt.checkpoint", "out.txt.part"]
 
 
-@pytest.mark.parametrize("kept", [False, True])
-@pytest.mark.parametrize("format", ["parquet", "arrow"])
-def test_of_two_runs_that_write_the_same_table_at_once_none_publishes_the_other_s(
-    folder: Path, format: str, kept: bool
+KINDS = {
+    "text": lambda: FileSink("out", 0),
+    "kept": lambda: TableSink("out", 0, "", "parquet"),
+    "parquet": lambda: DirectTableSink("out", "parquet"),
+    "arrow": lambda: DirectTableSink("out", "arrow"),
+}
+
+
+def write_first(sink: FileSink) -> None:
+    sink.begin()
+    sink.write(pa.table({"a": ["first"]}) if isinstance(sink, TableSink) else b"first")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_output_gets_its_name_from_its_own_run_whoever_begins_in_that_moment(
+    folder: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def begun(word: str) -> TableSink:
-        sink = TableSink("out", 0, "", format) if kept else DirectTableSink("out", format)
-        sink.begin()
-        sink.write(pa.table({"a": [word]}))
-        return sink
+    first, publish = KINDS[kind](), _stream_sink.publish
+    early = KINDS[kind]()  # nothing was there to be seen when it was made
 
-    first, second = begun("first"), begun("second")
-    with pytest.raises(lowtide.StreamError, match="another run has written out meanwhile"):
-        first.finish()
-    first.abandon(keep=kept)
-    assert "out" not in left()
-    second.finish()
-    found = pq.read_table("out") if format == "parquet" else pa.ipc.open_file("out").read_all()
-    assert found.to_pylist() == [{"a": "second"}]
+    def late(part: str, path: str) -> None:
+        for begin in (early.begin, KINDS[kind]):
+            with pytest.raises(lowtide.StreamError, match="another run is writing out; let it end"):
+                begin()
+        publish(part, path)
+
+    monkeypatch.setattr(_stream_sink, "publish", late)
+    write_first(first)
+    first.finish()
+    assert list(left()) == ["out"] and b"first" in Path("out").read_bytes()
+    early.begin()
+    early.abandon(keep=False)
     assert list(left()) == ["out"]
+
+
+def test_an_unfinished_output_that_somebody_takes_out_is_not_published(folder: Path) -> None:
+    for kind in KINDS:
+        sink = KINDS[kind]()
+        write_first(sink)
+        os.rename("out.part", "theirs")
+        Path("out.part").write_bytes(b"theirs")
+        with pytest.raises(lowtide.StreamError, match="another run has written out meanwhile"):
+            sink.finish()
+        sink.abandon(keep=False)
+        assert "out" not in left() and Path("out.part").read_bytes() == b"theirs"
+
+
+def test_a_child_that_outlives_its_killed_run_keeps_no_other_one_out(folder: Path) -> None:
+    code = """
+import os, signal, sys
+import lowtide
+def stop(line):
+    if line == "15000" and not os.fork():
+        sys.stdin.read()
+        os._exit(0)
+    if line == "15000":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return line
+lowtide.stream("in.txt").map(stop).write("out.txt")
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) as killed:
+        assert killed.wait() == -signal.SIGKILL
+        assert list(left()) == ["out.txt.part"]
+        lowtide.stream("in.txt").write("out.txt")
+    assert left() == {"out.txt": Path("in.txt").read_bytes()}
+
+
+def test_a_checkpoint_is_never_one_that_the_run_before_takes_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, connect, remove = Checkpoint("kept"), sqlite3.connect, os.remove
+
+    def connect_late(*words: Any, **more: Any) -> sqlite3.Connection:
+        found = connect(*words, **more)
+        first.close(remove=True)  # what was found is no more
+        monkeypatch.setattr(sqlite3, "connect", connect)
+        return found
+
+    def remove_late(name: str) -> None:
+        with pytest.raises(lowtide.StreamError, match="another run is using kept"):
+            Checkpoint("kept")
+        remove(name)
+
+    first.begin({})
+    monkeypatch.setattr(sqlite3, "connect", connect_late)
+    second = Checkpoint("kept")
+    assert second.empty and "kept" in left()
+    second.begin({})
+    monkeypatch.setattr(os, "remove", remove_late)
+    second.close(remove=True)
+    assert left() == {}
+
+
+def test_two_runs_that_set_aside_to_one_file_leave_the_whole_list_of_one(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part, waits, lock = write_beside("aside"), threading.Event(), fcntl.flock
+    busy = open_part(part, "aside")
+
+    def lock_late(file: Any, how: int) -> None:
+        if not how & fcntl.LOCK_NB:
+            waits.set()
+        lock(file, how)
+
+    def publish_late() -> None:
+        busy.write(b"theirs\n")
+        waits.wait()
+        publish(part, "aside")
+        busy.close()
+
+    monkeypatch.setattr(fcntl, "flock", lock_late)
+    other = threading.Thread(target=publish_late)
+    other.start()
+    lowtide.stream("in.txt", errors="aside").map(lambda line: 1 // (line != "7")).write("out.jsonl")
+    other.join()
+    assert Path("aside").read_text().count('"record": 8,') == 1
+    assert sorted(left()) == ["aside", "out.jsonl"]
 
 
 HEADERS = {"header": b"a,b\n", "without newline": b"a,b", "mark": b"\xef\xbb\xbfa,b\r\n", "quoted": b'"a",b\n'}

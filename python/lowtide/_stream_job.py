@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import os
 import pickle
 import time
@@ -413,13 +414,15 @@ class Job:
         regular = not os.path.exists(self.errors) or os.path.isfile(self.errors)
         part = write_beside(self.errors) if regular else self.errors
         try:
-            with open(open_part(part) if regular else part, "w", encoding="utf-8") as file:
+            raw = open_part(part, self.errors, wait=True) if regular else io.FileIO(part, "w")
+            with io.TextIOWrapper(io.BufferedWriter(raw), encoding="utf-8") as file:
                 for line in checkpoint.aside_lines():
                     file.write(line + "\n")
+                file.flush()
+                if regular:
+                    publish(part, self.errors)
         except OSError as error:
             raise StreamError(f"cannot write {self.errors}: {error.strerror}") from None
-        if regular:
-            publish(part, self.errors)
 
     def fold(self, f: Callable[[Any, Any], Any], initial: Any, functions: tuple[Any, ...]) -> Any:
         checkpoint = self._open_checkpoint(functions)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
+import io
 import os
 import stat
 import struct
+import weakref
 from collections.abc import Iterator
 from typing import IO, Any
 
@@ -26,10 +29,74 @@ def _cannot(path: str, error: OSError) -> StreamError:
     return StreamError(f"cannot write {path}: {error.strerror or error}")
 
 
-def open_part(part: str) -> int:
-    """A descriptor of a new unfinished file: one of its own, never what a link of that name leads to."""
-    _remove_link(part)
-    return os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_EXCL, 0o666)
+_open: weakref.WeakSet[io.FileIO] = weakref.WeakSet()
+
+
+def _let_go() -> None:
+    for file in list(_open):
+        file.close()
+
+
+os.register_at_fork(after_in_child=_let_go)  # or a child that lives on would keep the lock of one that was killed
+
+
+def _opened(part: str, flags: int = 0) -> io.FileIO:
+    descriptor = os.open(part, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | flags, 0o666)
+    file = io.FileIO(descriptor, "r+")
+    _open.add(file)
+    return file
+
+
+def _has_name(file: io.FileIO, part: str) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(os.lstat(part), os.fstat(file.fileno()))
+    return False
+
+
+def _lock(file: io.FileIO, part: str, wait: bool = False) -> bool:
+    """False: the file has that name no more. Raises BlockingIOError while another run has it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        raise
+    except OSError:
+        pass  # a file system without locks: who is taken out is told at its end
+    return _has_name(file, part)
+
+
+def left_part(part: str, path: str, wait: bool = False) -> io.FileIO | None:
+    """The unfinished file that an earlier run for `path` has left, locked while it is open; None where there is none.
+
+    Another run's that is under way is waited for, or StreamError is raised.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        while stat.S_ISREG(os.lstat(part).st_mode) and os.access(part, os.R_OK | os.W_OK):
+            left = _opened(part)
+            try:
+                if _lock(left, part, wait):
+                    return left
+            except BlockingIOError:
+                left.close()
+                raise StreamError(f"another run is writing {path}; let it end") from None
+            left.close()
+    return None
+
+
+def open_part(part: str, path: str, wait: bool = False, left: io.FileIO | None = None) -> io.FileIO:
+    """A new unfinished file in the place of left_part's: one of its own, never what a link of that name leads to."""
+    for _ in range(100):
+        left = left or left_part(part, path, wait)
+        with left or contextlib.nullcontext(), contextlib.suppress(FileExistsError):
+            another_user_s = os.path.exists(part) and not os.access(part, os.R_OK | os.W_OK)
+            if (left and _has_name(left, part)) or os.path.islink(part) or another_user_s:
+                os.remove(part)
+            file = _opened(part, os.O_CREAT | os.O_EXCL)
+            with contextlib.suppress(BlockingIOError):  # who took it for one that was left
+                if _lock(file, part):
+                    return file
+            file.close()
+        left = None
+    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
 
 
 def tail_of(descriptor: int, end: int) -> str:
@@ -110,28 +177,23 @@ class FileSink(Sink):
     def __init__(self, path: str, start: int, tail: str = "") -> None:
         self.path, self.written = path, start
         self.file: Any = None  # from the first chunk on that is done
-        self._checked: Any = None  # until then: the file that is gone on with
+        self._checked: Any = None  # until then: the file that is gone on with, or gives way
         self.part = write_beside(path)
         self.back = _WriteBack(start)
         _check_folder(path, os.path.dirname(self.part))
-        if start:
-            self._check_part(start, tail)
-
-    def _check_part(self, start: int, tail: str) -> None:
-        same = False
         try:
-            self._checked = os.fdopen(os.open(self.part, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW), "r+b", buffering=0)
-            descriptor = self._checked.fileno()
-            same = os.fstat(descriptor).st_size >= start and tail in ("", tail_of(descriptor, start))
-        except FileNotFoundError:
-            pass
+            self._checked = left_part(self.part, path)
         except OSError as error:
-            raise _cannot(self.path, error) from None
-        finally:
-            if not same:
-                self._leave_checked()
-        if not same:
+            raise _cannot(path, error) from None
+        if start and not self._is_same(start, tail):
+            self._leave_checked()
             raise self._changed()
+
+    def _is_same(self, start: int, tail: str) -> bool:
+        if self._checked is None:
+            return False
+        descriptor = self._checked.fileno()
+        return os.fstat(descriptor).st_size >= start and tail in ("", tail_of(descriptor, start))
 
     def _changed(self) -> StreamError:
         return StreamError(f"{self.part} is not what the stopped run had written to it; begin anew without resume")
@@ -143,12 +205,13 @@ class FileSink(Sink):
 
     def begin(self) -> None:
         try:
+            left, self._checked = self._checked, None
             if self.written:
-                self.file, self._checked = self._checked, None
+                self.file = left
                 if not self._is_ours():
                     raise self._changed()
             else:
-                self.file = os.fdopen(open_part(self.part), "r+b", buffering=0)
+                self.file = open_part(self.part, self.path, left=left)
             os.ftruncate(self.file.fileno(), self.written)
             os.lseek(self.file.fileno(), self.written, os.SEEK_SET)
         except OSError as error:
@@ -174,17 +237,15 @@ class FileSink(Sink):
     def finish(self) -> None:
         self.sync()
         self._check_ours()
-        self.file.close()
         publish(self.part, self.path)
+        self.file.close()  # until then nobody else has a file of that name
 
     def _check_ours(self) -> None:
         if not self._is_ours():
             raise StreamError(f"another run has written {self.path} meanwhile; let one at a time write it")
 
     def _is_ours(self) -> bool:
-        with contextlib.suppress(FileNotFoundError):
-            return os.path.samestat(os.lstat(self.part), os.fstat(self.file.fileno()))
-        return False
+        return _has_name(self.file, self.part)
 
     def abandon(self, keep: bool) -> None:
         self._leave_checked()

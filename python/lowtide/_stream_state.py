@@ -87,6 +87,16 @@ class Checkpoint:
 
     def __init__(self, path: str | None) -> None:
         self.path = path and os.path.realpath(path)  # SQLite too keeps its journal beside the file, not the link
+        while not self._open(path):
+            self._db.close()
+
+    def _open(self, path: str | None) -> bool:
+        """False: the run that had the file has taken it out meanwhile."""
+        before = None
+        if self.path:
+            with contextlib.suppress(OSError):  # SQLite says it
+                os.mknod(self.path, 0o644)
+            before = self._inode()
         try:
             self._db = sqlite3.connect(path or "", isolation_level=None, timeout=0.5)
             self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
@@ -100,6 +110,7 @@ class Checkpoint:
             self._db.execute("CREATE TABLE IF NOT EXISTS aside (id INTEGER PRIMARY KEY, line TEXT)")
             self.empty = not self._db.execute("SELECT 1 FROM kept WHERE name = 'state'").fetchone()
             self._db.execute("COMMIT")
+            return before == self._inode()
         except sqlite3.Error as error:
             if "locked" in str(error):
                 raise StreamError(f"another run is using {path}; let it end") from None
@@ -110,6 +121,12 @@ class Checkpoint:
                 lack = "may not be written to" if os.path.isdir(folder) else "is not there"
                 raise StreamError(f"cannot keep {path}: the folder {folder} {lack}") from None
             raise StreamError(f"cannot use the checkpoint {path}: {error}; remove it to begin anew") from None
+
+    def _inode(self) -> tuple[int, int] | None:
+        with contextlib.suppress(OSError):
+            status = os.stat(self.path or "")
+            return status.st_dev, status.st_ino
+        return None
 
     def load(self) -> tuple[dict[str, Any], State] | None:
         kept = dict(self._db.execute("SELECT name, value FROM kept"))
@@ -135,11 +152,15 @@ class Checkpoint:
             yield line
 
     def close(self, remove: bool) -> None:
-        self._db.close()
         if self.path and (remove or self.empty):
-            for end in ("", "-journal"):
+            with contextlib.suppress(sqlite3.Error):
+                self._db.execute(
+                    "PRAGMA journal_mode=MEMORY"
+                )  # or SQLite would remove one by its name, once it is closed
+            for end in ("-journal", ""):  # as long as it is locked: from then on they may be another run's
                 with contextlib.suppress(FileNotFoundError):
                     os.remove(self.path + end)
+        self._db.close()
 
     def _put(self, name: str, value: Any) -> None:
         self._db.execute("INSERT OR REPLACE INTO kept VALUES (?, ?)", (name, json.dumps(value)))
