@@ -24,26 +24,31 @@ enum {
 
 /* ---- Timeline ---- */
 
-/* The highest RSS of all processes together in each column. Between its points a process has what
- * it had at the last one. */
-static void plot_fill(const profile_t *p, uint64_t begin, uint64_t span, uint64_t *column, int n) {
-    uint64_t *one = mem_alloc((size_t)n * sizeof *one);
-    if (!one) return;
-    for (uint32_t process = 0; process < p->process_count; process++) {
-        int last = -1;
-        memset(one, 0, (size_t)n * sizeof *one);
-        for (uint32_t i = 0; i < p->point_count; i++) {
-            const profile_point_t *point = &p->points[i];
-            if (point->process != process) continue;
-            int x = (int)((double)(point->t_us - begin) / (double)span * (n - 1) + 0.5);
-            if (x < 0 || x >= n) continue;
-            for (int k = last + 1; last >= 0 && k < x; k++) one[k] = one[last];
-            if (point->rss_bytes > one[x]) one[x] = point->rss_bytes;
-            last = x;
-        }
-        for (int k = 0; k < n; k++) column[k] += one[k];
+typedef struct span {
+    uint64_t begin, end; /* of the timeline, in µs */
+    int cells;
+} span_t;
+
+static int span_cell(const span_t *span, uint64_t t_us) {
+    if (t_us < span->begin || t_us > span->end) return -1;
+    return (int)((double)(t_us - span->begin) / (double)(span->end - span->begin + 1) *
+                 span->cells);
+}
+
+/* The highest RSS of all processes together in each column. Between two points they have what they had at the last one. */
+static void plot_fill(const profile_t *p, const span_t *span, uint64_t *column) {
+    profile_series_t series;
+    int next = 0;
+    uint64_t last = 0;
+    if (profile_series(p, (uint32_t)span->cells, &series)) return;
+    for (uint32_t i = 0; i < series.count; i++) {
+        int x = span_cell(span, series.at[i].t_us);
+        while (next < x) column[next++] = last;
+        last = series.at[i].rss_bytes;
+        if (x >= 0) column[x] = last;
+        if (next <= x) next = x + 1;
     }
-    mem_free(one);
+    mem_free(series.at);
 }
 
 static void plot_rows(const screen_t *s, const uint64_t *column, int n, uint64_t most) {
@@ -65,18 +70,6 @@ static void plot_rows(const screen_t *s, const uint64_t *column, int n, uint64_t
         screen_style(s, STYLE_PLAIN);
         screen_end(s);
     }
-}
-
-typedef struct span {
-    uint64_t begin, end; /* of the timeline, in µs */
-    int cells;
-} span_t;
-
-static int span_cell(const span_t *span, uint64_t t_us) {
-    if (t_us < span->begin || t_us > span->end) return -1;
-    return (int)((double)(t_us - span->begin) / (double)(span->end - span->begin) *
-                     (span->cells - 1) +
-                 0.5);
 }
 
 /* Below the plot: a dot where a collection of 1 ms and more was, the number of a mark. */
@@ -142,7 +135,7 @@ static void events_text(const profile_t *p, const screen_t *s) {
 }
 
 static void timeline_text(const profile_t *p, const screen_t *s) {
-    uint64_t most = 0, column[PLOT_CELLS_MOST] = {0};
+    uint64_t column[PLOT_CELLS_MOST] = {0};
     span_t span = {.begin = UINT64_MAX, .cells = s->width - BYTES_CELLS - GAP};
     char size[UNITS_BYTES], note[160], last[UNITS_BYTES];
     for (uint32_t i = 0; i < p->point_count; i++) {
@@ -151,16 +144,14 @@ static void timeline_text(const profile_t *p, const screen_t *s) {
     }
     if (p->point_count < 2 || span.end <= span.begin) return;
     if (span.cells > PLOT_CELLS_MOST) span.cells = PLOT_CELLS_MOST;
-    plot_fill(p, span.begin, span.end - span.begin, column, span.cells);
-    for (int i = 0; i < span.cells; i++) most = column[i] > most ? column[i] : most;
-    if (!most) return;
-    if (p->together_bytes > most) most = p->together_bytes;
+    plot_fill(p, &span, column);
+    if (!p->together_bytes) return;
     snprintf(note, sizeof note, "resident memory%s; highest %s %.1f s in",
              p->process_count > 1 ? " of all processes together" : "",
              units_size(size, p->together_bytes), (double)p->together_us / 1e6);
     screen_end(s);
     view_heading(s, "TIMELINE", note);
-    plot_rows(s, column, span.cells, most);
+    plot_rows(s, column, span.cells, p->together_bytes);
     events_row(p, s, &span);
     int width = snprintf(last, sizeof last, "%.1f s", (double)span.end / 1e6);
     screen_gap(s, BYTES_CELLS + GAP);

@@ -236,6 +236,16 @@ def test_people_read_the_source_of_the_lines_and_no_escape_sequence(lowtide, pro
     assert all(len(line) <= 100 for line in done.stdout.splitlines())
 
 
+def test_the_timeline_is_as_high_as_it_is_said_to_be(lowtide, lowtide_exe, tmp_path):
+    """Over four hours a column has highs of two processes at different moments."""
+    words = [tmp_path / "a.tide", "/not/there.py", 1, 524288, 0, 0, "-", 3]
+    subprocess.run([lowtide_exe.parent / "profile_recording", *map(str, words)], check=True)
+    for columns in (60, 100):
+        shown = lowtide("report", tmp_path / "a.tide", env=UTF8 | {"COLUMNS": str(columns)}).stdout
+        found = re.search(r"TIMELINE.*?highest\s+([\d.]+ MiB) .*?\n +([\d.]+ MiB)  ", shown, re.S)
+        assert found is not None and found[1] == found[2] == "323.0 MiB", shown
+
+
 def test_a_report_without_the_sources_is_as_good_but_for_their_text(lowtide, lowtide_exe, tmp_path):
     subprocess.run([lowtide_exe.parent / "profile_recording", tmp_path / "a.tide", "/not/there.py", "2"], check=True)
     done = lowtide("report", tmp_path / "a.tide", env=UTF8)
