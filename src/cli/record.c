@@ -110,6 +110,7 @@ static int write_tables(record_t *r, err_t *e) {
     if (status) return status;
     collect_write(&r->collect, w, r->heap);
     if (!r->heap) write_ledger(&r->ledger, w);
+    if (!r->heap && r->no_heap[0]) rec_meta(w, "no_heap", r->no_heap);
     gpu_write(w, r->gpus, r->gpu_count);
     return rec_close(w, 0, 0, e);
 }

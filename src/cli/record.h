@@ -21,7 +21,8 @@ typedef struct record {
     int fd;                      /* the heap's capture writes here; read and write */
     gpu_row_t gpus[GPU_DEVICES]; /* of the process whose heap is captured, just before that */
     unsigned gpu_count;
-    answer_t ledger; /* where no heap was captured: what the agent told instead, or no lines */
+    char no_heap[512]; /* why there is none, where there should be; or "" */
+    answer_t ledger;   /* where no heap was captured: what the agent told instead, or no lines */
 } record_t;
 
 /* to: NULL for memory. From here on this process may have as many descriptors as its hard limit says: it needs one for each process that

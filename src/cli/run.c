@@ -137,28 +137,36 @@ static uint32_t mute_code(const run_t *r) {
     return i < all->count ? all->at[i]->mute_code : 0;
 }
 
-static int say_no_heap(const run_t *r, int how) {
+/* Without a heap. */
+static void why_no_heap(run_t *r, int how) {
     const run_listen_t *l = &r->listen;
     uint32_t code = mute_code(r);
     const char *program = r->script ? r->script : r->argv[0];
-    if (l->refused[0]) return command_fail("no heap was captured: %s", l->refused);
-    if (!l->began)
-        return command_fail(
-            "no heap was captured: %s did not run as a Python program that lowtide knows "
-            "(CPython 3.11 to 3.15, dynamically linked)",
-            program);
-    if (WIFSIGNALED(how))
-        return command_fail(
-            "no heap was captured: %s was ended by SIG%s; to see a running process: "
-            "lowtide dump PID",
-            program, sigabbrev_np(WTERMSIG(how)));
-    if (code)
-        return command_fail("no heap was captured: %s did not reach lowtide at its end: %s",
-                            program, collect_why_mute(code));
-    return command_fail(
-        "no heap was captured: %s left without its exit functions (exec, a fatal error, or "
-        "os._exit of a process forked from it); to see a running process: lowtide dump PID",
-        program);
+    char *why = r->record.no_heap;
+    size_t room = sizeof r->record.no_heap;
+    if (l->refused[0])
+        snprintf(why, room, "%s", l->refused);
+    else if (!l->began)
+        snprintf(why, room,
+                 "%.100s did not run as a Python program that lowtide knows (CPython 3.11 to 3.15, "
+                 "dynamically linked)",
+                 program);
+    else if (WIFSIGNALED(how))
+        snprintf(why, room, "%.100s was ended by SIG%s", program, sigabbrev_np(WTERMSIG(how)));
+    else if (code)
+        snprintf(why, room, "%.100s did not reach lowtide at its end: %s", program,
+                 collect_why_mute(code));
+    else
+        snprintf(why, room,
+                 "%.100s left without its exit functions (exec, a fatal error, or os._exit of a "
+                 "process forked from it)",
+                 program);
+}
+
+static int say_no_heap(const run_t *r, int how) {
+    bool ended = r->listen.began && !r->listen.refused[0] && (WIFSIGNALED(how) || !mute_code(r));
+    return command_fail("no heap was captured: %s%s", r->record.no_heap,
+                        ended ? "; to see a running process: lowtide dump PID" : "");
 }
 
 /* The recording lies in the file that `-o` named, or in memory. */
@@ -175,6 +183,7 @@ static int finish(run_t *r, int how) {
     char path[64];
     int status = EXIT_DONE;
     bool profile = record_has_profile(&r->record);
+    if (!r->listen.captured && !r->missing) why_no_heap(r, how);
     if (!r->listen.captured && !profile) {
         if (!r->missing) status = say_no_heap(r, how);
         record_abandon(&r->record);

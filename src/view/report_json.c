@@ -1,5 +1,6 @@
 #define _GNU_SOURCE
 #include "view/profile_view.h"
+#include "view/report_notes.h"
 #include "view/report_resources.h"
 #include "view/report_view.h"
 
@@ -48,6 +49,11 @@ static void memory_json(const report_t *r, json_t *j) {
     uint_or_null(j, "rss_bytes", r->has_rss, r->rss_bytes);
     uint_or_null(j, "peak_rss_bytes", r->has_peak, r->peak_rss_bytes);
     profile_timeline_json(r, j);
+    uint64_t native;
+    bool known = report_native_bytes(r, &native);
+    char note[REPORT_NOTE_ROOM];
+    uint_or_null(j, "native_bytes", known, known ? native : 0);
+    json_text(j, "native_note", report_native_note(r, note) ? note : NULL);
     json_close(j);
 }
 
@@ -59,6 +65,9 @@ static void capture_json(const report_t *r, json_t *j) {
     json_uint(j, "edges", t->references);
     real_or_null(j, "duration_s", r->has_walk, r->walk_ms / 1e3);
     json_uint(j, "file_bytes", lowtide_file_bytes(r->rec));
+    char note[REPORT_NOTE_ROOM];
+    json_text(j, "missing", report_missing(r));
+    json_text(j, "missing_note", report_missing_note(r, note) ? note : NULL);
     json_close(j);
 }
 

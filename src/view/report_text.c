@@ -1,5 +1,6 @@
 #define _GNU_SOURCE
 #include "view/profile_view.h"
+#include "view/report_notes.h"
 #include "view/report_resources.h"
 #include "view/report_view.h"
 #include "view/units.h"
@@ -11,7 +12,6 @@
 
 /* Figures stand left, right-aligned in columns of these widths, and names right, where they have
  * the rest of the line: so bytes stand below bytes through the whole report, at any width. */
-enum { OUTSIDE_MIN_BYTES = 32 << 20 };
 enum { BYTES_CELLS = 10, COUNT_CELLS = 11, GAP = 2, NARROW = 64, DEPTH_MAX = 12 };
 
 static void figure(const screen_t *s, const char *text, int cells) {
@@ -101,45 +101,24 @@ void view_findings_text(const model_findings_t *f, const screen_t *s) {
     }
 }
 
-/* Resident memory of allocators and mappings beyond what Python's objects take: what C code has for itself. */
-static uint64_t outside_bytes(const report_t *r) {
-    static const char *const lines[] = {"Python objects (pymalloc)", "malloc: in use",
-                                        "malloc: large", "private mappings"};
-    uint64_t objects = model_totals(r->model)->shallow_bytes, sum = 0;
-    for (uint32_t i = 0; i < r->ledger_count; i++) {
-        for (size_t k = 0; k < sizeof lines / sizeof *lines; k++)
-            if (strncmp(r->ledger[i].name, lines[k], strlen(lines[k])) == 0)
-                sum += r->ledger[i].bytes;
-    }
-    return sum > objects ? sum - objects : 0;
-}
-
-/* A snapshot knows the objects alone. Where most of the memory is not theirs, it says how to learn whose it is. */
-static bool outside_text(const report_t *r, const screen_t *s) {
-    uint64_t outside = outside_bytes(r);
-    uint64_t told = r->findings.count ? r->findings.findings[0].bytes : 0;
-    bool much = outside >= OUTSIDE_MIN_BYTES && outside > r->rss_bytes / 3 && outside > told;
-    if (!much || r->profile->mode != PROFILE_NONE) return false;
-    char size[UNITS_BYTES], pid[24] = "PID", line[256];
-    if (r->has_pid) snprintf(pid, sizeof pid, "%lld", (long long)r->pid);
-    snprintf(line, sizeof line,
-             "%s is memory of C code, of no Python object: `lowtide attach %s --for 60s` tells "
-             "which lines take more of it, `lowtide run` which took it.",
-             units_size(size, outside), pid);
-    screen_wrapped(s, line, 0, s->width);
+/* What no finding tells; whether there was any. */
+static bool notes_text(const report_t *r, const screen_t *s) {
+    char note[REPORT_NOTE_ROOM];
+    if (!report_native_note(r, note) && !report_missing_note(r, note)) return false;
+    screen_wrapped(s, note, 0, s->width);
     if (r->findings.count) screen_end(s);
     return true;
 }
 
-static void nothing_found(const report_t *r, const screen_t *s, bool outside) {
+static void nothing_found(const report_t *r, const screen_t *s, bool noted) {
     const model_totals_t *t = model_totals(r->model);
     if (!t->objects) {
-        screen_wrapped(s, "Nothing to change: no finding.", 0, s->width);
+        if (!noted) screen_wrapped(s, "Nothing to change: no finding.", 0, s->width);
         return;
     }
     char count[UNITS_BYTES], size[UNITS_BYTES], line[160];
     snprintf(line, sizeof line, "%s in %s objects, %s.",
-             outside ? "There is no finding" : "Nothing to change: no finding",
+             noted ? "There is no finding" : "Nothing to change: no finding",
              units_count(count, t->objects), units_size(size, t->shallow_bytes));
     screen_wrapped(s, line, 0, s->width);
     profile_whose_heap(r, s);
@@ -568,11 +547,11 @@ void report_text(const report_t *r, const screen_t *s) {
         screen_style(s, STYLE_PLAIN);
         screen_end(s);
     }
-    bool outside = outside_text(r, s);
+    bool noted = notes_text(r, s);
     if (r->findings.count)
         view_findings_text(&r->findings, s);
     else
-        nothing_found(r, s, outside);
+        nothing_found(r, s, noted);
     screen_end(s);
     process_text(r, s);
     memory_text(r, s);

@@ -362,3 +362,28 @@ db.executemany("insert into t values (zeroblob(?))", ((100_000,) for i in range(
     amount = r"(5[5-9]|6\d)\.\d MiB is memory of C code, of no Python object: "
     assert re.match(amount + r"`lowtide attach \d+ --for", first), done.stdout
     assert second.startswith("There is no finding in ")
+    # In JSON, and so in the page, too.
+    out = tmp_path / "t.tide"
+    words = ["--no-profile", "--no-report", "-o", out, "--python", sys.executable]
+    assert lowtide("run", *words, tmp_path / "app.py", cwd=tmp_path).status == 0
+    memory = json.loads(lowtide("report", out, "--json").stdout)["memory"]
+    assert 55 << 20 < memory["native_bytes"] < 70 << 20
+    assert re.match(amount, memory["native_note"])
+
+
+def test_a_program_that_a_signal_ended_is_not_told_that_there_is_nothing_to_change(
+    lowtide: Lowtide, tmp_path: Path
+) -> None:
+    (tmp_path / "app.py").write_text("""
+import os, signal
+rows = [bytes(1000) for _ in range(60_000)]
+os.kill(os.getpid(), signal.SIGTERM)
+""")
+    out = tmp_path / "t.tide"
+    lowtide("run", "--exact", "--no-report", "-o", out, "--python", sys.executable, "app.py", cwd=tmp_path)
+    shown = " ".join(lowtide("report", out, cwd=tmp_path).stdout.split())
+    assert shown.startswith("No heap was captured: app.py was ended by SIGTERM. What was alive then, ")
+    assert "is known by the lines that made it (app.py:3 most: 5" in shown and "Nothing to change" not in shown
+    report = json.loads(lowtide("report", out, "--json").stdout)
+    assert report["capture"]["missing"] == "app.py was ended by SIGTERM"
+    assert report["capture"]["missing_note"].startswith("No heap was captured: app.py was ended by SIGTERM. ")

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,19 @@ def test_chromium_shows_each_finding_with_its_fix(page, tmp_path, lowtide_exe):
     for finding in found["findings"]:
         assert finding["fix"][1:] in dom  # its first letter may be a capital
     assert found["heap"]["types"][0]["type"] in dom
+
+
+def test_chromium_shows_why_there_is_no_heap(tmp_path, lowtide_exe):
+    (tmp_path / "app.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGTERM)")
+    recording, to = tmp_path / "a.tide", tmp_path / "a.html"
+    words = ["run", "--no-report", "-o", recording, "--python", sys.executable, tmp_path / "app.py"]
+    subprocess.run([lowtide_exe, *words], capture_output=True, check=False)
+    done = subprocess.run([lowtide_exe, "report", recording, "--html", to], capture_output=True, text=True)
+    if "built without its page" in done.stderr:
+        pytest.skip("this build has no page: Node.js was missing")
+    dom = html.unescape(shown(to, tmp_path / "home").split("<script", 1)[0])
+    assert "No heap was captured: " in dom and "app.py was ended by SIGTERM. " in dom
+    assert "Nothing to change" not in dom
 
 
 @pytest.fixture(scope="module")

@@ -66,7 +66,9 @@ export interface Report {
     peak_rss_bytes: number | null;
     peak_at_s: number | null;
     timeline: { t_s: number; rss_bytes: number; heap_bytes: number }[];
+    native_note: string | null;
   };
+  capture: { missing_note: string | null };
   ledger: { name: string; bytes: number; returnable_bytes: number; note: string | null }[];
   heap: {
     objects: number;

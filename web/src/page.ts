@@ -38,8 +38,12 @@ function line(site: Site, lead: string, home: string): HTMLElement {
 }
 
 function findings(report: Report, home: string): HTMLElement[] {
-  if (report.findings.length === 0) return [element("p", {}, "Nothing to change was found.")];
-  return report.findings.map((f) =>
+  const notes = [report.memory.native_note, report.capture.missing_note]
+    .filter((note): note is string => Boolean(note))
+    .map((note) => element("p", {}, note));
+  if (report.findings.length === 0)
+    return notes.length > 0 ? notes : [element("p", {}, "Nothing to change was found.")];
+  const found = report.findings.map((f) =>
     element(
       "div",
       { class: "finding" },
@@ -57,6 +61,7 @@ function findings(report: Report, home: string): HTMLElement[] {
       ),
     ),
   );
+  return [...notes, ...found];
 }
 
 interface Column<Row> {

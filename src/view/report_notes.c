@@ -1,0 +1,66 @@
+#define _GNU_SOURCE
+#include "view/report_notes.h"
+
+#include "view/units.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+enum { NATIVE_MIN_BYTES = 32 << 20 };
+
+bool report_native_bytes(const report_t *r, uint64_t *bytes) {
+    static const char *const lines[] = {"Python objects (pymalloc)", "malloc: in use",
+                                        "malloc: large", "private mappings"};
+    const model_totals_t *t = model_totals(r->model);
+    uint64_t sum = 0;
+    if (!t->objects || !r->from_system) return false;
+    for (uint32_t i = 0; i < r->ledger_count; i++) {
+        for (size_t k = 0; k < sizeof lines / sizeof *lines; k++)
+            if (strncmp(r->ledger[i].name, lines[k], strlen(lines[k])) == 0)
+                sum += r->ledger[i].bytes;
+    }
+    *bytes = sum > t->shallow_bytes ? sum - t->shallow_bytes : 0;
+    return true;
+}
+
+bool report_native_note(const report_t *r, char note[REPORT_NOTE_ROOM]) {
+    uint64_t bytes, told = r->findings.count ? r->findings.findings[0].bytes : 0;
+    char size[UNITS_BYTES], pid[24] = "PID";
+    if (!report_native_bytes(r, &bytes) || r->profile->mode != PROFILE_NONE) return false;
+    if (bytes < NATIVE_MIN_BYTES || bytes <= r->rss_bytes / 3 || bytes <= told) return false;
+    if (r->has_pid) snprintf(pid, sizeof pid, "%" PRId64, r->pid);
+    snprintf(note, REPORT_NOTE_ROOM,
+             "%s is memory of C code, of no Python object: `lowtide attach %s --for 60s` tells "
+             "which lines take more of it, `lowtide run` which took it.",
+             units_size(size, bytes), pid);
+    return true;
+}
+
+const char *report_missing(const report_t *r) {
+    const char *why = lowtide_meta(r->rec, "no_heap");
+    return why && *why && !model_totals(r->model)->objects ? why : NULL;
+}
+
+bool report_missing_note(const report_t *r, char note[REPORT_NOTE_ROOM]) {
+    const char *why = report_missing(r);
+    const profile_t *p = r->profile;
+    const profile_site_t *most = NULL;
+    char alive[UNITS_BYTES], size[UNITS_BYTES], off[64] = "", made[256] = "", place[160];
+    if (!why) return false;
+    for (uint32_t i = 0; i < p->line_count; i++) {
+        const profile_site_t *one = &p->lines[i];
+        if (!most || one->sums.bytes[PROFILE_LIVE] > most->sums.bytes[PROFILE_LIVE]) most = one;
+    }
+    if (most && profile_is_told(p, &most->sums, PROFILE_LIVE))
+        snprintf(made, sizeof made, " (%s most: %s)",
+                 view_place(place, sizeof place, most->frame.file, most->frame.line),
+                 units_size(size, most->sums.bytes[PROFILE_LIVE]));
+    if (profile_error(p, &p->sums, PROFILE_LIVE))
+        snprintf(off, sizeof off, " (± %s)",
+                 units_size(size, profile_error(p, &p->sums, PROFILE_LIVE)));
+    snprintf(note, REPORT_NOTE_ROOM,
+             "No heap was captured: %s. What was alive then, %s%s, is known by the lines that made "
+             "it%s, but not who held it: `lowtide dump PID` captures a process while it runs.",
+             why, units_size(alive, p->sums.bytes[PROFILE_LIVE]), off, made);
+    return true;
+}
