@@ -425,6 +425,51 @@ def test_interpreters_with_gils_of_their_own_lose_no_count_to_each_other(
     assert blocks % 100 == 0, "each round makes as many as any other"
 
 
+ENTERED = """
+try:
+    import _interpreters as interpreters
+except ImportError:
+    try:
+        import _xxsubinterpreters as interpreters
+    except ImportError:
+        interpreters = None
+import threading
+code = '''
+def bottom():
+    return [bytes(5000) for i in range(20)]
+for i in range(25):
+    bottom()
+'''
+def one():
+    i = interpreters.create()
+    interpreters.run_string(i, code)
+    interpreters.destroy(i)
+    kept_by_it.append(after())
+def after(): return [bytes(3000) for i in range(100)]
+kept_by_it = []
+if interpreters:
+    one()
+    thread = threading.Thread(target=one)
+    thread.start()
+    thread.join()
+kept = keep()
+"""
+
+
+@pytest.mark.parametrize("mode", [["--exact"], ["--exact", "--native"]], ids=" ".join)
+def test_frames_are_those_of_the_interpreter_that_a_thread_is_in(
+    mode: list[str], lowtide: Lowtide, local_python: Python, tmp_path: Path
+) -> None:
+    has = "import importlib.util as u, sys; sys.exit(not (u.find_spec('_interpreters') or u.find_spec('_xxsubinterpreters')))"
+    if subprocess.run(local_python.command("-c", has)).returncode:
+        pytest.skip("this Python has no module for subinterpreters")
+    kept_by(lowtide, tmp_path, ENTERED, *mode, python=local_python.executable)
+    recording = read_recording((tmp_path / "t.tide").read_bytes())
+    for function, expected in (("bottom", 2 * 25 * 20 * 5033), ("after", 2 * 100 * 3033)):
+        made = sum(int(row["total_bytes"]) for row in rows_below(function, recording))
+        assert expected < made < expected * 1.2, function
+
+
 def test_the_json_report_of_such_a_run_is_whole(lowtide: Lowtide, this_python: Python, tmp_path: Path) -> None:
     kept_by(lowtide, tmp_path, INTERPRETERS, "--native", python=this_python.executable)
     report = json.loads(lowtide("report", "--json", tmp_path / "t.tide").stdout)

@@ -8,6 +8,7 @@
 #include "base/mem.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdatomic.h>
 
 enum { DEPTH_MAX = 512, NATIVE_MAX = 256, WALKERS = 64, PLACES = 1 << 17 };
@@ -62,6 +63,7 @@ typedef struct step {
 
 static struct {
     const rt_t *rt;
+    rt_addr_t interpreters, main_interpreter; /* of 3.11: where the list begins, and its last */
     walker_t *walkers;
     native_t *natives; /* one a walker, or NULL */
     known_place_t *known;
@@ -82,6 +84,10 @@ static struct {
 bool stack_open(const rt_t *rt, bool native) {
     memset(&stack, 0, sizeof stack);
     stack.rt = rt;
+    if (rt->minor == 11 && rt->_PyThreadState_UncheckedGet) {
+        stack.interpreters = rt->runtime + (rt_addr_t)rt->layout->runtime_interpreters_head;
+        stack.main_interpreter = rt_ptr(rt->runtime, rt->layout->runtime_interpreters_main);
+    }
     stack.walkers = mem_map(WALKERS_BYTES);
     if (native) stack.natives = mem_map(NATIVES_BYTES);
     stack.known = mem_map(KNOWN_BYTES);
@@ -108,9 +114,30 @@ void stack_close(void) {
 
 /* ── Walking ── */
 
+/* The state that runs where there are several interpreters; in 3.11 a thread is only known by the first that it had. Whether what runs is
+ * this thread must be asked without a fault: that of another thread may go at any moment. */
+static __attribute__((noinline)) rt_addr_t thread_entered(const rt_t *rt, rt_addr_t own) {
+    const int error = errno;
+    uint64_t ident = 0;
+    rt_addr_t now = (rt_addr_t)rt->_PyThreadState_UncheckedGet();
+    if (!now || now == own ||
+        rt_peek(now + (rt_addr_t)rt->layout->thread_ident, &ident, sizeof ident) ||
+        ident != (uint64_t)pthread_self() || now != (rt_addr_t)rt->_PyThreadState_UncheckedGet())
+        now = own;
+    errno = error;
+    return now;
+}
+
+static inline rt_addr_t thread_here(const rt_t *rt) {
+    rt_addr_t own = (rt_addr_t)rt->PyGILState_GetThisThreadState();
+    return own && stack.interpreters && rt_ptr(stack.interpreters, 0) != stack.main_interpreter
+               ? thread_entered(rt, own)
+               : own;
+}
+
 static rt_addr_t frame_first(const rt_t *rt) {
     const layout_t *l = rt->layout;
-    rt_addr_t thread = (rt_addr_t)rt->PyGILState_GetThisThreadState();
+    rt_addr_t thread = thread_here(rt);
     if (!thread) return 0;
     if (rt_has(l->thread_current_frame)) return rt_ptr(thread, l->thread_current_frame);
     rt_addr_t cframe = rt_ptr(thread, l->thread_cframe);
@@ -154,7 +181,7 @@ static void run_ends(const walker_t *w, native_t *n, uintptr_t anchor) {
 static void walk_runs(const rt_t *rt, walker_t *w, native_t *n) {
     const layout_t *l = rt->layout;
     const bool shims = rt_has(l->frame_owned_by_c);
-    rt_addr_t thread = (rt_addr_t)rt->PyGILState_GetThisThreadState();
+    rt_addr_t thread = thread_here(rt);
     rt_addr_t cframe = thread && !shims ? rt_ptr(thread, l->thread_cframe) : 0;
     w->depth = 0;
     for (rt_addr_t f = frame_first(rt); f && w->depth < DEPTH_MAX;
