@@ -156,16 +156,16 @@ def test_nothing_of_a_batch_stays_in_a_thread_that_outlives_the_stream(
 
 def test_a_file_made_shorter_meanwhile_is_told_in_one_line(tmp_path: Path) -> None:
     path = tmp_path / "in.arrow"
-    write(path, TABLES["plain"](), 500)
 
     def cut(record: Any) -> Any:
         os.truncate(path, 20_000)
         return record
 
-    for executor in (None, ThreadPoolExecutor(1)):
-        write(path, TABLES["plain"](), 500)
-        with pytest.raises(lowtide.StreamError, match=r"^[^\n]*in.arrow[^\n]+$"):
-            list(lowtide.stream(path, "1GiB", executor=executor).map(cut))
+    with ThreadPoolExecutor(1) as threads:
+        for executor in (None, threads):
+            write(path, TABLES["plain"](), 500)
+            with pytest.raises(lowtide.StreamError, match=r"^[^\n]*in.arrow[^\n]+$"):
+                list(lowtide.stream(path, "1GiB", executor=executor).map(cut))
 
 
 def test_a_damaged_place_of_a_batch_is_left_to_pyarrow_to_tell(tmp_path: Path) -> None:

@@ -273,10 +273,13 @@ def test_a_child_that_outlives_its_killed_run_keeps_no_other_one_out(folder: Pat
 import os, signal, sys
 import lowtide
 def stop(line):
-    if line == "15000" and not os.fork():
-        sys.stdin.read()
-        os._exit(0)
     if line == "15000":
+        reader, writer = os.pipe()
+        if not os.fork():
+            os.write(writer, b".")
+            sys.stdin.read()
+            os._exit(0)
+        os.read(reader, 1)
         os.kill(os.getpid(), signal.SIGKILL)
     return line
 lowtide.stream("in.txt").map(stop).write("out.txt")

@@ -59,7 +59,7 @@ def _follow(data: bytes, at: int) -> int:
     return at + _word(data, at, "I")
 
 
-class OpenFile(Handle):
+class BatchFile(Handle):
     """With what its process keeps of it: goes with the stream that has opened it, whose threads may not."""
 
     def __init__(self, path: str) -> None:
@@ -71,7 +71,7 @@ class Places:
     """Where the batches of an Arrow file lie; of no batch, where that is not to be had."""
 
     def __init__(self, path: str) -> None:
-        self.handle, self._blocks = OpenFile(path), b""
+        self.handle, self._blocks = BatchFile(path), b""
         size = os.fstat(self.handle.fd).st_size
         try:
             self._blocks = self._footer(size)
@@ -185,7 +185,7 @@ class Rows:
 
     def __init__(
         self,
-        file: OpenFile | str,
+        file: BatchFile | str,
         name: str,
         schema: Any,
         columns: list[str] | None,
@@ -197,7 +197,7 @@ class Rows:
         self.start, self.num_rows = start, rows if rows >= 0 else batch.rows
 
     def __getstate__(self) -> dict[str, Any]:
-        path = f"/proc/{os.getpid()}/fd/{self.file.fd}" if isinstance(self.file, OpenFile) else self.file
+        path = f"/proc/{os.getpid()}/fd/{self.file.fd}" if isinstance(self.file, BatchFile) else self.file
         return {**self.__dict__, "file": path}
 
     @property
@@ -217,7 +217,7 @@ class Rows:
 
     def _table(self, kept: Kept | None) -> Any:
         file = _opened(self.file, self.name) if isinstance(self.file, str) else self.file
-        kept = kept or (file.kept if isinstance(file, OpenFile) else _of_worker)
+        kept = kept or (file.kept if isinstance(file, BatchFile) else _of_worker)
         status = os.fstat(file.fd)
         key = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, self.batch, self.columns
         known, table = kept.key, kept.table

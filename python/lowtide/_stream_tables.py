@@ -57,9 +57,8 @@ def lean(needed: bool = True) -> Iterator[None]:
             pa.set_memory_pool(pa.system_memory_pool())
             if _pool_worker.is_worker:
                 pa.set_cpu_count(1)
-                pa.allocate_buffer(
-                    64, memory_pool=_before
-                )  # some of its C++ asks nobody: the reserve, before the limit
+                # Some of its C++ asks nobody: the reserve, before the limit.
+                pa.allocate_buffer(64, memory_pool=_before)
         _lean += 1
     try:
         yield
