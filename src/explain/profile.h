@@ -6,7 +6,8 @@
  *     site    a line of a function, with all cells whose innermost Python frame it is (where a stack
  *             has none, its innermost frame); processes and domains taken together
  *     line    the program's own line by which a cell came about: of its stack's frames the innermost
- *             that is no library's; what is to be changed. Where there is none, the site itself
+ *             that is no library's; what is to be changed. Where there is none, the site itself. Functions
+ *             that stand in one line (a generator expression and what it is in) are taken together
  *
  * A recording without allocations gives an empty profile (mode PROFILE_NONE), no error. Everything
  * lives as long as the profile, which borrows the recording. Rows that make no sense are passed

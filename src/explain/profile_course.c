@@ -16,12 +16,12 @@ static int course_lines(const profile_t *p, uint32_t **out) {
     uint32_t *of = mem_alloc(((size_t)p->frame_count + 1) * sizeof *of);
     int status = of ? 0 : -ENOMEM, fresh;
     for (uint32_t i = 0; i < p->line_count && !status; i++) {
-        uint32_t *line = map_put(&known, profile_site_key(&p->lines[i].frame), &fresh);
+        uint32_t *line = map_put(&known, profile_line_key(&p->lines[i].frame), &fresh);
         if (line) *line = i;
         status = line ? 0 : -ENOMEM;
     }
     for (uint32_t i = 0; i < p->frame_count && !status; i++) {
-        const uint32_t *line = map_get(&known, profile_site_key(&p->frames[i]));
+        const uint32_t *line = map_get(&known, profile_line_key(&p->frames[i]));
         of[i] = line ? *line : LOWTIDE_NONE;
     }
     map_free(&known);

@@ -17,6 +17,13 @@ uint64_t profile_site_key(const profile_frame_t *f) {
     return key - (key == MAP_NO_KEY);
 }
 
+uint64_t profile_line_key(const profile_frame_t *f) {
+    if (profile_is_library(f)) return profile_site_key(f); /* may be of no file at all */
+    uint64_t parts[2] = {rec_checksum(f->file, strlen(f->file)), f->line};
+    uint64_t key = rec_checksum(parts, sizeof parts);
+    return key - (key == MAP_NO_KEY);
+}
+
 uint32_t profile_site_of(map_t *known, profile_site_t *sites, uint32_t *count,
                          const profile_frame_t *f) {
     int fresh;
@@ -115,6 +122,54 @@ static int samples_lines(profile_t *p, map_t *known, profile_sample_t *samples, 
     return 0;
 }
 
+static void samples_to(profile_sample_t *samples, uint32_t count, const uint32_t *to) {
+    for (uint32_t i = 0; i < count; i++) samples[i].line = to[samples[i].line];
+}
+
+/* A line is one to who changes it, whichever functions stand in it (`load` and its generator): it has the name of the one that made
+ * most. */
+static int lines_merge(profile_t *p) {
+    map_t known = {0};
+    uint32_t count = 0, *to = mem_alloc(((size_t)p->line_count + 1) * 2 * sizeof *to);
+    uint32_t *most = to + p->line_count;
+    int status = to ? 0 : -ENOMEM, fresh;
+    profile_site_t *lines = arena_alloc(&p->arena, ((size_t)p->line_count + 1) * sizeof *lines);
+    if (!lines) status = -ENOMEM;
+    for (uint32_t i = 0; i < p->line_count && !status; i++) {
+        const profile_site_t *part = &p->lines[i];
+        uint32_t *at = map_put(&known, profile_line_key(&part->frame), &fresh);
+        if (!at) {
+            status = -ENOMEM;
+            break;
+        }
+        if (fresh) {
+            *at = count++;
+            lines[*at] = (profile_site_t){.frame = part->frame, .most = LOWTIDE_NONE};
+            most[*at] = i;
+        }
+        to[i] = *at;
+        const uint64_t *a = part->sums.bytes, *b = p->lines[most[*at]].sums.bytes;
+        if (a[PROFILE_PEAK] > b[PROFILE_PEAK] ||
+            (a[PROFILE_PEAK] == b[PROFILE_PEAK] && a[PROFILE_TOTAL] > b[PROFILE_TOTAL])) {
+            lines[*at].frame = part->frame;
+            most[*at] = i;
+        }
+        profile_add_sums(&lines[*at].sums, &part->sums);
+    }
+    if (!status) {
+        for (uint32_t i = 0; i < p->stack_count; i++)
+            if (p->stacks[i].line != LOWTIDE_NONE) p->stacks[i].line = to[p->stacks[i].line];
+        for (uint32_t i = 0; i < p->cell_count; i++) p->cells[i].line = to[p->cells[i].line];
+        samples_to(p->samples, p->sample_count, to);
+        samples_to(p->peak_samples, p->peak_sample_count, to);
+        p->lines = lines;
+        p->line_count = count;
+    }
+    map_free(&known);
+    mem_free(to);
+    return status;
+}
+
 int profile_lines(profile_t *p) {
     map_t known = {0};
     size_t most = ((size_t)p->frame_count + p->site_count + 1) * sizeof *p->lines;
@@ -128,14 +183,14 @@ int profile_lines(profile_t *p) {
     if (!status) status = samples_lines(p, &known, p->samples, p->sample_count);
     if (!status) status = samples_lines(p, &known, p->peak_samples, p->peak_sample_count);
     map_free(&known);
+    if (!status) status = lines_merge(p);
     return status ? status : lines_most(p);
 }
 
 const profile_frame_t *profile_from(const profile_t *p, const profile_site_t *site) {
     if (site->most >= p->line_count) return NULL;
     const profile_frame_t *from = &p->lines[site->most].frame;
-    bool same = from->line == site->frame.line && strcmp(from->file, site->frame.file) == 0 &&
-                strcmp(from->function, site->frame.function) == 0;
+    bool same = from->line == site->frame.line && strcmp(from->file, site->frame.file) == 0;
     return same ? NULL : from;
 }
 

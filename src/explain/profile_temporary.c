@@ -89,8 +89,8 @@ static bool temporary_is_alone(const model_t *m, uint32_t id, const char *local)
 
 /* One may be told to write `del` only into the program's own functions. */
 static bool temporary_is_own(const profile_t *p, const char *function) {
-    for (uint32_t i = 0; i < p->line_count; i++) {
-        const profile_frame_t *f = &p->lines[i].frame;
+    for (uint32_t i = 0; i < p->frame_count; i++) {
+        const profile_frame_t *f = &p->frames[i];
         if (!profile_is_library(f) && strcmp(f->function, function) == 0) return true;
     }
     return false;

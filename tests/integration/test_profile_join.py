@@ -292,6 +292,27 @@ def test_what_is_built_up_over_most_of_the_run_is_told_in_full(lowtide: Lowtide,
     assert finding["bytes"] == pytest.approx(400 * 200 * 1070, rel=0.1) and "falls" not in finding["title"]
 
 
+def test_functions_that_stand_in_one_line_are_one_finding(lowtide: Lowtide, tmp_path: Path) -> None:
+    """A line of `load` and of its generator was told twice, the second time with bytes that the first fix returns."""
+    (tmp_path / "app.py").write_text("""
+import time
+def load():
+    rows = b"".join(b"%d,some text here" % i for i in range(2_000_000))
+    time.sleep(1)
+    return len(rows)
+print(load())
+time.sleep(2)
+""")
+    out = tmp_path / "t.tide"
+    assert lowtide("run", "--exact", "--no-report", "-o", out, tmp_path / "app.py", cwd=tmp_path).status == 0
+    report = json.loads(lowtide("report", out, "--json").stdout)
+    assert len({s["function"] for s in report["allocations"]["sites"] if s["line"] == 4}) == 2
+    (finding,) = report["findings"]
+    assert (finding["kind"], finding["site"]["line"]) == ("temporary-peak", 4)
+    # No site is said to have been called from the line that it stands in.
+    assert not [s for s in report["allocations"]["sites"] if s["line"] == 4 and s["from"]]
+
+
 def test_the_line_that_made_most_of_the_garbage_is_told(lowtide: Lowtide, tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text("""
 import gc
