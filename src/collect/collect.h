@@ -61,6 +61,7 @@ typedef struct collect_peak_cost {
 /* What is known of a process's lines over time (collect_series.h). */
 typedef struct collect_course {
     uint64_t heap, high, told; /* now; the most since it was told; what was told */
+    uint64_t untouched;        /* at the last look */
     uint64_t highest, rows, due_us;
 } collect_course_t;
 

@@ -114,12 +114,15 @@ static void tell_all(collect_t *c, uint32_t number, uint64_t t_us, uint64_t step
     p->series.high = 0;
 }
 
-/* The highest since it was last told. Of what is not there any more nobody knows whether it was touched; but no more than was resident. */
+/* The highest since it was last told. What was not touched at the last look may be gone by now, and did count for it. */
 static void note_high(collect_process_t *p) {
-    uint64_t high = observed_heap_recent_bytes(&p->observed),
-             heap = observed_heap_bytes(&p->observed);
-    p->series.heap = heap > p->untouched_bytes ? heap - p->untouched_bytes : 0;
-    high = high > p->untouched_bytes ? high - p->untouched_bytes : 0;
+    uint64_t high = observed_heap_recent_bytes(&p->observed);
+    uint64_t heap = observed_heap_bytes(&p->observed), untouched = p->untouched_bytes;
+    p->series.heap = heap > untouched ? heap - untouched : 0;
+    if (untouched < p->series.untouched) untouched = p->series.untouched;
+    p->series.untouched = p->untouched_bytes;
+    high = high > untouched ? high - untouched : 0;
+    if (high < p->series.heap) high = p->series.heap;
     if (high > p->rss_peak_bytes) high = p->rss_peak_bytes;
     if (high > p->series.high) p->series.high = high;
     if (high > p->series.highest) p->series.highest = high;

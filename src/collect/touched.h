@@ -1,8 +1,9 @@
 /* How much of what a process has set aside it never touched.
  *
  * An allocator's reserve of a gigabyte, or numpy.zeros of what is filled in later, is address space: memory it becomes page by page,
- * at the first touch. Of the mapped ranges and the large blocks that its region tells (REGION_LARGE_BYTES and more) the kernel is asked
- * by /proc/PID/pagemap which pages are there, in memory or in swap. One thread; reading harms nobody.
+ * at the first write. Of the mapped ranges and the large blocks that its region tells (REGION_LARGE_BYTES and more) the kernel is
+ * asked by /proc/PID/pagemap which pages are there, in memory or in swap; from Linux 6.7 on without those that were only read. One
+ * thread; reading harms nobody.
  */
 #ifndef LOWTIDE_COLLECT_TOUCHED_H
 #define LOWTIDE_COLLECT_TOUCHED_H

@@ -17,6 +17,7 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/utsname.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -130,6 +131,14 @@ static void a_line_is_told_when_it_has_clearly_more_or_less(void **state) {
     assert_int_equal(c.series.at[2].made_bytes, 32 * MIB);
     assert_int_equal(c.series.at[3].high_bytes, 40 * MIB);
     assert_int_equal(r->head.heap_recent_bytes, 8 * MIB); /* from here on, anew */
+    /* 16 MiB that nobody touched, and that are gone again: at its highest they were part of it. */
+    p->untouched_bytes = 16 * MIB;
+    r->head.heap_bytes = r->head.heap_recent_bytes = 24 * MIB;
+    assert_int_equal(looks(&c, frames), 0);
+    p->untouched_bytes = 0;
+    r->head.heap_bytes = 10 * MIB;
+    assert_int_equal(looks(&c, frames), 1);
+    assert_int_equal(c.series.at[4].high_bytes, 10 * MIB);
     collect_end(&c);
     munmap(r, sizeof *r);
 }
@@ -728,6 +737,27 @@ static void what_was_never_touched_is_no_memory_when_it_is_gone_either(void **st
     end(&m.c, m.r);
 }
 
+static bool kernel_tells_zero_pages(void) {
+    struct utsname name;
+    unsigned major = 0, minor = 0;
+    return uname(&name) == 0 && sscanf(name.release, "%u.%u", &major, &minor) == 2 &&
+           (major > 6 || (major == 6 && minor >= 7));
+}
+
+/* numpy.zeros of which a copy is made: its pages are there, and all are the one of zeros. */
+static void what_was_only_read_is_no_memory(void **state) {
+    (void)state;
+    mapped_t m;
+    if (!kernel_tells_zero_pages()) skip();
+    mapped_begin(&m);
+    mapped_touch(&m, 0, MAPPED_BYTES / 4);
+    for (size_t i = 0; i < MAPPED_BYTES; i += PAGE_BYTES) (void)m.at[i];
+    collect_drain(&m.c);
+    assert_int_equal(m.p->seen.cells.at[1].untouched, MAPPED_BYTES / 4 * 3);
+    munmap((void *)m.at, MAPPED_BYTES + BESIDE_BYTES);
+    end(&m.c, m.r);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_region_is_read_whole),
@@ -742,6 +772,7 @@ int main(void) {
         cmocka_unit_test(a_snapshot_of_large_blocks_is_cheaper_and_waiting_earns_nothing),
         cmocka_unit_test(a_snapshot_that_costs_too_much_is_given_up),
         cmocka_unit_test(a_peak_between_two_looks_is_told),
+        cmocka_unit_test(what_was_only_read_is_no_memory),
         cmocka_unit_test(what_was_never_touched_is_no_memory_when_it_is_gone_either),
         cmocka_unit_test(what_was_touched_before_a_dip_is_told_of_what_goes_later),
         cmocka_unit_test(the_live_file_has_it_all_and_is_at_most_twice_as_long_and_a_write),
