@@ -187,14 +187,20 @@ tell(small=of(cells, "small", domain="object"), large=of(cells, "large", domain=
     assert told["lost"] == 0
 
 
+@pytest.mark.parametrize("stateless", [False, True], ids=["state", "no state"])
 def test_small_blocks_that_are_sampled_keep_what_they_hold_and_end_like_others(
-    target_python: Python, script: Script
+    stateless: bool, target_python: Python, script: Script
 ) -> None:
     """They lie outside of pymalloc's arenas. Of the smallest interval every tenth block is one of them."""
     told = script(
         target_python,
+        f"held.drive_stateless({stateless:d})"
         """
 import gc
+def frees():
+    words = [(ctypes.c_void_p * 5)() for domain in (1, 2)]
+    for i in (0, 1): ctypes.pythonapi.PyMem_GetAllocator(i + 1, words[i])
+    return [w[4] for w in words]
 def fill():
     made = []
     for i in range(20_000):
@@ -209,8 +215,10 @@ def whole(made):
 fill()
 gc.collect()
 before = sys.getallocatedblocks()
+own = frees()
 r = start(1, 1024)
 kept = fill()
+hooked = frees() != own
 live = of(r.cells(), "fill")[0]
 right = whole(kept)
 half = kept[::2]
@@ -224,13 +232,41 @@ del half, also
 gone = of(r2.cells(), "fill")
 stop()
 gc.collect()
-tell(live=live, left=left, right=right, gone=gone, blocks=sys.getallocatedblocks() - before)
+tell(hooked=hooked, as_before=frees() == own, live=live, left=left, right=right, gone=gone, blocks=sys.getallocatedblocks() - before)
 """,
     )
-    assert told["right"]
+    assert told["right"] and told["as_before"]
+    assert told["hooked"] == target_python.debug, (
+        "no end of a small object passes a hook, but for the debug allocators' own"
+    )
     assert told["left"] == pytest.approx(told["live"] / 2, rel=0.05)
     assert told["gone"][0] < told["live"] / 100  # CPython keeps some for its free lists
     assert abs(told["blocks"]) < 2000
+
+
+def test_hooks_that_a_program_has_put_over_ours_are_left_as_they_are(target_python: Python, script: Script) -> None:
+    told = script(
+        target_python,
+        """
+import tracemalloc
+def frees():
+    words = [(ctypes.c_void_p * 5)() for domain in (1, 2)]
+    for i in (0, 1): ctypes.pythonapi.PyMem_GetAllocator(i + 1, words[i])
+    return [w[4] for w in words]
+held.drive_stateless(1)
+r = start(1, 1 << 20)
+tracemalloc.start()
+own = frees()
+kept = [(i, i) for i in range(200_000)]
+traced, equal = tracemalloc.get_traced_memory()[0], frees() == own
+del kept
+left = tracemalloc.get_traced_memory()[0]
+tracemalloc.stop()
+stop()
+tell(traced=traced, left=left, equal=equal)
+""",
+    )
+    assert told["equal"] and told["traced"] > 10_000_000 > 10 * told["left"]
 
 
 def test_the_peak_is_kept_by_site(target_python: Python, script: Script) -> None:

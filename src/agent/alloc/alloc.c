@@ -71,7 +71,7 @@ int alloc_start(const rt_t *rt, const alloc_options_t *o, int *region_fd, err_t 
         close_all();
         return status;
     }
-    if (o->mode == REGION_SAMPLED) python_trust_libc(rt);
+    if (o->mode == REGION_SAMPLED) python_trust_libc();
     alloc.state = STATE_ON;
     return 0;
 }

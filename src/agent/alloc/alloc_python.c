@@ -6,6 +6,7 @@
 #include "agent/runtime/allocators.h"
 
 #include <errno.h>
+#include <stdatomic.h>
 #include <string.h>
 
 enum { PYMALLOC_BYTES_MAX = 512 };
@@ -16,7 +17,9 @@ static arena_allocator_t real_arena;
 static bool hooked[DOMAINS];
 /* Up to here the real allocator asks nobody else for the block itself. */
 static size_t small_bytes;
-static bool lays_aside;
+/* Do small blocks that are sampled lie outside of pymalloc's arenas? ASK: the first who has one finds out. */
+static _Atomic enum { ASIDE_NO, ASIDE_YES, ASIDE_ASK } lays_aside;
+static const rt_t *python;
 
 static const uint32_t domain_of[DOMAINS] = {REGION_RAW, REGION_MEM, REGION_OBJECT};
 
@@ -66,11 +69,23 @@ static void *aside(int d, void *ctx, void *old, size_t bytes) {
     return less ? less : p;
 }
 
+static bool is_ours(const allocator_t *a, int d);
+static void aside_try(void);
+
+static inline bool goes_aside(bool is_alone) {
+    if (__builtin_expect(lays_aside == ASIDE_ASK, 0)) {
+        lays_aside = ASIDE_NO;
+        if (is_alone) aside_try();
+    }
+    return lays_aside == ASIDE_YES;
+}
+
 static __attribute__((noinline)) void *sampled_small(void *ctx, size_t bytes, int d) {
     const bool is_alone = alone(d);
     enter(is_alone);
+    const bool is_aside = goes_aside(is_alone);
     int64_t left = count_mute();
-    void *p = lays_aside ? aside(d, ctx, NULL, bytes) : real[d].malloc(ctx, bytes);
+    void *p = is_aside ? aside(d, ctx, NULL, bytes) : real[d].malloc(ctx, bytes);
     count_unmute(left);
     if (count_me.left < 0) count_sample(p, bytes, domain_of[d]);
     leave(is_alone);
@@ -89,7 +104,7 @@ static inline void *sampled_calloc(int d, void *ctx, size_t n, size_t each) {
     const bool is_alone = alone(d);
     enter(is_alone);
     const bool reaches = !count_absurd(bytes) && count_reaches(bytes);
-    const bool is_aside = reaches && lays_aside && bytes <= small_bytes;
+    const bool is_aside = reaches && bytes <= small_bytes && goes_aside(is_alone);
     int64_t left = count_mute();
     void *p = is_aside ? aside(d, ctx, NULL, bytes) : real[d].calloc(ctx, n, each);
     count_unmute(left);
@@ -105,7 +120,7 @@ static inline void *sampled_realloc(int d, void *ctx, void *old, size_t bytes) {
     enter(is_alone);
     if (count_may_have(old)) taken = count_take(old);
     const bool reaches = !count_absurd(bytes) && count_reaches(bytes);
-    const bool is_aside = reaches && lays_aside && bytes <= small_bytes;
+    const bool is_aside = reaches && bytes <= small_bytes && goes_aside(is_alone);
     int64_t left = count_mute();
     void *p = is_aside ? aside(d, ctx, old, bytes) : real[d].realloc(ctx, old, bytes);
     count_unmute(left);
@@ -242,7 +257,8 @@ int python_hook(const rt_t *rt, enum region_mode mode, err_t *e) {
     const char *name = rt->_PyMem_GetCurrentAllocatorName();
     bool is_malloc = name && strcmp(name, "malloc") == 0;
     small_bytes = name && strcmp(name, "pymalloc") == 0 ? PYMALLOC_BYTES_MAX : 0;
-    lays_aside = small_bytes != 0;
+    lays_aside = ASIDE_NO;
+    python = rt;
     const allocator_t *hooks = mode == REGION_EXACT ? exact_hooks : sampled_hooks;
     for (int d = 0; d < DOMAINS; d++) {
         hooked[d] = hooks[d].malloc && (mode == REGION_EXACT || !is_malloc);
@@ -267,22 +283,31 @@ static bool libc_sees_end(int d) {
     return p && !count_awaits();
 }
 
-void python_trust_libc(const rt_t *rt) {
-    /* From 3.12 on pymalloc finds its arenas by the calling thread's state. */
-    if (rt->no_thread) lays_aside = false;
-    for (int d = 0; d < DOMAINS && lays_aside; d++)
-        if (hooked[d]) lays_aside = libc_sees_end(d);
-    for (int d = 0; d < DOMAINS && lays_aside; d++) {
-        allocator_t ours;
-        if (!hooked[d]) continue;
-        rt->PyMem_GetAllocator(d, &ours);
-        ours.free = real[d].free;
-        rt->PyMem_SetAllocator(d, &ours);
-    }
-}
-
 static bool is_ours(const allocator_t *a, int d) {
     return a->malloc == sampled_hooks[d].malloc || a->malloc == exact_hooks[d].malloc;
+}
+
+/* The caller has a thread state, and is alone. */
+static void aside_try(void) {
+    allocator_t now[DOMAINS];
+    for (int d = 0; d < DOMAINS; d++) {
+        python->PyMem_GetAllocator(d, &now[d]);
+        if (hooked[d] && (!is_ours(&now[d], d) || !libc_sees_end(d))) return;
+    }
+    for (int d = 0; d < DOMAINS; d++) {
+        now[d].free = real[d].free;
+        if (hooked[d]) python->PyMem_SetAllocator(d, &now[d]);
+    }
+    lays_aside = ASIDE_YES;
+}
+
+void python_trust_libc(void) {
+    if (!small_bytes || !alone(MEM)) return;
+    /* From 3.12 on pymalloc finds its arenas by the calling thread's state. */
+    if (python->no_thread)
+        lays_aside = ASIDE_ASK;
+    else
+        aside_try();
 }
 
 bool python_unhookable(const rt_t *rt) {

@@ -10,8 +10,9 @@
 
 int python_hook(const rt_t *rt, enum region_mode mode, err_t *e);
 /* Sampled, and the hooks of libc's functions are in: takes those of free out again where libc's free sees what ends there. Not so with
- * another malloc below Python, in the executable itself; nor from a thread without a state of Python's, as an attached agent's. */
-void python_trust_libc(const rt_t *rt);
+ * another malloc below Python, in the executable itself. Of a caller without a thread state, as an attached agent, the first thread
+ * that is to sample a small block does it. */
+void python_trust_libc(void);
 /* Nobody has put hooks of their own over ours. */
 bool python_unhookable(const rt_t *rt);
 void python_unhook(const rt_t *rt);
