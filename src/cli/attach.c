@@ -136,6 +136,8 @@ static void say_what(const attach_t *a) {
 }
 
 static int finish(attach_t *a) {
+    if (a->heap && !a->record.heap)
+        snprintf(a->record.no_heap, sizeof a->record.no_heap, "%s", a->why.text);
     int status = record_finish(&a->record);
     if (status != EXIT_DONE) return status;
     if (a->heap && !a->record.heap) command_fail("no heap was captured: %s", a->why.text);

@@ -19,6 +19,7 @@
 #include "explain/model.h"
 
 enum profile_mode { PROFILE_NONE, PROFILE_SAMPLED, PROFILE_EXACT };
+enum { PROFILE_ATTACHED = 4 }; /* how a process came: docs/format.md */
 enum profile_frame_kind { PROFILE_PYTHON = 1, PROFILE_NATIVE, PROFILE_OTHER };
 enum profile_figure {
     PROFILE_LIVE,

@@ -58,9 +58,13 @@ bool report_missing_note(const report_t *r, char note[REPORT_NOTE_ROOM]) {
     if (profile_error(p, &p->sums, PROFILE_LIVE))
         snprintf(off, sizeof off, " (± %s)",
                  units_size(size, profile_error(p, &p->sums, PROFILE_LIVE)));
-    snprintf(note, REPORT_NOTE_ROOM,
-             "No heap was captured: %s. What was alive then, %s%s, is known by the lines that made "
-             "it%s, but not who held it: `lowtide dump PID` captures a process while it runs.",
-             why, units_size(alive, p->sums.bytes[PROFILE_LIVE]), off, made);
+    bool attached = p->process_count && p->processes[p->main_process].how == PROFILE_ATTACHED;
+    snprintf(
+        note, REPORT_NOTE_ROOM,
+        "No heap was captured: %s. What was alive then%s, %s%s, is known by the lines that made "
+        "it%s, but not who held it%s: `lowtide dump PID` captures a process while it runs.",
+        why, attached ? " of what it allocated meanwhile" : "",
+        units_size(alive, p->sums.bytes[PROFILE_LIVE]), off, made,
+        r->peak ? " (that is known of a peak, below)" : "");
     return true;
 }

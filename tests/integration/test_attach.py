@@ -341,7 +341,7 @@ while not select.select([sys.stdin], [], [], 0.005)[0]:
 
 
 def test_a_process_that_is_stopped_is_left_when_it_goes_on(
-    this_python: Python, attach: Attach, spawn: Spawn, tmp_path: Path
+    this_python: Python, lowtide: Lowtide, attach: Attach, spawn: Spawn, tmp_path: Path
 ) -> None:
     target, out = spawn(this_python, GROW), tmp_path / "a.tide"
     process = attach(target, out)
@@ -354,6 +354,8 @@ def test_a_process_that_is_stopped_is_left_when_it_goes_on(
         "lowtide leaves it by itself when it goes on\n"
     )
     assert grows(read_recording(out.read_bytes()))
+    told = lowtide("report", out).stdout
+    assert told.startswith(f"No heap was captured: process {target.pid} is stopped ") and "Nothing" not in told
     target.process.send_signal(signal.SIGCONT)
     wait_until_left(target.pid)
     assert target.finish() == (0, "still True\n")
