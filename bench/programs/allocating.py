@@ -79,6 +79,15 @@ for i in range(400_000):
 joined = b"".join([text] * 4)
 """,
 }
+# Each of some thirty libraries of C is loaded and looked up in anew.
+OWN["imports"] = """
+import sys
+before = set(sys.modules)
+import array, asyncio, bz2, csv, ctypes, curses, decimal, fractions, hashlib, http.server, json, lzma, multiprocessing.pool
+import pickle, random, select, socketserver, sqlite3, ssl, statistics, struct, unicodedata, unittest.mock, uuid, zlib, zoneinfo
+import concurrent.futures.process, difflib, email.mime.text, logging.config, pdb, pydoc, tarfile, xml.etree.ElementTree, xmlrpc.client
+for name in set(sys.modules) - before: del sys.modules[name]
+"""
 # Where many lines keep little, samples are few: the hardest case for the error that is told with a figure.
 OWN["lines"] = "".join(
     f"kept{n} = [bytes({size}) for i in range({max(1, round(2**20 * (1 + n % 7 / 2) / (size + 41)))})]\n"

@@ -412,6 +412,42 @@ tell(kept=kept, gone=gone)
     assert abs(told["gone"]) < 2_000_000
 
 
+def test_a_library_that_goes_and_comes_again_is_hooked_again(
+    local_python: Python, script: Script, tmp_path: Path
+) -> None:
+    """A library is looked through until there is nothing more to change, and anew where another may lie in its place."""
+    code = "#include <stdlib.h>\nvoid *taken(size_t n) { return malloc(n); }\nvoid given(void *p) { free(p); }\n"
+    for name in ("one.so", "two.so"):
+        compile_library(tmp_path / name, code)
+    told = script(
+        local_python,
+        """
+import _ctypes
+def fill(library): return [library.taken(ctypes.c_size_t(10_000)) for i in range(10)]
+def use(name):
+    library = ctypes.CDLL(HERE + name)
+    library.taken.restype, library.given.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+    for p in fill(library): library.given(p)
+    at = ctypes.cast(library.taken, ctypes.c_void_p).value
+    for i in range(5): ctypes.CDLL("libm.so.6").cos
+    _ctypes.dlclose(library._handle)
+    return at
+r = start(2)
+places = {use("/one.so" if i % 3 else "/two.so") for i in range(12)}
+first = of(r.cells(), "fill", "total", "libc")
+stop()
+r = start(2)
+use("/two.so")
+again = of(r.cells(), "fill", "total", "libc")
+stop()
+tell(places=len(places), first=first[:2], again=again[:2])
+""",
+    )
+    assert told["places"] < 12, "one lay where the other had lain"
+    assert told["first"] == [1_200_000, 120]
+    assert told["again"] == [100_000, 10]
+
+
 def test_what_a_library_calls_by_a_table_of_its_own_is_counted(script: Script, tmp_path: Path) -> None:
     """libxml2 keeps malloc and free in variables: all that lxml parses is taken through these."""
     compile_library(

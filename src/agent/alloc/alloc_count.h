@@ -65,6 +65,10 @@ static inline bool count_absurd(size_t bytes) {
 static inline bool count_reaches(size_t bytes) {
     return __builtin_expect((count_me.left -= (int64_t)bytes) < 0, 0);
 }
+/* The same, and nothing is counted yet. */
+static inline bool count_would_reach(size_t bytes) {
+    return __builtin_expect(count_me.left < (int64_t)bytes, 0);
+}
 void count_sample(void *block, size_t bytes, uint32_t domain);
 
 static inline uint32_t count_filter_at(const void *block) {

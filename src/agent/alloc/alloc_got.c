@@ -2,6 +2,7 @@
 #include "agent/alloc/alloc_got.h"
 
 #include "agent/runtime/runtime.h"
+#include "base/mem.h"
 
 #include <dlfcn.h>
 #include <errno.h>
@@ -18,6 +19,8 @@
 #include <unistd.h>
 
 enum { PAGE = 4096, TRAMPOLINE_BYTES = 16, MARK_AT = 2048 };
+enum { OBJECTS_BYTES = GOT_OBJECTS * sizeof(got_object_t) };
+enum { DONE = 4 }; /* quiet visits; one where it is known to have been relocated */
 _Static_assert(GOT_HOOKS_MAX *TRAMPOLINE_BYTES <= PAGE, "a page of trampolines");
 _Static_assert(GOT_HOOKS_MAX * sizeof(got_function_t) <= MARK_AT, "and one of targets");
 
@@ -35,6 +38,7 @@ typedef struct object {
     size_t segment_count;
     const ElfW(Sym) * symbols;
     const char *names;
+    bool relocated; /* for certain */
 } object_t;
 
 static uintptr_t trampoline(const got_t *g, size_t i) {
@@ -182,10 +186,18 @@ static bool slot_write(const object_t *o, uintptr_t slot, uintptr_t *now, uintpt
     return true;
 }
 
+/* Nearly every slot holds something that is none of what is looked for: its name, which lies far from it, need not be read. */
+static bool may_change(const object_t *o, uintptr_t now) {
+    const got_t *g = o->got;
+    return now - g->lowest <= g->highest - g->lowest || (!g->restoring && object_holds(o, now));
+}
+
 /* What the slot should hold instead, or 0. A slot that has not been bound yet points into its own object. */
 static uintptr_t slot_wanted(const object_t *o, const ElfW(Rela) * r, uintptr_t now) {
-    const char *name = o->names + o->symbols[ELF64_R_SYM(r->r_info)].st_name;
     const got_t *g = o->got;
+    if (!may_change(o, now)) return 0;
+    const char *name = o->names + o->symbols[ELF64_R_SYM(r->r_info)].st_name;
+    if (!g->restoring && !g->initials[(unsigned char)*name]) return 0;
     for (size_t i = 0; i < g->count; i++) {
         const got_hook_t *h = &g->hooks[i];
         if (g->restoring) {
@@ -199,7 +211,8 @@ static uintptr_t slot_wanted(const object_t *o, const ElfW(Rela) * r, uintptr_t 
     return 0;
 }
 
-static void table_patch(const object_t *o, const ElfW(Rela) * table, size_t bytes) {
+/* Calls' slots are relocated last, one after the other: before that they hold an offset. */
+static void table_patch(object_t *o, const ElfW(Rela) * table, size_t bytes) {
     for (size_t i = 0; i < bytes / sizeof *table; i++) {
         const ElfW(Rela) *r = &table[i];
         uint32_t type = ELF64_R_TYPE(r->r_info);
@@ -209,6 +222,7 @@ static void table_patch(const object_t *o, const ElfW(Rela) * table, size_t byte
         uintptr_t slot = o->base + r->r_offset, wanted;
         if (table && !is_variable(o, slot)) continue;
         uintptr_t now = atomic_load((_Atomic uintptr_t *)slot);
+        if (type == R_X86_64_JUMP_SLOT) o->relocated = now > o->end - o->base;
         do wanted = slot_wanted(o, r, now);
         while (wanted && !slot_write(o, slot, &now, wanted));
     }
@@ -216,7 +230,7 @@ static void table_patch(const object_t *o, const ElfW(Rela) * table, size_t byte
 
 static void dynamic_patch(object_t *o, const ElfW(Dyn) * dynamic) {
     const ElfW(Rela) * tables[2] = {NULL, NULL};
-    size_t bytes[2] = {0, 0};
+    size_t bytes[2] = {0, 0}, relative = 0;
     for (const ElfW(Dyn) *d = dynamic; d->d_tag != DT_NULL; d++) {
         uintptr_t at = d->d_un.d_ptr < o->base ? o->base + d->d_un.d_ptr : d->d_un.d_ptr;
         if (d->d_tag == DT_SYMTAB) o->symbols = (const void *)at;
@@ -225,8 +239,13 @@ static void dynamic_patch(object_t *o, const ElfW(Dyn) * dynamic) {
         if (d->d_tag == DT_PLTRELSZ) bytes[0] = d->d_un.d_val;
         if (d->d_tag == DT_RELA) tables[1] = (const void *)at;
         if (d->d_tag == DT_RELASZ) bytes[1] = d->d_un.d_val;
+        if (d->d_tag == DT_RELACOUNT) relative = d->d_un.d_val * sizeof(ElfW(Rela));
     }
     if (!o->symbols || !o->names) return;
+    if (tables[1] && relative <= bytes[1]) { /* they come first, and have no symbol */
+        tables[1] += relative / sizeof(ElfW(Rela));
+        bytes[1] -= relative;
+    }
     for (int i = 0; i < 2; i++)
         if (tables[i]) table_patch(o, tables[i], bytes[i]);
 }
@@ -242,9 +261,24 @@ static bool object_is_left(const object_t *o, const char *name) {
     return false;
 }
 
+/* The one in that place; forgotten when it is not what it was. */
+static got_object_t *object_known(got_t *g, uintptr_t base, const void *segments) {
+    if (!g->objects || g->seen == GOT_OBJECTS) return NULL;
+    got_object_t *known = &g->objects[g->seen++];
+    if (known->base != base || known->segments != segments)
+        *known = (got_object_t){.base = base, .segments = segments};
+    return known;
+}
+
 static int object_patch(struct dl_phdr_info *info, size_t size, void *arg) {
     (void)size;
-    object_t o = {.got = arg,
+    got_t *g = arg;
+    if (g->objects && info->dlpi_subs != g->unloaded) memset(g->objects, 0, OBJECTS_BYTES);
+    g->unloaded = info->dlpi_subs;
+    got_object_t *known = object_known(g, info->dlpi_addr, info->dlpi_phdr);
+    if (known && known->quiet >= DONE) return 0;
+    size_t changed = g->changed;
+    object_t o = {.got = g,
                   .base = info->dlpi_addr,
                   .begin = UINTPTR_MAX,
                   .segments = info->dlpi_phdr,
@@ -261,7 +295,9 @@ static int object_patch(struct dl_phdr_info *info, size_t size, void *arg) {
             o.relro_end = end & ~(uintptr_t)(PAGE - 1);
         }
     }
-    if (dynamic && o.end && !object_is_left(&o, info->dlpi_name)) dynamic_patch(&o, dynamic);
+    bool left = !dynamic || !o.end || object_is_left(&o, info->dlpi_name);
+    if (!left) dynamic_patch(&o, dynamic);
+    if (known && g->changed == changed) known->quiet += left || o.relocated ? DONE : 1;
     return 0;
 }
 
@@ -269,7 +305,14 @@ static int object_patch(struct dl_phdr_info *info, size_t size, void *arg) {
 
 static size_t patch_all(got_t *g, bool restoring) {
     g->restoring = restoring;
-    g->changed = 0;
+    g->changed = g->seen = 0;
+    g->lowest = UINTPTR_MAX, g->highest = 0;
+    for (size_t i = 0; i < g->count; i++) {
+        uintptr_t sought = restoring ? trampoline(g, i) : (uintptr_t)g->hooks[i].real;
+        if (sought && sought < g->lowest) g->lowest = sought;
+        if (sought > g->highest) g->highest = sought;
+        g->initials[(unsigned char)g->hooks[i].name[0]] = true;
+    }
     g->memory = open("/proc/self/mem", O_RDWR | O_CLOEXEC);
     dl_iterate_phdr(object_patch, g);
     if (g->memory >= 0) close(g->memory);
@@ -279,10 +322,13 @@ static size_t patch_all(got_t *g, bool restoring) {
 size_t got_patch(got_t *g) {
     atomic_store(&mark_of(g->code)->in_use, 1);
     for (size_t i = 0; i < g->count; i++) g->targets[i] = g->hooks[i].hook;
+    if (!g->objects) g->objects = mem_map(OBJECTS_BYTES);
     return patch_all(g, false);
 }
 
 void got_restore(got_t *g) {
+    mem_unmap(g->objects, OBJECTS_BYTES);
+    g->objects = NULL;
     patch_all(g, true);
     for (size_t i = 0; i < g->count; i++)
         if (g->hooks[i].real) g->targets[i] = g->hooks[i].real;

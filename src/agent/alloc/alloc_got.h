@@ -10,6 +10,10 @@
  * thread may be loading that very object. Left as they are: the loader, the vdso, ourselves, and an object that is the
  * owner of what is hooked (jemalloc of malloc) but is not libc.
  *
+ * A program that imports a hundred libraries has as many visits, and tens of thousands of slots: so an object is looked through
+ * until it has been relocated and nothing was to change (another thread may just be loading it, or binding a slot), and then no
+ * more.
+ *
  * One thread at a time.
  */
 #ifndef LOWTIDE_ALLOC_GOT_H
@@ -20,6 +24,7 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 typedef void (*got_function_t)(void); /* any */
 
@@ -34,7 +39,14 @@ static inline got_function_t got_real(const got_hook_t *h) {
     return __atomic_load_n(&h->real, __ATOMIC_ACQUIRE);
 }
 
-enum { GOT_HOOKS_MAX = 64 };
+enum { GOT_HOOKS_MAX = 64, GOT_OBJECTS = 4096 };
+
+/* An object as the last visits saw it, by its place in the loader's list. */
+typedef struct got_object {
+    uintptr_t base;
+    const void *segments;
+    uint32_t quiet; /* visits that found nothing to change */
+} got_object_t;
 
 /* One set of hooks: the caller's memory, never given back once opened. Two sets do not share a function: what one has
  * put in a slot the other leaves there. */
@@ -47,6 +59,12 @@ typedef struct got {
     int memory; /* /proc/self/mem, or -1 */
     bool restoring;
     size_t changed;
+    uintptr_t lowest, highest; /* of the real functions, or of the trampolines while restoring */
+    bool initials[256];        /* of the hooks' names */
+    got_object_t *objects; /* GOT_OBJECTS of them, from the first patch until restored; or NULL */
+    size_t seen;           /* of objects, in this visit */
+    /* How many objects had been unloaded at the last visit: when there are more, others may lie in their places. */
+    unsigned long long unloaded;
 } got_t;
 
 /* g: hooks, count ≤ GOT_HOOKS_MAX and left are set; hooks outlive got_restore. -EPERM: this system allows no code in

@@ -98,10 +98,10 @@ static inline void *sampled_malloc(int d, void *ctx, size_t bytes) {
     return real[d].malloc(ctx, bytes);
 }
 
-static inline void *sampled_calloc(int d, void *ctx, size_t n, size_t each) {
-    size_t bytes;
-    if (__builtin_mul_overflow(n, each, &bytes)) return real[d].calloc(ctx, n, each);
+static __attribute__((noinline)) void *sampled_calloc_seldom(void *ctx, size_t n, size_t each,
+                                                             int d) {
     const bool is_alone = alone(d);
+    const size_t bytes = n * each;
     enter(is_alone);
     const bool reaches = !count_absurd(bytes) && count_reaches(bytes);
     const bool is_aside = reaches && bytes <= small_bytes && goes_aside(is_alone);
@@ -114,7 +114,18 @@ static inline void *sampled_calloc(int d, void *ctx, size_t n, size_t each) {
     return p;
 }
 
-static inline void *sampled_realloc(int d, void *ctx, void *old, size_t bytes) {
+/* Of a small one nothing that the real allocator asks for could count. */
+static inline void *sampled_calloc(int d, void *ctx, size_t n, size_t each) {
+    size_t bytes;
+    if (__builtin_mul_overflow(n, each, &bytes)) return real[d].calloc(ctx, n, each);
+    if (bytes > small_bytes || count_would_reach(bytes))
+        return sampled_calloc_seldom(ctx, n, each, d);
+    count_reaches(bytes);
+    return real[d].calloc(ctx, n, each);
+}
+
+static __attribute__((noinline)) void *sampled_realloc_seldom(void *ctx, void *old, size_t bytes,
+                                                              int d) {
     const bool is_alone = alone(d);
     count_taken_t taken = {0};
     enter(is_alone);
@@ -128,6 +139,14 @@ static inline void *sampled_realloc(int d, void *ctx, void *old, size_t bytes) {
     if (reaches) count_sample(p, bytes, domain_of[d]);
     leave(is_alone);
     return p;
+}
+
+/* A block of libc's that shrinks to a small one counts there once more: seldom, and of its few bytes. */
+static inline void *sampled_realloc(int d, void *ctx, void *old, size_t bytes) {
+    if (bytes > small_bytes || count_may_have(old) || count_would_reach(bytes))
+        return sampled_realloc_seldom(ctx, old, bytes, d);
+    count_reaches(bytes);
+    return real[d].realloc(ctx, old, bytes);
 }
 
 static __attribute__((noinline)) void sampled_free_known(void *ctx, void *p, int d) {
