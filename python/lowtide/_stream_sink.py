@@ -183,11 +183,12 @@ class FileSink(Sink):
         _check_folder(path, os.path.dirname(self.part))
         try:
             self._checked = left_part(self.part, path)
+            if not start or self._is_same(start, tail):
+                return
         except OSError as error:
             raise _cannot(path, error) from None
-        if start and not self._is_same(start, tail):
-            self._leave_checked()
-            raise self._changed()
+        self._leave_checked()
+        raise self._changed()
 
     def _is_same(self, start: int, tail: str) -> bool:
         if self._checked is None:
