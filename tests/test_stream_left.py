@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import gzip
 import os
@@ -10,6 +11,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -313,6 +315,40 @@ def test_a_checkpoint_is_never_one_that_the_run_before_takes_out(folder: Path, m
     monkeypatch.setattr(os, "remove", remove_late)
     second.close(remove=True)
     assert left() == {}
+
+
+def test_of_runs_that_begin_at_once_one_has_the_checkpoint(folder: Path) -> None:
+    together = threading.Barrier(3)
+
+    def begin(_: int) -> bool:
+        together.wait()
+        has = None
+        with contextlib.suppress(lowtide.StreamError):
+            has = Checkpoint("kept")
+        together.wait()
+        if has:
+            has.close(remove=True)
+        return has is not None
+
+    with ThreadPoolExecutor(3) as threads:
+        for _ in range(5):
+            assert sum(threads.map(begin, range(3))) == 1
+    assert left() == {}
+
+
+def test_a_run_that_is_refused_leaves_the_list_of_what_another_one_set_aside(folder: Path) -> None:
+    lowtide.stream("in.txt", errors="aside").map(lambda line: 1 // (line != "7")).write("out.jsonl")
+    before = Path("aside").read_bytes()
+    theirs: list[Any] = []
+
+    def late(line: str) -> str:
+        if not theirs:
+            theirs.append(open_part(write_beside("out.txt"), "out.txt"))
+        return line
+
+    with pytest.raises(lowtide.StreamError, match="another run is writing out.txt; let it end"):
+        lowtide.stream("in.txt", errors="aside").map(late).write("out.txt")
+    assert before and Path("aside").read_bytes() == before
 
 
 def test_two_runs_that_set_aside_to_one_file_leave_the_whole_list_of_one(

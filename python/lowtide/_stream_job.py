@@ -187,13 +187,13 @@ class Job:
         """The first chunk is done: only now what an earlier run has left gives way. One that is refused changes nothing."""
         if self._begun:
             return
-        self._begun = True
         if not self.resumed:
             checkpoint.begin(self._who)  # before its output goes: an empty one is never gone on with by mistake
         if self._left:
             self._left.close(remove=True)
         if sink:
             sink.begin()
+        self._begun = True
 
     def records(self) -> Iterator[Any]:
         with contextlib.closing(self.results()) as results:

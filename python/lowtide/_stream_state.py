@@ -99,9 +99,11 @@ class Checkpoint:
             before = self._inode()
         try:
             self._db = sqlite3.connect(path or "", isolation_level=None, timeout=0.5)
-            self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
             self._db.execute(f"PRAGMA synchronous={'FULL' if path else 'OFF'}")
             self._db.execute("BEGIN EXCLUSIVE")
+            self._db.execute(
+                "PRAGMA locking_mode=EXCLUSIVE"
+            )  # from now on: two that begin at once would keep each other out
             others = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT IN ('kept', 'aside')"
             if self._db.execute(others).fetchone():
                 self._db.close()
@@ -112,6 +114,8 @@ class Checkpoint:
             self._db.execute("COMMIT")
             return before == self._inode()
         except sqlite3.Error as error:
+            with contextlib.suppress(AttributeError):  # it could not even be opened
+                self._db.close()
             if "locked" in str(error):
                 raise StreamError(f"another run is using {path}; let it end") from None
             if "not a database" in str(error):
@@ -160,6 +164,7 @@ class Checkpoint:
             for end in ("-journal", ""):  # as long as it is locked: from then on they may be another run's
                 with contextlib.suppress(FileNotFoundError):
                     os.remove(self.path + end)
+            self.empty = False
         self._db.close()
 
     def _put(self, name: str, value: Any) -> None:
