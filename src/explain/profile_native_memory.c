@@ -155,11 +155,19 @@ static int native_owner(findings_t *f, const profile_t *p, const profile_site_t 
     return status;
 }
 
+/* What took it: a line; with frames of C alone the library; or threads that are in no Python. */
+static const char *native_place(findings_t *f, const profile_frame_t *frame) {
+    const char *base = profile_file_base(frame->file);
+    if (!*base) return "threads of C code";
+    return frame->line ? findings_text(f, "%s:%u", base, frame->line) : base;
+}
+
 static int native_report(findings_t *f, const profile_t *p, uint32_t at, const native_sum_t *sum) {
     const profile_site_t *line = &p->lines[at];
     bool sure;
     const native_advice_t *advice = native_advice(p, line, &sure);
-    const char *base = profile_file_base(line->frame.file);
+    const bool is_known = *line->frame.file;
+    const char *place = native_place(f, &line->frame);
     char size[32], error[32], number[32];
     uint64_t off = profile_spread(sum->variance, sum->interval);
     native_owner_t owner;
@@ -179,15 +187,19 @@ static int native_report(findings_t *f, const profile_t *p, uint32_t at, const n
         owner.type ? findings_text(f, "; alive are %s %s%s%s", findings_count(owner.count, number),
                                    owner.type, where, owner.path ? owner.path : "")
                    : "";
-    x->title = findings_text(
-        f, "%s:%u made %s (± %s) outside of Python's heap that C code has not freed%s", base,
-        line->frame.line, findings_bytes(sum->bytes, size), findings_bytes(off, error),
-        of ? of : "");
-    x->fix = findings_text(f, "free what %s:%u makes: %s", base, line->frame.line,
-                           advice ? advice->advice
-                                  : "close it, or drop the object that owns it, as soon as it is "
-                                    "done with; or make less of it at a time");
-    return of && x->title && x->fix ? profile_set_site(f, &line->frame, x) : findings_no_memory(f);
+    if (!place || !of) return findings_no_memory(f);
+    x->title =
+        findings_text(f, "%s made %s (± %s) outside of Python's heap that C code has not freed%s",
+                      place, findings_bytes(sum->bytes, size), findings_bytes(off, error), of);
+    x->fix = is_known
+                 ? findings_text(f, "free what %s makes: %s", place,
+                                 advice ? advice->advice
+                                        : "close it, or drop the object that owns it, as soon as "
+                                          "it is done with; or make less of it at a time")
+                 : findings_text(f, "bound what a library's own threads keep, by its settings: "
+                                    "`lowtide run --native` tells which library it is");
+    if (!x->title || !x->fix) return findings_no_memory(f);
+    return is_known ? profile_set_site(f, &line->frame, x) : 0;
 }
 
 /* What each line has alive without an object in it. Of a mapping a sample tells the address space, and the table what was touched of

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -357,6 +358,42 @@ if sys.argv[1:]: db.close()
     returned = before["memory"]["rss_bytes"] - after["memory"]["rss_bytes"]
     assert 0.8 < finding["bytes"] / 40_000_000 < 1.2 and finding["bytes"] == pytest.approx(returned, rel=0.2)
     assert not [f for f in after["findings"] if f["kind"] == "native-memory"]
+
+
+THREADS_OF_C = """
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+void *kept[40];
+static void *fill(void *arg) {
+    for (int i = 0; i < 40; i++) memset(kept[i] = malloc(1 << 20), 1, 1 << 20);
+    return arg;
+}
+int begin(void) {
+    pthread_t thread;
+    return pthread_create(&thread, NULL, fill, NULL) || pthread_join(thread, NULL);
+}
+"""
+
+
+@pytest.mark.parametrize("options, place", [([], "threads of C code"), (["--native"], "threads.so")])
+def test_memory_that_threads_of_c_took_is_told_without_a_line(
+    options: list[str], place: str, lowtide: Lowtide, tmp_path: Path
+) -> None:
+    (tmp_path / "threads.c").write_text(THREADS_OF_C)
+    cc = shutil.which("cc") or shutil.which("gcc") or pytest.skip("no compiler")
+    library = ["-shared", "-fPIC", "-pthread", "-o", tmp_path / "threads.so", tmp_path / "threads.c"]
+    subprocess.run([cc, *library], check=True)
+    (tmp_path / "app.py").write_text("import ctypes\nassert ctypes.CDLL('./threads.so').begin() == 0\n")
+    out = tmp_path / "t.tide"
+    words = ["--no-report", *options, "-o", out, "--python", sys.executable, tmp_path / "app.py"]
+    done = lowtide("run", *words, cwd=tmp_path)
+    assert done.status == 0, done.stderr
+    report = json.loads(lowtide("report", out, "--json").stdout)
+    (finding,) = (f for f in report["findings"] if f["kind"] == "native-memory")
+    assert finding["title"].startswith(f"{place} made "), finding
+    assert ("--native" in finding["fix"]) == (not options)
+    assert bool(finding["site"]) == bool(options)
 
 
 def test_what_was_mapped_and_never_touched_is_no_memory_of_c_code(lowtide: Lowtide, tmp_path: Path) -> None:
