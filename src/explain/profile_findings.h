@@ -12,6 +12,14 @@ int profile_native_memory(findings_t *f, const profile_t *p);
  * p->peak, or NULL. */
 int profile_temporary_peaks(findings_t *f, const profile_t *p, const model_t *peak_heap);
 
+/* kept-memory: what processes had at their end whose heap is not in the recording. */
+int profile_kept_memory(findings_t *f, const profile_t *p, const model_t *peak_heap);
+
+/* Who held most of what the line made in the heap at the peak; no path where that is not known. profile_held_free it. */
+void profile_peak_holder(const profile_t *p, const model_t *peak, uint32_t line,
+                         profile_held_t *held);
+/* Whether the line's source is an import. */
+bool profile_is_import(const profile_frame_t *frame);
 /* Sets the finding's site. 0 or -ENOMEM. */
 int profile_set_site(findings_t *f, const profile_frame_t *frame, model_finding_t *x);
 /* The file's name without its directories. */

@@ -232,6 +232,22 @@ const char *profile_file_base(const char *file) {
     return slash && slash[1] ? slash + 1 : file;
 }
 
+bool profile_is_import(const profile_frame_t *frame) {
+    const char *source = frame->source ? frame->source : "";
+    source += strspn(source, " \t");
+    return strncmp(source, "import ", 7) == 0 || strncmp(source, "from ", 5) == 0;
+}
+
+void profile_peak_holder(const profile_t *p, const model_t *peak, uint32_t line,
+                         profile_held_t *held) {
+    profile_made_t made = {
+        .model = peak, .when = PROFILE_AT_PEAK, .site = LOWTIDE_NONE, .line = line};
+    err_t ignored;
+    *held = (profile_held_t){0};
+    if (!peak || profile_held(p, &made, held, &ignored)) return;
+    if (held->samples * 2 < held->of) held->path = NULL; /* held by many */
+}
+
 static int join_site_of(findings_t *f, const profile_t *p, uint32_t id, model_finding_t *x) {
     uint32_t order = model_order(f->m, id);
     profile_kept_t kept = {.model = f->m, .when = PROFILE_AT_END, .orders = &order, .count = 1};
@@ -267,6 +283,7 @@ int profile_findings(profile_t *p, const model_t *m, const model_t *peak,
         }
     }
     if (!status) status = profile_temporary_peaks(&f, p, peak);
+    if (!status) status = profile_kept_memory(&f, p, peak);
     if (!status) status = profile_native_memory(&f, p);
     if (!status) findings_sort(findings);
     return status;

@@ -95,13 +95,6 @@ static const native_advice_t *native_advice(const profile_t *p, const profile_si
     return NULL;
 }
 
-/* What importing a module takes is there for good. */
-static bool native_is_import(const profile_frame_t *frame) {
-    const char *source = frame->source ? frame->source : "";
-    source += strspn(source, " \t");
-    return strncmp(source, "import ", 7) == 0 || strncmp(source, "from ", 5) == 0;
-}
-
 /* The first directory below the installed packages: "PIL". */
 static size_t native_package(const char *file, const char **package) {
     return origin_of(file, package) == ORIGIN_PACKAGE ? strcspn(*package, "/") : 0;
@@ -240,8 +233,9 @@ int profile_native_memory(findings_t *f, const profile_t *p) {
             if (sums[i].bytes > sums[most].bytes) most = i;
         const native_sum_t *sum = &sums[most];
         if (sum->bytes < NATIVE_MIN_BYTES || sum->bytes < all / NATIVE_SHARE) break;
+        /* What importing a module takes is there for good. */
         bool told = sum->bytes > profile_spread(sum->variance, sum->interval) &&
-                    !native_is_import(&p->lines[most].frame);
+                    !profile_is_import(&p->lines[most].frame);
         if (told) status = native_report(f, p, most, sum);
         sums[most].bytes = 0;
     }

@@ -105,17 +105,6 @@ static bool temporary_is_whole(const profile_t *p, uint32_t line, uint64_t bytes
     return had >= bytes / 4 * 3;
 }
 
-/* Who held at the peak what the line made; the caller frees it. */
-static void temporary_peak_holder(const profile_t *p, const model_t *peak, uint32_t line,
-                                  profile_held_t *held) {
-    profile_made_t made = {
-        .model = peak, .when = PROFILE_AT_PEAK, .site = LOWTIDE_NONE, .line = line};
-    err_t ignored;
-    *held = (profile_held_t){0};
-    if (!peak || profile_held(p, &made, held, &ignored)) return;
-    if (held->samples * 2 < held->of) held->path = NULL; /* held by many */
-}
-
 typedef struct temporary_told {
     bool usual; /* at the peak was no more than the process had for half of its time */
     const profile_site_t *line;
@@ -165,7 +154,7 @@ static int temporary_tell(findings_t *f, const profile_t *p, const model_t *peak
     x->bytes = t->returned;
     x->objects = peak > live ? peak - live : 0;
     x->title = temporary_title(f, p, t);
-    temporary_peak_holder(p, peak_heap, (uint32_t)(line - p->lines), &held);
+    profile_peak_holder(p, peak_heap, (uint32_t)(line - p->lines), &held);
     if (held.path) x->held_at_peak = findings_text(f, "%s", held.path);
     bool has_local = held.path && temporary_local(held.path, local, function, sizeof local) &&
                      temporary_is_own(p, function) &&

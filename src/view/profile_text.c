@@ -2,6 +2,7 @@
 #include "base/mem.h"
 #include "base/origin.h"
 #include "view/profile_view.h"
+#include "view/report_notes.h"
 #include "view/units.h"
 
 #include <inttypes.h>
@@ -201,28 +202,9 @@ static void processes_text(const report_t *r, const screen_t *s) {
     }
 }
 
-/* A server's master has nothing: its workers do. */
 void profile_whose_heap(const report_t *r, const screen_t *s) {
-    const profile_t *p = r->profile;
-    const profile_process_t *largest = NULL;
-    char size[UNITS_BYTES], line[240];
-    if (p->process_count < 2) return;
-    for (uint32_t i = 0; i < p->process_count; i++) {
-        const profile_process_t *one = &p->processes[i];
-        if (i == p->main_process || one->ended || one->mode == PROFILE_NONE) continue;
-        if (!largest || one->rss_peak_bytes > largest->rss_peak_bytes) largest = one;
-    }
-    int n = snprintf(line, sizeof line,
-                     "That is the heap of process %" PRIu64 " alone; there are %" PRIu32
-                     ". Of the others the lists below tell by line",
-                     p->processes[p->main_process].pid, p->process_count);
-    if (largest)
-        snprintf(line + n, sizeof line - (size_t)n,
-                 ", and while it runs `lowtide dump %" PRIu64 "` of the largest (%s).",
-                 largest->pid, units_size(size, largest->rss_peak_bytes));
-    else
-        snprintf(line + n, sizeof line - (size_t)n, ".");
-    screen_wrapped(s, line, 0, s->width);
+    char note[REPORT_NOTE_ROOM];
+    if (report_whose_note(r, note)) screen_wrapped(s, note, 0, s->width);
 }
 
 /* Those below an attached process that could not be followed. */

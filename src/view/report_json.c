@@ -68,6 +68,7 @@ static void capture_json(const report_t *r, json_t *j) {
     char note[REPORT_NOTE_ROOM];
     json_text(j, "missing", report_missing(r));
     json_text(j, "missing_note", report_missing_note(r, note) ? note : NULL);
+    json_text(j, "whose_note", report_whose_note(r, note) ? note : NULL);
     json_close(j);
 }
 

@@ -41,6 +41,12 @@ const char *report_missing(const report_t *r) {
     return why && *why && !model_totals(r->model)->objects ? why : NULL;
 }
 
+static bool missing_is_found(const report_t *r) {
+    for (uint32_t i = 0; i < r->findings.count; i++)
+        if (strcmp(r->findings.findings[i].kind, "kept-memory") == 0) return true;
+    return false;
+}
+
 bool report_missing_note(const report_t *r, char note[REPORT_NOTE_ROOM]) {
     const char *why = report_missing(r);
     const profile_t *p = r->profile;
@@ -59,12 +65,40 @@ bool report_missing_note(const report_t *r, char note[REPORT_NOTE_ROOM]) {
         snprintf(off, sizeof off, " (± %s)",
                  units_size(size, profile_error(p, &p->sums, PROFILE_LIVE)));
     bool attached = p->process_count && p->processes[p->main_process].how == PROFILE_ATTACHED;
-    snprintf(
-        note, REPORT_NOTE_ROOM,
-        "No heap was captured: %s. What was alive then%s, %s%s, is known by the lines that made "
-        "it%s, but not who held it%s: `lowtide dump PID` captures a process while it runs.",
-        why, attached ? " of what it allocated meanwhile" : "",
-        units_size(alive, p->sums.bytes[PROFILE_LIVE]), off, made,
-        r->peak ? " (that is known of a peak, below)" : "");
+    int n = snprintf(note, REPORT_NOTE_ROOM,
+                     "No heap was captured: %s. What was alive then%s, %s%s, is known by the lines "
+                     "that made it%s",
+                     why, attached ? " of what it allocated meanwhile" : "",
+                     units_size(alive, p->sums.bytes[PROFILE_LIVE]), off, made);
+    if (n < 0 || n >= REPORT_NOTE_ROOM) return true;
+    if (missing_is_found(r))
+        snprintf(note + n, REPORT_NOTE_ROOM - (size_t)n, ".");
+    else
+        snprintf(note + n, REPORT_NOTE_ROOM - (size_t)n,
+                 ", but not who held it%s: `lowtide dump PID` captures a process while it runs.",
+                 r->peak ? " (that is known of a peak, below)" : "");
+    return true;
+}
+
+bool report_whose_note(const report_t *r, char note[REPORT_NOTE_ROOM]) {
+    const profile_t *p = r->profile;
+    const profile_process_t *largest = NULL;
+    char size[UNITS_BYTES];
+    if (p->process_count < 2 || !model_totals(r->model)->objects) return false;
+    for (uint32_t i = 0; i < p->process_count; i++) {
+        const profile_process_t *one = &p->processes[i];
+        if (i == p->main_process || one->ended || one->mode == PROFILE_NONE) continue;
+        if (!largest || one->rss_peak_bytes > largest->rss_peak_bytes) largest = one;
+    }
+    int n = snprintf(note, REPORT_NOTE_ROOM,
+                     "That is the heap of process %" PRIu64 " alone; there are %" PRIu32
+                     ". Of the others the lists below tell by line",
+                     p->processes[p->main_process].pid, p->process_count);
+    if (largest)
+        snprintf(note + n, REPORT_NOTE_ROOM - (size_t)n,
+                 ", and while it runs `lowtide dump %" PRIu64 "` of the largest (%s).",
+                 largest->pid, units_size(size, largest->rss_peak_bytes));
+    else
+        snprintf(note + n, REPORT_NOTE_ROOM - (size_t)n, ".");
     return true;
 }

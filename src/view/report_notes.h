@@ -14,5 +14,7 @@ bool report_native_note(const report_t *r, char note[REPORT_NOTE_ROOM]);
 const char *report_missing(const report_t *r);
 /* What is not known for want of a heap, and what is; false: it is there, or was not asked for. */
 bool report_missing_note(const report_t *r, char note[REPORT_NOTE_ROOM]);
+/* Of several processes: whose heap it is. A server's master has nothing, its workers do. false: there is one, or no heap. */
+bool report_whose_note(const report_t *r, char note[REPORT_NOTE_ROOM]);
 
 #endif

@@ -104,10 +104,19 @@ void view_findings_text(const model_findings_t *f, const screen_t *s) {
 /* What no finding tells; whether there was any. */
 static bool notes_text(const report_t *r, const screen_t *s) {
     char note[REPORT_NOTE_ROOM];
-    if (!report_native_note(r, note) && !report_missing_note(r, note)) return false;
+    bool found = r->findings.count > 0;
+    if (!report_native_note(r, note) && (found || !report_missing_note(r, note))) return false;
     screen_wrapped(s, note, 0, s->width);
-    if (r->findings.count) screen_end(s);
+    if (found) screen_end(s);
     return true;
+}
+
+/* What there is to change stands before why no more is known. */
+static void missing_text(const report_t *r, const screen_t *s) {
+    char note[REPORT_NOTE_ROOM];
+    if (!r->findings.count || !report_missing_note(r, note)) return;
+    screen_end(s);
+    screen_wrapped(s, note, 0, s->width);
 }
 
 static void nothing_found(const report_t *r, const screen_t *s, bool noted) {
@@ -552,6 +561,7 @@ void report_text(const report_t *r, const screen_t *s) {
         view_findings_text(&r->findings, s);
     else
         nothing_found(r, s, noted);
+    missing_text(r, s);
     screen_end(s);
     process_text(r, s);
     memory_text(r, s);

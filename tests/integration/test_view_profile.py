@@ -152,7 +152,7 @@ def test_who_held_the_peak_is_told_of_lines_and_of_the_finding(lowtide, peaked):
     sites = {site["function"]: site for site in found["allocations"]["sites"]}
     assert (sites["parse"]["peak_held_by"], sites["parse"]["peak_held_share"]) == (rows, 1)
     assert (sites["load"]["peak_held_by"], sites["parse"]["held_by"]) == (None, None)
-    (finding,) = found["findings"]
+    finding = found["findings"][0]
     assert finding["held_at_peak"] == rows
     assert "`del rows` in serve()" in finding["fix"]
     assert (found["peak"]["t_s"], found["peak"]["pid"]) == (6.5, 4711)
@@ -204,8 +204,10 @@ def test_the_report_tells_processes_the_peak_and_the_timeline(lowtide, profile):
 
 
 def test_what_was_alive_only_at_the_peak_is_a_finding_with_its_line(lowtide, profile):
-    (finding,) = report(lowtide, profile)["findings"]
+    finding, kept = report(lowtide, profile)["findings"]
     assert finding["kind"] == "temporary-peak"
+    # There is no heap: what stayed is told by its line alone.
+    assert (kept["kind"], kept["site"]["line"], kept["site"]["function"]) == ("kept-memory", 3, "load")
     assert finding["site"] == {
         "file": str(profile.parent / "app.py"),
         "line": 6,

@@ -68,7 +68,7 @@ export interface Report {
     timeline: { t_s: number; rss_bytes: number; heap_bytes: number }[];
     native_note: string | null;
   };
-  capture: { missing_note: string | null };
+  capture: { missing_note: string | null; whose_note: string | null };
   ledger: { name: string; bytes: number; returnable_bytes: number; note: string | null }[];
   heap: {
     objects: number;

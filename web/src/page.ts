@@ -37,12 +37,21 @@ function line(site: Site, lead: string, home: string): HTMLElement {
   );
 }
 
+function note(text: string | null): HTMLElement[] {
+  return text ? [element("p", {}, text)] : [];
+}
+
 function findings(report: Report, home: string): HTMLElement[] {
-  const notes = [report.memory.native_note, report.capture.missing_note]
-    .filter((note): note is string => Boolean(note))
-    .map((note) => element("p", {}, note));
+  const native = note(report.memory.native_note);
+  const missing = note(report.capture.missing_note);
+  const whose = note(report.capture.whose_note);
   if (report.findings.length === 0)
-    return notes.length > 0 ? notes : [element("p", {}, "Nothing to change was found.")];
+    return [
+      ...(native.length + missing.length > 0
+        ? [...native, ...missing]
+        : [element("p", {}, "Nothing to change was found.")]),
+      ...whose,
+    ];
   const found = report.findings.map((f) =>
     element(
       "div",
@@ -61,7 +70,7 @@ function findings(report: Report, home: string): HTMLElement[] {
       ),
     ),
   );
-  return [...notes, ...found];
+  return [...native, ...found, ...missing, ...whose];
 }
 
 interface Column<Row> {
