@@ -76,7 +76,8 @@ typedef struct course {
     uint64_t *frame, *line;   /* what each has as it was last told */
     uint64_t *high;           /* by line: the most that it may have had in the window */
     uint64_t heap, had, made; /* at the window's begin: of all, of the line; what that made in it */
-    bool begun;
+    /* Rows of the heap that windows begin at, or LOWTIDE_NONE: this one's; and that of the one with the highest. */
+    uint32_t begin, found_begin;
 } course_t;
 
 static uint64_t course_less(uint64_t a, uint64_t b) {
@@ -100,7 +101,7 @@ static void course_row(course_t *x, const profile_course_t *row) {
 /* At both its ends the rest is known. Within it the heap was as high as it says, and the line had no more than what it had and made. */
 static uint64_t course_rest(const course_t *x, const profile_course_t *all) {
     uint64_t now = x->line[x->ask->line], most = x->had + x->made;
-    uint64_t begin = x->begun ? course_less(x->heap, course_goes(x, x->had)) : 0;
+    uint64_t begin = x->begin != LOWTIDE_NONE ? course_less(x->heap, course_goes(x, x->had)) : 0;
     uint64_t end = course_less(all->live_bytes, course_goes(x, now));
     uint64_t within = course_less(all->high_bytes, course_goes(x, most > now ? most : now));
     if (end > begin) begin = end;
@@ -125,7 +126,7 @@ static uint32_t course_walk(course_t *x, uint32_t last) {
     memset(x->frame, 0, p->frame_count * sizeof *x->frame);
     memset(x->line, 0, p->line_count * sizeof *x->line);
     x->heap = x->had = x->made = 0;
-    x->begun = false;
+    x->begin = LOWTIDE_NONE;
     for (uint32_t i = 0; i < p->course_count; i++) {
         const profile_course_t *row = &p->courses[i];
         if (row->process != x->ask->process) continue;
@@ -139,13 +140,15 @@ static uint32_t course_walk(course_t *x, uint32_t last) {
             x->ask->high_bytes = rest;
             x->ask->t_us = row->t_us;
             found = i;
+            x->found_begin = x->begin;
         }
         if (may > x->ask->may_bytes) x->ask->may_bytes = may;
         x->heap = row->live_bytes;
         x->had = x->line[x->ask->line];
         x->made = 0;
-        x->begun = true;
-        memcpy(x->high, x->line, p->line_count * sizeof *x->high);
+        x->begin = i;
+        if (last != LOWTIDE_NONE && i == x->found_begin)
+            memcpy(x->high, x->line, p->line_count * sizeof *x->high);
     }
     return found;
 }
