@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "base/mem.h"
 #include "base/origin.h"
+#include "explain/profile_groups.h"
 #include "view/profile_view.h"
 #include "view/report_notes.h"
 #include "view/units.h"
@@ -17,153 +18,8 @@ enum {
     COUNT_CELLS = 11,
     GAP = 2,
     NARROW = 64,
-    PLOT_ROWS = 6,
-    PLOT_CELLS_MOST = 78,
-    MARKS_MOST = 9,
     LINE_BYTES = 1024
 };
-
-/* ---- Timeline ---- */
-
-typedef struct span {
-    uint64_t begin, end; /* of the timeline, in µs */
-    int cells;
-} span_t;
-
-static int span_cell(const span_t *span, uint64_t t_us) {
-    if (t_us < span->begin || t_us > span->end) return -1;
-    return (int)((double)(t_us - span->begin) / (double)(span->end - span->begin + 1) *
-                 span->cells);
-}
-
-/* The highest RSS of all processes together in each column. Between two points they have what they had at the last one. */
-static void plot_fill(const profile_t *p, const span_t *span, uint64_t *column) {
-    profile_series_t series;
-    int next = 0;
-    uint64_t last = 0;
-    if (profile_series(p, (uint32_t)span->cells, &series)) return;
-    for (uint32_t i = 0; i < series.count; i++) {
-        int x = span_cell(span, series.at[i].t_us);
-        while (next < x) column[next++] = last;
-        last = series.at[i].rss_bytes;
-        if (x >= 0) column[x] = last;
-        if (next <= x) next = x + 1;
-    }
-    mem_free(series.at);
-}
-
-static void plot_rows(const screen_t *s, const uint64_t *column, int n, uint64_t most) {
-    static const char *const eighth[] = {" ", "▁", "▂", "▃", "▄", "▅", "▆", "▇", "█"};
-    char size[UNITS_BYTES];
-    for (int row = PLOT_ROWS - 1; row >= 0; row--) {
-        const char *label = row == PLOT_ROWS - 1 ? units_size(size, most) : row ? "" : "0 B";
-        fprintf(s->file, "%*s", BYTES_CELLS, label);
-        screen_gap(s, GAP);
-        screen_style(s, STYLE_ACCENT);
-        int last = n; /* no spaces at a line's end */
-        while (last > 0 && (double)column[last - 1] * PLOT_ROWS * 8 / (double)most - row * 8 < 0.5)
-            last--;
-        for (int x = 0; x < last; x++) {
-            double high = (double)column[x] * PLOT_ROWS * 8 / (double)most - row * 8;
-            int level = high <= 0 ? 0 : high >= 8 ? 8 : (int)(high + 0.5);
-            fputs(s->utf8 ? eighth[level] : level >= 4 ? "#" : " ", s->file);
-        }
-        screen_style(s, STYLE_PLAIN);
-        screen_end(s);
-    }
-}
-
-/* Below the plot: a dot where a collection of 1 ms and more was, the number of a mark. */
-static void events_row(const profile_t *p, const screen_t *s, const span_t *span) {
-    enum { FELT_US = 1000 };
-    char row[PLOT_CELLS_MOST + 1];
-    uint32_t told = 0;
-    int last = -1;
-    memset(row, ' ', sizeof row);
-    for (uint32_t i = 0; i < p->event_count; i++) {
-        const profile_event_t *v = &p->events[i];
-        int x = span_cell(span, v->t_us);
-        bool mark = v->kind == PROFILE_EVENT_MARK && told < MARKS_MOST;
-        bool felt = v->kind == PROFILE_EVENT_GC && v->duration_us >= FELT_US;
-        if (mark) told++;
-        if (x < 0 || (!mark && (!felt || row[x] != ' '))) continue;
-        row[x] = mark ? (char)('0' + told) : '.';
-        if (x > last) last = x;
-    }
-    if (last < 0) return;
-    screen_gap(s, BYTES_CELLS + GAP);
-    screen_style(s, STYLE_WARN);
-    for (int x = 0; x <= last; x++) {
-        if (row[x] == '.')
-            fputs(screen_symbol(s, "·", "."), s->file);
-        else
-            fputc(row[x], s->file);
-    }
-    screen_style(s, STYLE_PLAIN);
-    screen_end(s);
-}
-
-static void events_text(const profile_t *p, const screen_t *s) {
-    uint32_t told = 0, collections = 0;
-    uint64_t spent_us = 0;
-    const profile_event_t *longest = NULL;
-    char line[256], spent[UNITS_BYTES], most[UNITS_BYTES];
-    int cells = s->width - BYTES_CELLS - GAP;
-    for (uint32_t i = 0; i < p->event_count; i++) {
-        const profile_event_t *v = &p->events[i];
-        if (v->kind == PROFILE_EVENT_GC) {
-            collections++;
-            spent_us += v->duration_us;
-            if (!longest || v->duration_us > longest->duration_us) longest = v;
-        } else if (v->kind == PROFILE_EVENT_MARK && told < MARKS_MOST) {
-            screen_gap(s, BYTES_CELLS + GAP);
-            snprintf(line, sizeof line, "%" PRIu32 "  %.2f s  %.200s", ++told,
-                     (double)v->t_us / 1e6, v->text);
-            screen_dim(s, line, cells);
-            screen_end(s);
-        }
-    }
-    if (!longest) return;
-    screen_gap(s, BYTES_CELLS + GAP);
-    snprintf(line, sizeof line,
-             "%" PRIu32 " garbage collection%s took %s, the longest %s, %.1f s in (generation "
-             "%" PRIu64 ")",
-             collections, collections == 1 ? "" : "s", units_span(spent, (double)spent_us / 1e6),
-             units_span(most, (double)longest->duration_us / 1e6), (double)longest->t_us / 1e6,
-             longest->value);
-    screen_dim(s, line, cells);
-    screen_end(s);
-}
-
-static void timeline_text(const profile_t *p, const screen_t *s) {
-    uint64_t column[PLOT_CELLS_MOST] = {0};
-    span_t span = {.begin = UINT64_MAX, .cells = s->width - BYTES_CELLS - GAP};
-    char size[UNITS_BYTES], note[160], last[UNITS_BYTES];
-    for (uint32_t i = 0; i < p->point_count; i++) {
-        if (p->points[i].t_us < span.begin) span.begin = p->points[i].t_us;
-        if (p->points[i].t_us > span.end) span.end = p->points[i].t_us;
-    }
-    if (p->point_count < 2 || span.end <= span.begin) return;
-    if (span.cells > PLOT_CELLS_MOST) span.cells = PLOT_CELLS_MOST;
-    plot_fill(p, &span, column);
-    if (!p->together_bytes) return;
-    snprintf(note, sizeof note, "resident memory%s; highest %s %.1f s in",
-             p->process_count > 1 ? " of all processes together" : "",
-             units_size(size, p->together_bytes), (double)p->together_us / 1e6);
-    screen_end(s);
-    view_heading(s, "TIMELINE", note);
-    plot_rows(s, column, span.cells, p->together_bytes);
-    events_row(p, s, &span);
-    int width = snprintf(last, sizeof last, "%.1f s", (double)span.end / 1e6);
-    screen_gap(s, BYTES_CELLS + GAP);
-    screen_style(s, STYLE_DIM);
-    int used = fprintf(s->file, "%.1f s", (double)span.begin / 1e6);
-    if (used + width < span.cells) screen_gap(s, span.cells - used - width);
-    fputs(last, s->file);
-    screen_style(s, STYLE_PLAIN);
-    screen_end(s);
-    events_text(p, s);
-}
 
 static void processes_text(const report_t *r, const screen_t *s) {
     static const char *const how[] = {"", "started", "forked", "spawned", "attached"};
@@ -405,6 +261,18 @@ static bool is_churn(const profile_sums_t *sums) {
            sums->bytes[PROFILE_TOTAL] / 10 > sums->bytes[PROFILE_LIVE];
 }
 
+typedef struct sites_list {
+    int figure;
+    bool *told; /* of each site: it stands out by itself */
+    uint32_t shown;
+    profile_group_t small, rest; /* of lines that do not; of what is not shown */
+} sites_list_t;
+
+static void list_add(profile_group_t *to, const profile_sums_t *sums, uint32_t lines) {
+    profile_add_sums(&to->sums, sums);
+    to->lines += lines;
+}
+
 static void sites_heading(const report_t *r, const screen_t *s, const char *title,
                           const char *note) {
     bool narrow = s->width < NARROW;
@@ -424,15 +292,51 @@ static void sites_heading(const report_t *r, const screen_t *s, const char *titl
 }
 
 /* What is not listed, added up: what is below the list, and what a few samples cannot tell. */
-static void rest_text(const report_t *r, const screen_t *s, const profile_sums_t *rest,
-                      uint32_t lines, int figure) {
+static void rest_text(const report_t *r, const screen_t *s, const sites_list_t *l) {
     char count[UNITS_BYTES], line[128];
-    if (!lines || !rest->bytes[figure]) return;
-    sums_text(r, s, rest, figure);
-    snprintf(line, sizeof line, "%s %s more line%s", screen_symbol(s, "…", "..."),
-             units_count(count, lines), lines == 1 ? "" : "s");
+    if (!l->rest.lines || !l->rest.sums.bytes[l->figure]) return;
+    bool alone = !l->shown && l->figure != PROFILE_TOTAL;
+    sums_text(r, s, &l->rest.sums, l->figure);
+    snprintf(line, sizeof line, "%s %s%s line%s%s", screen_symbol(s, "…", "..."),
+             units_count(count, l->rest.lines), alone ? "" : " more", l->rest.lines == 1 ? "" : "s",
+             alone ? ", none of which stands out" : "");
     screen_dim(s, line, s->width - site_indent(r, s));
     screen_end(s);
+}
+
+static void group_text(const report_t *r, const screen_t *s, const profile_group_t *group,
+                       int figure) {
+    char line[LINE_BYTES], count[UNITS_BYTES];
+    int rest = s->width - site_indent(r, s);
+    sums_text(r, s, &group->sums, figure);
+    snprintf(line, sizeof line, "%.900s%s%.60s", short_path(group->frame->file),
+             group->by_function ? "  " : "", group->by_function ? group->frame->function : "");
+    int used = screen_text(s, line, strlen(line), rest - 14 > 24 ? rest - 14 : rest);
+    snprintf(line, sizeof line, "%s lines", units_count(count, group->lines));
+    screen_gap(s, GAP);
+    screen_dim(s, line, rest - used - GAP);
+    screen_end(s);
+}
+
+/* Where most is in lines of which none stands out, their functions do, or their files. */
+static void groups_text(const report_t *r, const screen_t *s, sites_list_t *l) {
+    const profile_t *p = r->profile;
+    profile_groups_t groups = {.others = l->small};
+    err_t e;
+    if (l->figure != PROFILE_TOTAL &&
+        l->small.sums.bytes[l->figure] > p->sums.bytes[l->figure] / 2 &&
+        profile_groups(p, l->figure, l->told, &groups, &e))
+        groups = (profile_groups_t){.others = l->small};
+    for (uint32_t i = 0; i < groups.count; i++) {
+        if (i < r->options.top) {
+            group_text(r, s, &groups.at[i], l->figure);
+            l->shown++;
+        } else {
+            list_add(&l->rest, &groups.at[i].sums, groups.at[i].lines);
+        }
+    }
+    list_add(&l->rest, &groups.others.sums, groups.others.lines);
+    mem_free(groups.at);
 }
 
 static const char *whole_text(const report_t *r, const screen_t *s, int figure,
@@ -445,32 +349,44 @@ static const char *whole_text(const report_t *r, const screen_t *s, int figure,
     return out;
 }
 
+/* Each line that stands out, most first; what does not is left to `rest`. */
+static void list_text(const report_t *r, const screen_t *s, const uint32_t *order,
+                      const char *title, const char *note, sites_list_t *l) {
+    const profile_t *p = r->profile;
+    uint64_t least = p->sums.bytes[l->figure] / 1000;
+    if (l->figure != PROFILE_TOTAL) sites_heading(r, s, title, note);
+    for (uint32_t i = 0; i < p->site_count; i++) {
+        const profile_sums_t *sums = &p->sites[order[i]].sums;
+        uint64_t bytes = sums->bytes[l->figure];
+        if (!bytes) break;
+        if (l->figure == PROFILE_TOTAL && !is_churn(sums)) continue;
+        l->told[order[i]] = bytes >= least && profile_is_told(p, sums, l->figure);
+        if (l->shown >= r->options.top || !l->told[order[i]]) {
+            list_add(l->told[order[i]] ? &l->rest : &l->small, sums, 1);
+            continue;
+        }
+        if (!l->shown++ && l->figure == PROFILE_TOTAL) sites_heading(r, s, title, note);
+        site_text(r, s, order[i], l->figure);
+    }
+}
+
 static void sites_text(const report_t *r, const screen_t *s, int figure, const char *title,
                        const char *note) {
     const profile_t *p = r->profile;
-    uint32_t *order, shown = 0, more = 0;
+    uint32_t *order;
     char whole[2 * UNITS_BYTES], line[256];
-    profile_sums_t rest = {0};
+    sites_list_t l = {.figure = figure};
     err_t e;
     if (!p->sums.bytes[figure] || profile_order(p, figure, &order, &e)) return;
-    uint64_t least = p->sums.bytes[figure] / 1000;
-    for (uint32_t i = 0; i < p->site_count; i++) {
-        const profile_sums_t *sums = &p->sites[order[i]].sums;
-        if (!sums->bytes[figure]) break;
-        if (figure == PROFILE_TOTAL && !is_churn(sums)) continue;
-        if (shown >= r->options.top || sums->bytes[figure] < least ||
-            !profile_is_told(p, sums, figure)) {
-            profile_add_sums(&rest, sums);
-            more++;
-            continue;
-        }
-        if (!shown++) {
-            snprintf(line, sizeof line, note, whole_text(r, s, figure, whole));
-            sites_heading(r, s, title, line);
-        }
-        site_text(r, s, order[i], figure);
+    l.told = mem_alloc(p->site_count);
+    if (l.told) {
+        memset(l.told, 0, p->site_count);
+        snprintf(line, sizeof line, note, whole_text(r, s, figure, whole));
+        list_text(r, s, order, title, line, &l);
+        groups_text(r, s, &l);
+        if (figure != PROFILE_TOTAL || l.shown) rest_text(r, s, &l);
     }
-    if (shown) rest_text(r, s, &rest, more, figure);
+    mem_free(l.told);
     mem_free(order);
 }
 
@@ -506,7 +422,7 @@ void profile_text(const report_t *r, const screen_t *s) {
     const profile_t *p = r->profile;
     char size[UNITS_BYTES], line[256];
     if (!p) return;
-    timeline_text(p, s);
+    profile_timeline_text(p, s);
     processes_text(r, s);
     not_followed_text(r, s);
     if (p->mode == PROFILE_NONE || !p->site_count) return;

@@ -6,6 +6,7 @@
 #include "view/report_view.h"
 
 void profile_text(const report_t *r, const screen_t *s);
+void profile_timeline_text(const profile_t *p, const screen_t *s);
 /* Where there are several processes: whose heap the recording has, below a line that says that nothing was found in it. */
 void profile_whose_heap(const report_t *r, const screen_t *s);
 void profile_json(const report_t *r, json_t *j);           /* "allocations" */

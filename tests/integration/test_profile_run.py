@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -251,3 +252,35 @@ def test_collections_that_take_long_are_on_the_timeline(local_python: Python, lo
     # A short one is seen, too, where the machine stops in the midst of it.
     longest = max(events, key=lambda row: int(row["duration_us"]))
     assert int(longest["value"]) == 2 and int(longest["duration_us"]) > 0
+
+
+@pytest.mark.parametrize("mode", ["sampled", "exact"])
+@pytest.mark.parametrize("path", ["many.py", "named.py"])
+def test_memory_of_many_lines_is_told_where_no_line_stands_out(
+    mode: str, path: str, lowtide: Lowtide, tmp_path: Path
+) -> None:
+    """Each of 1,500 lines has a 1,500th; they are in a file of many functions, or in one function."""
+    if path == "many.py":
+        code = "".join(f"def f{i}(): return bytes(60_000)\n" for i in range(1500))
+        code += "K = [globals()[f'f{i}']() for i in range(1500)]\n"
+    else:
+        code = "def build(k):\n" + " k.append(bytes(60_000))\n" * 1500 + "K = []\nbuild(K)\n"
+    (tmp_path / path).write_text(code)
+    out = tmp_path / "t.tide"
+    how = ["--exact"] if mode == "exact" else ["--interval", "64K"]
+    assert lowtide("run", "--no-report", "-o", out, *how, tmp_path / path, cwd=tmp_path).status == 0
+    shown = lowtide("report", out, cwd=tmp_path).stdout
+    for title in ("AT THE PEAK", "STILL ALIVE AT THE END"):
+        (part,) = re.findall(rf"^{title}(.*?)\n\n", shown, re.M | re.S)
+        assert re.match(r" +([7-9]\d|10\d)\.\d MiB", part), part
+        name = r"many\.py" if path == "many.py" else r"named\.py  build"
+        assert re.search(rf"^ +\d+\.\d MiB.*{name}  [\d,]+ lines$", part, re.M), part
+
+
+def test_memory_that_is_in_no_group_either_is_told_with_its_sum(lowtide: Lowtide, tmp_path: Path) -> None:
+    (tmp_path / "small.py").write_text("K = bytes(700_000)\n")
+    out = tmp_path / "t.tide"
+    done = lowtide("run", "--no-report", "--interval", "64K", "-o", out, tmp_path / "small.py", cwd=tmp_path)
+    assert done.status == 0, done.stderr
+    whole = lowtide("report", out).stdout
+    assert re.search(r"^STILL ALIVE AT THE END  \S+ [KM]iB ± ", whole, re.M), whole
