@@ -268,6 +268,7 @@ typedef struct model_finding {
     uint32_t site_line;
     char *site_function;
     char *site_source;  /* the text of that line, or NULL */
+    double site_share;  /* of what is named, made by a line that made less than half; else 0 */
     char *held_at_peak; /* of temporary-peak: the path that held it then; or NULL */
     char *fix;
     const char *confidence; /* "high", "medium", "low" */

@@ -248,11 +248,15 @@ void profile_peak_holder(const profile_t *p, const model_t *peak, uint32_t line,
     if (held->samples * 2 < held->of) held->path = NULL; /* held by many */
 }
 
+/* A line that made a tenth and less of it is as good as any other. */
 static int join_site_of(findings_t *f, const profile_t *p, uint32_t id, model_finding_t *x) {
+    enum { PART_LEAST = 10 };
     uint32_t order = model_order(f->m, id);
+    uint64_t all = model_retained(f->m, id);
     profile_kept_t kept = {.model = f->m, .when = PROFILE_AT_END, .orders = &order, .count = 1};
     profile_share_t most;
-    if (!profile_makers(p, &kept, 1, &most)) return 0;
+    if (!profile_makers(p, &kept, 1, &most) || most.bytes <= all / PART_LEAST) return 0;
+    if (most.bytes < all / 2) x->site_share = (double)most.bytes / (double)all;
     return profile_set_site(f, &p->lines[most.line].frame, x);
 }
 

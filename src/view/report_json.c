@@ -238,6 +238,7 @@ void view_findings_json(const model_findings_t *f, json_t *j) {
             json_uint(j, "line", one->site_line);
             json_text(j, "function", one->site_function);
             json_text(j, "source", one->site_source);
+            if (one->site_share > 0) json_real(j, "share", one->site_share);
             json_close(j);
         } else {
             json_null(j, "site");

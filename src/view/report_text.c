@@ -87,7 +87,10 @@ void view_findings_text(const model_findings_t *f, const screen_t *s) {
                                     .line = one->site_line,
                                     .function = one->site_function ? one->site_function : "",
                                     .source = one->site_source};
-            view_made_text(s, "made by ", &made, indent);
+            char lead[32] = "made by ";
+            if (one->site_share > 0)
+                snprintf(lead, sizeof lead, "%.0f %% of it made by ", one->site_share * 100);
+            view_made_text(s, lead, &made, indent);
         }
         if (one->held_at_peak) {
             screen_gap(s, indent);

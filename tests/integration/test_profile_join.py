@@ -519,3 +519,26 @@ os.kill(os.getpid(), signal.SIGTERM)
     report = json.loads(lowtide("report", out, "--json").stdout)
     assert report["capture"]["missing"] == "app.py was ended by SIGTERM"
     assert report["capture"]["missing_note"].startswith("No heap was captured: app.py was ended by SIGTERM. ")
+
+
+@pytest.mark.parametrize("lines", [1, 5, 300])
+def test_a_line_is_told_to_have_made_it_where_it_made_a_clear_part_with_its_share(
+    lines: int, lowtide: Lowtide, tmp_path: Path
+) -> None:
+    body = "".join(f"def f{i}(): return bytes(60_000)\n" for i in range(lines))
+    body += f"K = []\nfor i in range(1500): K.append(globals()[f'f{{i % {lines}}}']())\n"
+    (tmp_path / "app.py").write_text(body)
+    out = tmp_path / "t.tide"
+    done = lowtide("run", "--no-report", "--interval", "64K", "-o", out, tmp_path / "app.py", cwd=tmp_path)
+    assert done.status == 0, done.stderr
+    (finding,) = [x for x in json.loads(lowtide("report", out, "--json").stdout)["findings"] if x["path"] == "K"]
+    shown = lowtide("report", out, cwd=tmp_path).stdout
+    if lines == 1:
+        assert finding["site"]["line"] == 1 and "share" not in finding["site"]
+        assert re.search(r"^ +made by \S*app\.py:1  f0", shown, re.M)
+    elif lines == 5:
+        assert 0.15 < finding["site"]["share"] < 0.35  # the largest of five, by samples
+        assert re.search(r"^ +[23]?\d % of it made by \S*app\.py:[1-5]  f[0-4]", shown, re.M)
+    else:
+        assert finding["site"] is None
+        assert "made by" not in shown.split("TIMELINE")[0]

@@ -5,6 +5,8 @@ export interface Site {
   line: number;
   function: string;
   source?: string | null;
+  /** Of what a finding names, where the line made less than half of it. */
+  share?: number;
 }
 
 /** A line that made memory, and what samples tell of what holds it. */

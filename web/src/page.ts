@@ -66,11 +66,15 @@ function findings(report: Report, home: string): HTMLElement[] {
         ...(f.held_at_peak
           ? [element("p", { class: "quiet" }, `held at the peak by ${f.held_at_peak}`)]
           : []),
-        ...(f.site ? [line(f.site, "made by ", home)] : []),
+        ...(f.site ? [line(f.site, `${part(f.site)}made by `, home)] : []),
       ),
     ),
   );
   return [...native, ...found, ...missing, ...whose];
+}
+
+function part(site: Site): string {
+  return site.share ? `${Math.round(site.share * 100)} % of it ` : "";
 }
 
 interface Column<Row> {
