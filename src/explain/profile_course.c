@@ -67,15 +67,17 @@ int profile_courses(profile_t *p, const lowtide_recording *rec) {
     return status;
 }
 
-/* ---- Without a line ---- */
+/* ---- Without lines ---- */
 
 /* Between two rows of the heap: a window. */
 typedef struct course {
     const profile_t *p;
     profile_without_t *ask;
-    uint64_t *frame, *line;   /* what each has as it was last told */
-    uint64_t *high;           /* by line: the most that it may have had in the window */
-    uint64_t heap, had, made; /* at the window's begin: of all, of the line; what that made in it */
+    uint64_t *frame, *line; /* what each has as it was last told */
+    uint64_t *high;         /* by line: the most that it may have had in the window */
+    uint64_t heap;          /* at the window's begin, of all */
+    uint64_t had[PROFILE_WITHOUT_MOST],
+        made[PROFILE_WITHOUT_MOST]; /* of the lines: then, and in it */
     /* Rows of the heap that windows begin at, or LOWTIDE_NONE: this one's; and that of the one with the highest. */
     uint32_t begin, found_begin;
 } course_t;
@@ -84,9 +86,11 @@ static uint64_t course_less(uint64_t a, uint64_t b) {
     return a > b ? a - b : 0;
 }
 
-/* What goes with the line when it has so much. */
-static uint64_t course_goes(const course_t *x, uint64_t had) {
-    return course_less(had, x->ask->kept_bytes);
+/* What goes with the lines when each has so much. */
+static uint64_t course_goes(const course_t *x, const uint64_t *had) {
+    uint64_t goes = 0;
+    for (uint32_t i = 0; i < x->ask->count; i++) goes += course_less(had[i], x->ask->kept_bytes[i]);
+    return goes;
 }
 
 static void course_row(course_t *x, const profile_course_t *row) {
@@ -95,28 +99,49 @@ static void course_row(course_t *x, const profile_course_t *row) {
     x->frame[row->frame] = row->live_bytes;
     uint64_t now = x->line[row->line], may = before + row->made_bytes;
     x->high[row->line] = may > now ? may : now;
-    if (row->line == x->ask->line) x->made += row->made_bytes;
+    for (uint32_t i = 0; i < x->ask->count; i++)
+        if (row->line == x->ask->lines[i]) x->made[i] += row->made_bytes;
 }
 
-/* At both its ends the rest is known. Within it the heap was as high as it says, and the line had no more than what it had and made. */
+/* At both its ends the rest is known. Within it the heap was as high as it says, and each line had no more than what it had and made. */
 static uint64_t course_rest(const course_t *x, const profile_course_t *all) {
-    uint64_t now = x->line[x->ask->line], most = x->had + x->made;
+    uint64_t now[PROFILE_WITHOUT_MOST], most[PROFILE_WITHOUT_MOST];
+    for (uint32_t i = 0; i < x->ask->count; i++) {
+        now[i] = x->line[x->ask->lines[i]];
+        most[i] = x->had[i] + x->made[i];
+        if (now[i] > most[i]) most[i] = now[i];
+    }
     uint64_t begin = x->begin != LOWTIDE_NONE ? course_less(x->heap, course_goes(x, x->had)) : 0;
     uint64_t end = course_less(all->live_bytes, course_goes(x, now));
-    uint64_t within = course_less(all->high_bytes, course_goes(x, most > now ? most : now));
+    uint64_t within = course_less(all->high_bytes, course_goes(x, most));
     if (end > begin) begin = end;
     return within > begin ? within : begin;
 }
 
-/* What was made in it by others may have been alive at once, as far as the heap was so high and the line had less. */
+/* What was made in it by others may have been alive at once, as far as the heap was so high and the lines had less. */
 static uint64_t course_may(const course_t *x, const profile_course_t *all, uint64_t rest) {
-    uint64_t now = x->line[x->ask->line], least = x->had < now ? x->had : now;
-    if (x->made) least = course_less(now, x->made) < least ? course_less(now, x->made) : least;
+    uint64_t least[PROFILE_WITHOUT_MOST], made = 0;
+    for (uint32_t i = 0; i < x->ask->count; i++) {
+        uint64_t now = x->line[x->ask->lines[i]];
+        least[i] = x->had[i] < now ? x->had[i] : now;
+        if (x->made[i] && course_less(now, x->made[i]) < least[i])
+            least[i] = course_less(now, x->made[i]);
+        made += x->made[i];
+    }
     uint64_t by_heap = course_less(all->high_bytes, course_goes(x, least));
     uint64_t by_made =
-        course_less(x->heap, course_goes(x, x->had)) + course_less(all->made_bytes, x->made);
+        course_less(x->heap, course_goes(x, x->had)) + course_less(all->made_bytes, made);
     uint64_t may = by_heap < by_made ? by_heap : by_made;
     return may > rest ? may : rest;
+}
+
+static void course_begin(course_t *x, uint64_t heap, uint32_t begin) {
+    x->heap = heap;
+    x->begin = begin;
+    for (uint32_t i = 0; i < x->ask->count; i++) {
+        x->had[i] = x->line[x->ask->lines[i]];
+        x->made[i] = 0;
+    }
 }
 
 /* Goes through the windows up to the one whose row is `last`, with the highest of the rest. */
@@ -125,8 +150,7 @@ static uint32_t course_walk(course_t *x, uint32_t last) {
     uint32_t found = LOWTIDE_NONE;
     memset(x->frame, 0, p->frame_count * sizeof *x->frame);
     memset(x->line, 0, p->line_count * sizeof *x->line);
-    x->heap = x->had = x->made = 0;
-    x->begin = LOWTIDE_NONE;
+    course_begin(x, 0, LOWTIDE_NONE);
     for (uint32_t i = 0; i < p->course_count; i++) {
         const profile_course_t *row = &p->courses[i];
         if (row->process != x->ask->process) continue;
@@ -143,14 +167,17 @@ static uint32_t course_walk(course_t *x, uint32_t last) {
             x->found_begin = x->begin;
         }
         if (may > x->ask->may_bytes) x->ask->may_bytes = may;
-        x->heap = row->live_bytes;
-        x->had = x->line[x->ask->line];
-        x->made = 0;
-        x->begin = i;
+        course_begin(x, row->live_bytes, i);
         if (last != LOWTIDE_NONE && i == x->found_begin)
             memcpy(x->high, x->line, p->line_count * sizeof *x->high);
     }
     return found;
+}
+
+static bool course_is_asked(const course_t *x, uint32_t line) {
+    for (uint32_t i = 0; i < x->ask->count; i++)
+        if (x->ask->lines[i] == line) return true;
+    return false;
 }
 
 /* Of what is made and gone again in a window not all was alive at once; the whole was no more than the heap. */
@@ -158,7 +185,7 @@ static void course_others(course_t *x, const uint64_t *at_peak) {
     uint64_t most = 0;
     for (uint32_t i = 0; i < x->p->line_count; i++) {
         const profile_sums_t *sums = &x->p->lines[i].sums;
-        uint64_t fresh = i == x->ask->line ? 0 : course_less(x->high[i], at_peak[i]);
+        uint64_t fresh = course_is_asked(x, i) ? 0 : course_less(x->high[i], at_peak[i]);
         if (fresh > x->ask->high_bytes) fresh = x->ask->high_bytes;
         if (sums->bytes[PROFILE_TOTAL])
             x->ask->fresh_variance +=

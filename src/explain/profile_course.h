@@ -1,4 +1,4 @@
-/* What lines had over time, and so: how high the memory would still have been without one of them.
+/* What lines had over time, and so: how high the memory would still have been without some of them.
  *
  *     heap    ▂▂▂▅█████▅▂▃▅▆▆▂      the highest is the peak that a line made …
  *     line        ▃▆▆▆▆▃
@@ -12,9 +12,13 @@
 /* Reads the table `lines`; a damaged one is as good as none. The profile has its lines. 0 or -ENOMEM. */
 int profile_courses(profile_t *p, const lowtide_recording *rec);
 
+enum { PROFILE_WITHOUT_MOST = 4 };
+
 typedef struct profile_without {
-    uint32_t process, line; /* asked: the line; and what of its bytes stays all the same */
-    uint64_t kept_bytes;
+    uint32_t process,
+        count; /* asked: without which lines; and what of the bytes of each stays all the same */
+    uint32_t lines[PROFILE_WITHOUT_MOST];
+    uint64_t kept_bytes[PROFILE_WITHOUT_MOST];
     bool known;          /* answered: there is a course of that process */
     uint64_t high_bytes; /* the most that was alive of the rest, and when */
     uint64_t t_us;

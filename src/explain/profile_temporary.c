@@ -10,6 +10,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+static uint64_t temporary_less(uint64_t a, uint64_t b) {
+    return a > b ? a - b : 0;
+}
+
+static uint64_t temporary_gone(const profile_sums_t *s) {
+    return temporary_less(s->bytes[PROFILE_PEAK], s->bytes[PROFILE_LIVE]);
+}
+
 enum { TEMPORARY_MIN_BYTES = 16 << 20, TEMPORARY_SHARE = 5, TEMPORARY_MOST = 3 };
 
 static const double IN_95 = 2; /* σ */
@@ -112,21 +120,44 @@ typedef struct temporary_told {
     uint64_t gone; /* of what it had at the peak */
     uint64_t returned,
         off; /* so much lower the peak is without that; and how far that may be off */
-    profile_without_t without; /* what the peak is then */
+    profile_without_t without; /* what the peak is then; its first line is the line */
+    uint64_t alone;            /* of several lines: what the peak falls by without the first */
 } temporary_told_t;
+
+/* "app.py:7" or "app.py:7 and app.py:12": the others that are told with the first */
+static char *temporary_others(findings_t *f, const profile_t *p, const temporary_told_t *t) {
+    char *text = findings_text(f, "%s", "");
+    for (uint32_t i = 1; text && i < t->without.count; i++) {
+        const profile_frame_t *one = &p->lines[t->without.lines[i]].frame;
+        text = findings_text(f, "%s%s%s:%u", text, i > 1 ? " and " : "",
+                             profile_file_base(one->file), one->line);
+    }
+    return text;
+}
 
 /* "app.py:9 made 98.0 MiB (± 14.0 MiB) that lived at the peak alone, 2.5 s in; the peak falls by 69.1 MiB, to that of app.py:6, 3.1 s in" */
 static char *temporary_title(findings_t *f, const profile_t *p, const temporary_told_t *t) {
     const profile_frame_t *frame = &t->line->frame;
     const profile_process_t *of = &p->processes[p->peak_process];
     uint64_t off = profile_error(p, t->sums, PROFILE_PEAK);
-    char size[32], error[64] = "", at[48] = "", falls[320] = "", other[200] = "what else was alive";
+    uint64_t own = t->without.count > 1 ? temporary_gone(t->sums) : t->gone;
+    char size[32], error[64] = "", at[48] = "", falls[480] = "", other[200] = "what else was alive";
     char bytes[32];
     if (off) snprintf(error, sizeof error, " (± %s)", findings_bytes(off, bytes));
     /* Its bytes are those of the heap's peak; the RSS may be at its highest at another time. */
     if (of->heap_peak_bytes) snprintf(at, sizeof at, ", %.1f s in", (double)of->heap_peak_us / 1e6);
-    if (t->returned < t->gone) {
-        char fall[32], doubt[64] = "";
+    char fall[32];
+    if (t->without.count > 1) {
+        char *others = temporary_others(f, p, t), alone[32];
+        bool both = t->without.count == 2;
+        if (!others) return NULL;
+        snprintf(falls, sizeof falls,
+                 "; the %s of %.150s %s about as high: without %s the highest falls by %s, without "
+                 "the first alone by %s",
+                 both ? "peak" : "peaks", others, both ? "is" : "are", both ? "both" : "all",
+                 findings_bytes(t->returned, fall), findings_bytes(t->alone, alone));
+    } else if (t->returned < t->gone) {
+        char doubt[64] = "";
         const profile_frame_t *by =
             t->without.other < p->line_count ? &p->lines[t->without.other].frame : NULL;
         if (by)
@@ -137,7 +168,7 @@ static char *temporary_title(findings_t *f, const profile_t *p, const temporary_
                  findings_bytes(t->returned, fall), doubt, other, (double)t->without.t_us / 1e6);
     }
     return findings_text(f, "%s:%u made %s%s that %s%s%s%s", profile_file_base(frame->file),
-                         frame->line, findings_bytes(t->gone, size), error,
+                         frame->line, findings_bytes(own, size), error,
                          t->usual ? "were alive at the peak" : "lived at the peak alone", at,
                          t->usual ? ", and are gone at the end" : "", falls);
 }
@@ -154,17 +185,22 @@ static int temporary_tell(findings_t *f, const profile_t *p, const model_t *peak
     x->bytes = t->returned;
     x->objects = peak > live ? peak - live : 0;
     x->title = temporary_title(f, p, t);
+    char *others = temporary_others(f, p, t);
+    if (!others) return findings_no_memory(f);
     profile_peak_holder(p, peak_heap, (uint32_t)(line - p->lines), &held);
     if (held.path) x->held_at_peak = findings_text(f, "%s", held.path);
-    bool has_local = held.path && temporary_local(held.path, local, function, sizeof local) &&
+    bool has_local = t->without.count == 1 && held.path &&
+                     temporary_local(held.path, local, function, sizeof local) &&
                      temporary_is_own(p, function) &&
                      temporary_is_alone(peak_heap, held.through, local) &&
                      temporary_is_whole(p, (uint32_t)(line - p->lines), sums->bytes[PROFILE_PEAK]);
     x->fix = findings_text(
-        f, "make what %s:%u makes piece by piece: %s%s%s%s%s%s",
-        profile_file_base(line->frame.file), line->frame.line, temporary_advice(p, line),
-        has_local ? "; or `del " : "", has_local ? local : "", has_local ? "` in " : "",
-        has_local ? function : "", has_local ? "() as soon as it is done with" : "");
+        f, "make what %s:%u makes%s%s piece by piece: %s%s%s%s%s%s",
+        profile_file_base(line->frame.file), line->frame.line, *others ? ", and what " : "",
+        *others ? findings_text(f, "%s %s,", others, t->without.count > 2 ? "make" : "makes") : "",
+        temporary_advice(p, line), has_local ? "; or `del " : "", has_local ? local : "",
+        has_local ? "` in " : "", has_local ? function : "",
+        has_local ? "() as soon as it is done with" : "");
     profile_held_free(&held);
     bool sure = t->without.known && t->without.may_bytes <= t->without.high_bytes + t->returned / 4;
     x->confidence = t->off * 4 < t->returned && sure ? "high" : "medium";
@@ -223,23 +259,23 @@ static int temporary_lines(const profile_t *p, temporary_lines_t *x) {
     return 0;
 }
 
-static uint64_t temporary_less(uint64_t a, uint64_t b) {
-    return a > b ? a - b : 0;
+static void temporary_add(const temporary_lines_t *x, temporary_told_t *t, uint32_t line) {
+    t->without.lines[t->without.count] = line;
+    t->without.kept_bytes[t->without.count++] = x->asked_live[line];
 }
 
-static uint64_t temporary_gone(const profile_sums_t *s) {
-    return temporary_less(s->bytes[PROFILE_PEAK], s->bytes[PROFILE_LIVE]);
-}
-
-/* How much lower the peak is without what is gone of the line: down to the most that was alive of the rest, and no more than `above`. */
+/* How much lower the peak is without what is gone of the lines: down to the most that was alive of the rest, and no more than `above`. */
 static int temporary_returns(const profile_t *p, const temporary_lines_t *x, uint64_t above,
                              temporary_told_t *t) {
     enum { CLEARLY = 16 };
-    uint32_t line = (uint32_t)(t->line - p->lines);
-    t->without = (profile_without_t){
-        .process = p->peak_process, .line = line, .kept_bytes = x->asked_live[line]};
+    uint64_t asked = 0;
     int status = profile_without(p, x->asked_peak, &t->without);
-    uint64_t asked = temporary_less(x->asked_peak[line], x->asked_live[line]);
+    t->gone = 0;
+    for (uint32_t i = 0; i < t->without.count; i++) {
+        uint32_t line = t->without.lines[i];
+        t->gone += temporary_gone(&x->sums[line]);
+        asked += temporary_less(x->asked_peak[line], x->asked_live[line]);
+    }
     uint64_t most = temporary_less(x->asked, t->without.high_bytes);
     bool known = t->without.known && asked;
     if (!known && t->gone > above) t->gone = above;
@@ -251,6 +287,26 @@ static int temporary_returns(const profile_t *p, const temporary_lines_t *x, uin
     /* Of what is alive at both moments the error is the same. */
     double of_line = (double)t->off;
     if (t->off) t->off = (uint64_t)hypot(of_line, IN_95 * sqrt(t->without.fresh_variance));
+    return 0;
+}
+
+static bool temporary_is_worth(const temporary_told_t *t, uint64_t least) {
+    return t->returned >= least && t->returned > t->off;
+}
+
+/* Where other lines have a peak of their own that is as high, no line alone lowers it: they do together. */
+static int temporary_together(const profile_t *p, const temporary_lines_t *x, uint64_t above,
+                              uint64_t least, temporary_told_t *t) {
+    temporary_told_t more = *t;
+    int status = 0;
+    while (!status && !temporary_is_worth(&more, least) && more.without.known &&
+           more.without.other < p->line_count && more.without.count < PROFILE_WITHOUT_MOST) {
+        temporary_add(x, &more, more.without.other);
+        status = temporary_returns(p, x, above, &more);
+    }
+    if (status || !temporary_is_worth(&more, least)) return status;
+    more.alone = t->returned;
+    *t = more;
     return 0;
 }
 
@@ -277,15 +333,22 @@ int profile_temporary_peaks(findings_t *f, const profile_t *p, const model_t *pe
     for (int found = 0; !status && above >= x.peak / TEMPORARY_SHARE && found < TEMPORARY_MOST;
          found++) {
         uint32_t most = temporary_most(p, &x);
-        temporary_told_t told = {
-            .line = &p->lines[most], .sums = &x.sums[most], .gone = temporary_gone(&x.sums[most])};
+        temporary_told_t told = {.line = &p->lines[most],
+                                 .sums = &x.sums[most],
+                                 .gone = temporary_gone(&x.sums[most]),
+                                 .without = {.process = p->peak_process}};
         uint64_t least = x.peak / 10 > TEMPORARY_MIN_BYTES ? x.peak / 10 : TEMPORARY_MIN_BYTES;
         if (told.gone < least || told.gone < profile_error(p, told.sums, PROFILE_PEAK)) break;
+        temporary_add(&x, &told, most);
         if (temporary_returns(p, &x, above, &told)) status = findings_no_memory(f);
+        if (!status && !temporary_is_worth(&told, least) &&
+            temporary_together(p, &x, above, least, &told))
+            status = findings_no_memory(f);
         told.usual = x.peak < median + told.returned / 2;
-        if (!status && told.returned >= least && told.returned > told.off)
+        if (!status && temporary_is_worth(&told, least))
             status = temporary_tell(f, p, peak_heap, &told);
-        x.sums[most].bytes[PROFILE_PEAK] = 0;
+        for (uint32_t i = 0; i < told.without.count; i++)
+            x.sums[told.without.lines[i]].bytes[PROFILE_PEAK] = 0;
         above = temporary_less(above, told.returned);
     }
     temporary_lines_free(&x);

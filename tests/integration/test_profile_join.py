@@ -271,6 +271,19 @@ def test_a_second_peak_limits_what_the_fix_of_the_first_returns(lowtide: Lowtide
     assert "; the peak falls by " in finding["title"] and ", to that of app.py:7, " in finding["title"]
 
 
+def test_two_peaks_that_are_as_high_are_told_together(lowtide: Lowtide, tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(TWO.replace("60_000", "90_000"))
+    out = tmp_path / "t.tide"
+    assert lowtide("run", "--exact", "--no-report", "-o", out, tmp_path / "app.py", cwd=tmp_path).status == 0
+    (finding,) = json.loads(lowtide("report", out, "--json").stdout)["findings"]
+    assert finding["kind"] == "temporary-peak"
+    first = finding["site"]["line"]
+    other = {7: 9, 9: 7}[first]
+    assert f"ake what app.py:{first} makes, and what app.py:{other} makes, piece by piece: " in finding["fix"]
+    assert finding["bytes"] == pytest.approx(90_000 * 1040, rel=0.1)
+    assert f"; the peak of app.py:{other} is about as high: without both the highest falls by " in finding["title"]
+
+
 # A ramp over all of its time, which is usual and gone all the same.
 RAMP = """
 import time

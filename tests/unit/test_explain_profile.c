@@ -93,7 +93,7 @@ static void the_rest_is_at_its_highest_where_a_line_has_less(void **state) {
     memset(lines, 0, sizeof lines);
     p.lines = lines;
     const uint64_t at_peak[LINES] = {100, 10, 0};
-    profile_without_t ask = {.line = 0};
+    profile_without_t ask = {.count = 1, .lines = {0}};
     assert_int_equal(profile_without(&p, at_peak, &ask), 0);
     assert_false(ask.known);
     row(&p, 0, 100, 100, 0);
@@ -121,16 +121,52 @@ static void the_rest_is_at_its_highest_where_a_line_has_less(void **state) {
     assert_int_equal(profile_without(&p, at_peak, &ask), 0);
     assert_int_equal(ask.high_bytes, 95);
     /* What it keeps to the end is not gone with it. */
-    ask.kept_bytes = 90;
+    ask.kept_bytes[0] = 90;
     assert_int_equal(profile_without(&p, at_peak, &ask), 0);
     assert_int_equal(ask.high_bytes, 100);
     assert_int_equal(ask.other, LOWTIDE_NONE);
+}
+
+/* Two peaks, one after the other: neither line alone lowers the highest, both do. */
+static void without_two_lines_the_rest_is_lower_than_without_either(void **state) {
+    (void)state;
+    profile_course_t rows[16];
+    profile_t p = {.courses = rows, .frame_count = LINES, .line_count = LINES};
+    profile_site_t lines[LINES];
+    memset(lines, 0, sizeof lines);
+    p.lines = lines;
+    const uint64_t at_peak[LINES] = {100, 0, 10};
+    row(&p, 2, 10, 10, 0);
+    row(&p, 0, 100, 100, 0);
+    row(&p, LOWTIDE_NONE, 110, 110, 110);
+    row(&p, 0, 0, 0, 0);
+    row(&p, LOWTIDE_NONE, 10, 0, 110);
+    row(&p, 1, 95, 95, 0);
+    row(&p, LOWTIDE_NONE, 105, 95, 105);
+    row(&p, 1, 0, 0, 0);
+    row(&p, LOWTIDE_NONE, 10, 0, 105);
+    profile_without_t ask = {.count = 1, .lines = {0}};
+    assert_int_equal(profile_without(&p, at_peak, &ask), 0);
+    assert_int_equal(ask.high_bytes, 105);
+    assert_int_equal(ask.other, 1);
+    ask = (profile_without_t){.count = 1, .lines = {1}};
+    assert_int_equal(profile_without(&p, at_peak, &ask), 0);
+    assert_int_equal(ask.high_bytes, 110);
+    ask = (profile_without_t){.count = 2, .lines = {0, 1}};
+    assert_int_equal(profile_without(&p, at_peak, &ask), 0);
+    assert_true(ask.known);
+    assert_int_equal(ask.high_bytes, 10);
+    /* What one of them keeps to the end is not gone with it. */
+    ask.kept_bytes[1] = 20;
+    assert_int_equal(profile_without(&p, at_peak, &ask), 0);
+    assert_int_equal(ask.high_bytes, 30);
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(each_frame_stands_in_those_that_it_was_inlined_into),
         cmocka_unit_test(the_rest_is_at_its_highest_where_a_line_has_less),
+        cmocka_unit_test(without_two_lines_the_rest_is_lower_than_without_either),
         cmocka_unit_test(a_figure_is_told_where_it_is_above_the_error_that_is_shown_with_it),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
