@@ -272,11 +272,12 @@ typedef struct model_finding {
     char *held_at_peak; /* of temporary-peak: the path that held it then; or NULL */
     char *fix;
     const char *confidence; /* "high", "medium", "low" */
+    bool late;              /* the program has ended: the fix would return nothing any more */
 } model_finding_t;
 
 typedef struct model_findings {
     uint32_t count;
-    model_finding_t *findings; /* most bytes first */
+    model_finding_t *findings; /* most bytes first, and the late ones behind the others */
     arena_t memory;            /* what the pointers point to */
 } model_findings_t;
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -188,6 +189,23 @@ plain = rss() - before
 assert few == again == mine
 assert plain > 30 << 20 and isolated < plain / 5, (isolated, plain)"""
     run(this_python, package, f"if __name__ == '__main__':\n exec({code!r})", LOWTIDE_EXE=str(lowtide_exe))
+
+
+def test_what_allocators_keep_of_a_program_that_has_ended_is_told_last(lowtide: Lowtide, tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text("""
+HISTORY = {i: "x" * 1000 for i in range(20_000)}
+for i in HISTORY: HISTORY[i] += str(i)
+rows = [{"id": i, "tags": [str(i)]} for i in range(400_000)]
+kept = rows[::1000]
+del rows
+""")
+    out = tmp_path / "a.tide"
+    done = lowtide("run", "--no-report", "-o", out, "--python", sys.executable, "app.py", cwd=tmp_path)
+    assert done.status == 0, done.stderr
+    *others, last = json.loads(lowtide("report", out, "--json").stdout)["findings"]
+    assert last["kind"] == "allocator-retention" and others
+    assert last["bytes"] > min(f["bytes"] for f in others)
+    assert last["fix"].startswith("this program has ended, and its memory with it: in one that goes on ")
 
 
 def test_a_program_that_keeps_nothing_in_vain_has_no_such_finding(

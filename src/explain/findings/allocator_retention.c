@@ -47,12 +47,25 @@ static void read_heaps(const lowtide_table *t, layers_t *l) {
     }
 }
 
+/* `lowtide run` knows how the program ended; what its allocators kept went with it. */
+static bool has_ended(const findings_t *f) {
+    const char *status = lowtide_meta(f->m->rec, "exit_status");
+    return status && *status;
+}
+
+static const char *lead(const findings_t *f) {
+    return has_ended(f) ? "this program has ended, and its memory with it: in one that goes on "
+                          "behind its peak (a server, a notebook) "
+                        : "";
+}
+
 static int add(findings_t *f, uint64_t bytes, const char *title, const char *fix) {
     char size[32];
     model_finding_t *x = findings_add(f, "allocator-retention");
     if (!x || !fix) return findings_no_memory(f);
     x->bytes = bytes;
     x->confidence = "high";
+    x->late = has_ended(f);
     x->title = findings_text(f, "%s: %s", title, findings_bytes(bytes, size));
     x->fix = findings_text(f, "%s", fix);
     return x->title && x->fix ? 0 : findings_no_memory(f);
@@ -65,10 +78,13 @@ static char *say_pins(findings_t *f, const model_pins_t *pins) {
     for (uint32_t i = 0; text && i < pins->count && i < RETENTION_PINS; i++) {
         const model_pin_t *p = &pins->pins[i];
         if (p->bytes < RETENTION_MIN_BYTES / 8) break;
-        text = findings_text(f, "%s%s%s %s (%s) stay for %s %s%s%s", text, i ? "; " : ". ",
+        bool objects = p->objects > 0;
+        text = findings_text(f, "%s%s%s %s (%s) %s for %s%s%s%s%s", text, i ? "; " : ". ",
                              findings_count(p->arenas, arenas), p->arenas == 1 ? "arena" : "arenas",
-                             findings_bytes(p->bytes, size), findings_count(p->objects, count),
-                             p->type, p->path ? ", held by " : "", p->path ? p->path : "");
+                             findings_bytes(p->bytes, size), p->arenas == 1 ? "stays" : "stay",
+                             objects ? findings_count(p->objects, count) : "", objects ? " " : "",
+                             objects ? p->type : "blocks that are no objects",
+                             p->path ? ", held by " : "", p->path ? p->path : "");
     }
     return text;
 }
@@ -81,11 +97,11 @@ static int report_pools(findings_t *f, const layers_t *l) {
     char *kept = say_pins(f, &pins);
     char *fix = !kept ? NULL
                       : findings_text(f,
-                                      "call lowtide.free() once the peak is over, or run `lowtide "
-                                      "free PID`: %s, without moving an object; or make the peak "
-                                      "in a child process (lowtide.isolate), whose memory goes "
-                                      "whole%s",
-                                      findings_bytes(l->pools, size), kept);
+                                      "%scall lowtide.free() once the peak is over, or run "
+                                      "`lowtide free PID`: %s, without moving an object; or make "
+                                      "the peak in a child process (lowtide.isolate), whose memory "
+                                      "goes whole%s",
+                                      lead(f), findings_bytes(l->pools, size), kept);
     status = add(f, l->pools, "Python's allocator keeps memory that no object uses", fix);
     if (!status && pins.count && pins.pins[0].path) {
         model_finding_t *x = &f->out->findings[f->out->count - 1];
@@ -101,9 +117,9 @@ static int report_pools(findings_t *f, const layers_t *l) {
 
 static int report_heap(findings_t *f, const layers_t *l) {
     char size[32];
-    char *fix =
-        findings_text(f, "call lowtide.free() once the peak is over, or run `lowtide free PID`: %s",
-                      findings_bytes(l->heap, size));
+    char *fix = findings_text(
+        f, "%scall lowtide.free() once the peak is over, or run `lowtide free PID`: %s", lead(f),
+        findings_bytes(l->heap, size));
     if (fix && l->tops >= l->heap / RETENTION_WORTH)
         fix = findings_text(
             f,

@@ -90,6 +90,7 @@ bool findings_is_structure(const model_t *m, uint32_t id) {
 
 static int findings_compare(const void *a, const void *b) {
     const model_finding_t *x = a, *y = b;
+    if (x->late != y->late) return x->late ? 1 : -1;
     if (x->bytes != y->bytes) return x->bytes < y->bytes ? 1 : -1;
     return strcmp(x->title, y->title);
 }

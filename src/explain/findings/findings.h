@@ -29,7 +29,7 @@ int findings_no_memory(findings_t *f);
 /* A new finding, to be filled in; texts come from findings_text. NULL when there is no memory. */
 model_finding_t *findings_add(findings_t *f, const char *kind);
 char *findings_text(findings_t *f, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-void findings_sort(model_findings_t *out); /* most bytes first */
+void findings_sort(model_findings_t *out); /* most bytes first, late ones last */
 
 /* For titles: "1,234,567", "12.3 MiB". `to` has room for 32 bytes and is returned. */
 const char *findings_count(uint64_t count, char *to);
