@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 
 from lowtide import _core
@@ -24,7 +25,9 @@ def start(*, exact: bool = False, interval: int | str = "512KiB", native: bool =
 
 
 def stop(path: str | os.PathLike[str] | None = None, *, heap: bool = True) -> str:
-    """End the profile and write it to ``path`` (``lowtide-PID.tide`` in the working directory), which is returned.
+    """End the profile and write it to ``path``, which is returned.
+
+    Left out, it is ``lowtide-PID.tide`` in the working directory, or ``lowtide-PID-2.tide`` and so on where that is taken.
 
     ``lowtide report`` shows it. With ``heap`` the recording holds the heap too, as :func:`lowtide.snapshot` writes it,
     so that the report says which line made what is still held.
@@ -34,14 +37,16 @@ def stop(path: str | os.PathLike[str] | None = None, *, heap: bool = True) -> st
     """
     from lowtide._inside import _append_gpus, _capture
 
-    name = os.fspath(path) if path is not None else f"lowtide-{os.getpid()}.tide"
-    part = f"{name}.{os.getpid()}.part"
+    name = os.fspath(path) if path is not None else None
+    part = f"{name or f'lowtide-{os.getpid()}.tide'}.{os.getpid()}.part"
     fd = os.open(part, os.O_RDWR | os.O_CLOEXEC | os.O_CREAT | os.O_TRUNC, 0o666)
     try:
         if heap:
             _capture(fd, values=True)
             _append_gpus(fd)
         _core.profile_stop(fd, heap)
+        if name is None:
+            name = _name_fresh(part)
         os.rename(part, name)
     except BaseException:
         os.unlink(part)
@@ -49,6 +54,18 @@ def stop(path: str | os.PathLike[str] | None = None, *, heap: bool = True) -> st
     finally:
         os.close(fd)
     return name
+
+
+def _name_fresh(part: str) -> str:
+    """Take the first name that is free, so that of two that end at once none replaces the other's."""
+    for number in itertools.count(1):
+        name = f"lowtide-{os.getpid()}.tide" if number < 2 else f"lowtide-{os.getpid()}-{number}.tide"
+        try:
+            os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
+        except FileExistsError:
+            continue
+        return name
+    raise AssertionError
 
 
 def mark(text: str) -> None:

@@ -29,6 +29,7 @@ enum {
 typedef struct attach {
     pid_t pid;
     const char *to;
+    bool fresh; /* nobody named it */
     bool heap, report, values, peaks;
     uint32_t for_ms, timeout_ms, heap_ms; /* heap_ms: for the GIL, at the end */
     ctl_profile_t profile;
@@ -176,6 +177,7 @@ static int attach(attach_t *a) {
     if (agent_file_find(agent, sizeof agent, &e)) return command_fail("%s", e.text);
     interrupt_defer();
     if (record_open(&a->record, a->to, true, &e)) return command_fail("%s", e.text);
+    a->record.output.fresh = a->fresh ? a->pid : 0;
     a->record.collect.peaks = a->peaks;
     int status = visit(a, agent, &e);
     if (status) {
@@ -233,8 +235,8 @@ static int attach_exec(const command_t *self, int argc, char **argv) {
         if (got == 't') a.heap_ms = a.timeout_ms;
     }
     if (!arguments_process(self, argc, argv, &a.pid, &status)) return status;
-    snprintf(name, sizeof name, "lowtide-%d.tide", (int)a.pid);
-    if (!a.to) a.to = name;
+    a.fresh = !a.to;
+    if (a.fresh) a.to = output_fresh_name(a.pid, name, sizeof name);
     if (strcmp(a.to, "-") == 0 && isatty(STDOUT_FILENO))
         return command_usage(self,
                              "a recording is not for a terminal; redirect it, or name a file");
@@ -253,7 +255,8 @@ const command_t command_attach = {
             "\n"
             "  --for T          how long (30s, 500ms, 2m)\n"
             "  -o, --output F   where the recording goes, - for standard output; else\n"
-            "                   lowtide-PID.tide\n"
+            "                   lowtide-PID.tide, or lowtide-PID-2.tide and so on\n"
+            "                   where that is taken\n"
             "  --exact          count every allocation instead of sampling\n"
             "  --interval N     bytes between two samples, in the mean (512K)\n"
             "  --native         record the C functions on the stacks, too\n"

@@ -22,6 +22,7 @@ enum { SILENT_MS = 10000 };
 typedef struct dump {
     pid_t pid;
     const char *to; /* "-": standard output */
+    bool fresh;     /* nobody named it */
     bool json, values;
     uint32_t timeout_ms;
     int out;
@@ -111,6 +112,7 @@ static int dump(dump_t *d) {
     if (agent_file_find(agent, sizeof agent, &e)) return command_fail("%s", e.text);
     interrupt_defer();
     if (output_open(&o, d->to, &e)) return command_fail("%s", e.text);
+    o.fresh = d->fresh ? d->pid : 0;
     char what[64];
     snprintf(what, sizeof what, "bringing the agent into process %d", (int)d->pid);
     progress_begin(what);
@@ -125,6 +127,7 @@ static int dump(dump_t *d) {
     }
     status = output_finish(&o);
     if (status != EXIT_DONE) return status;
+    if (d->fresh) d->to = o.path;
     if (d->json && strcmp(d->to, "-") != 0)
         print_json(d, &result);
     else if (!command_unheard() || strcmp(d->to, "-") == 0)
@@ -151,8 +154,8 @@ static int dump_exec(const command_t *self, int argc, char **argv) {
                                  optarg);
     }
     if (!arguments_process(self, argc, argv, &d.pid, &status)) return status;
-    snprintf(name, sizeof name, "lowtide-%d.tide", (int)d.pid);
-    if (!d.to) d.to = name;
+    d.fresh = !d.to;
+    if (d.fresh) d.to = output_fresh_name(d.pid, name, sizeof name);
     if (strcmp(d.to, "-") == 0 && isatty(STDOUT_FILENO))
         return command_usage(self,
                              "a recording is not for a terminal; redirect it, or name a file");
@@ -167,7 +170,8 @@ const command_t command_dump = {
             "while it is forked (about 25 ms a GB), and its fork is read.\n"
             "\n"
             "  -o, --output F   where the recording goes, - for standard output; else\n"
-            "                   lowtide-PID.tide. A file appears when it is whole.\n"
+            "                   lowtide-PID.tide, or lowtide-PID-2.tide and so on\n"
+            "                   where that is taken. A file appears when it is whole.\n"
             "  --no-values      leave out what strings, numbers and bytes say\n"
             "  --timeout T      how long to wait for the process to let go of the GIL\n"
             "                   (30s, 500ms, 2m); it then is left as it was\n"

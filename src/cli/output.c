@@ -12,7 +12,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { NAMES_MOST = 100 };
+enum { NAMES_MOST = 100, FRESH_MOST = 100000 };
 
 /* Read by a signal handler: set before the half file has a name, emptied after that is gone. */
 static char pending[4096];
@@ -187,11 +187,46 @@ static void output_end(output_t *o) {
     o->beside = false;
 }
 
+static void fresh_name(pid_t pid, unsigned i, char *name, size_t room) {
+    if (i < 2)
+        snprintf(name, room, "lowtide-%d.tide", (int)pid);
+    else
+        snprintf(name, room, "lowtide-%d-%u.tide", (int)pid, i);
+}
+
+const char *output_fresh_name(pid_t pid, char *name, size_t room) {
+    struct stat st;
+    unsigned i = 1;
+    do fresh_name(pid, i, name, room);
+    while (lstat(name, &st) == 0 && ++i < FRESH_MOST);
+    return name;
+}
+
+/* Only where there is none of that name: two that end at once have two. */
+static int name_fresh(output_t *o) {
+    for (unsigned i = 1; i < FRESH_MOST; i++) {
+        fresh_name(o->fresh, i, o->path, sizeof o->path);
+        if (renameat2(AT_FDCWD, o->part, AT_FDCWD, o->path, RENAME_NOREPLACE) == 0) return 0;
+        if (errno == EINVAL || errno == ENOSYS) { /* not on this file system */
+            int claim = open(o->path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+            if (claim >= 0) {
+                close(claim);
+                return rename(o->part, o->path) ? -errno : 0;
+            }
+        }
+        if (errno != EEXIST) return -errno;
+    }
+    return -EEXIST;
+}
+
 int output_commit(output_t *o, err_t *e) {
     const char *name = o->path[0] ? o->path : "standard output";
     output_close(o, true);
     int code = -o->error;
-    if (!code && o->part[0] && rename(o->part, o->path) != 0) code = -errno;
+    if (!code && o->part[0] && o->fresh)
+        code = name_fresh(o);
+    else if (!code && o->part[0] && rename(o->part, o->path) != 0)
+        code = -errno;
     if (!code) unname_half(o, 0);
     output_end(o);
     if (!code) return 0;

@@ -14,15 +14,21 @@
 
 #include <stdbool.h>
 #include <stdio.h>
+#include <sys/types.h>
 
 typedef struct output {
     int fd;      /* write here; the caller's for reading only, closed by commit and abandon */
     FILE *file;  /* output_file: the same place, buffered */
     int error;   /* of the first write to `file` that failed: an errno */
     bool beside; /* it is not under its name yet; false: written directly */
+    pid_t
+        fresh; /* not 0: nobody named it; output_commit takes the first of its names that is free */
     char path[4096], part[4096]; /* part: "" without a name */
 } output_t;
 
+/* The name of a recording of that process where nobody named one: lowtide-PID.tide, or lowtide-PID-2.tide and so on, the
+ * first that is not there. Set `fresh` once it is open: then none is ever replaced. */
+const char *output_fresh_name(pid_t pid, char *name, size_t room);
 /* path NULL or "-": standard output. */
 int output_open(output_t *o, const char *path, err_t *e);
 /* The file once more, to read and write, where it is beside its name: a descriptor, or -1. */

@@ -41,6 +41,19 @@ def test_it_is_named_after_the_pid(target: Target, lowtide: Lowtide, place: Path
     assert os.listdir(place) == [name]
 
 
+def test_a_second_one_that_nobody_named_leaves_the_first(target: Target, lowtide: Lowtide, place: Path) -> None:
+    first, second, third = (f"lowtide-{target.pid}{more}.tide" for more in ("", "-2", "-3"))
+    assert lowtide("dump", target.pid, cwd=place).status == 0
+    before = (place / first).read_bytes()
+    done = lowtide("dump", target.pid, cwd=place)
+    assert done.stdout.startswith(f"{second}: ")
+    attached = lowtide("attach", target.pid, "--for", "100ms", "--no-heap", cwd=place)
+    assert attached.status == 0 and attached.stdout.startswith(f"{third}: "), attached.stderr
+    assert sorted(os.listdir(place)) == sorted([first, second, third])
+    assert (place / first).read_bytes() == before
+    assert lowtide("diff", first, second, cwd=place).status == 0
+
+
 def test_an_older_file_is_replaced_when_the_new_one_is_whole(target: Target, lowtide: Lowtide, place: Path) -> None:
     file = place / "t.tide"
     file.write_text("old")

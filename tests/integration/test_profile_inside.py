@@ -82,3 +82,17 @@ print(repr((said, sorted(os.listdir(".")))))
     assert said[0] == "no profile is being taken: start() begins one"
     assert "never" in said[1] and "positive" in said[2] and "already" in said[3]
     assert files == ["one.tide", "two.tide"]
+
+
+def test_a_second_profile_that_nobody_named_leaves_the_first(local_python, package, lowtide_exe, tmp_path):
+    program = """
+import os, lowtide
+names = []
+for i in range(3):
+    lowtide.start()
+    names.append(lowtide.stop(heap=False).replace(str(os.getpid()), "PID"))
+print(repr((names, sorted(name.replace(str(os.getpid()), "PID") for name in os.listdir(".") if "tide" in name))))
+"""
+    names, there = inside(local_python, package, lowtide_exe, program, tmp_path)
+    assert names == ["lowtide-PID.tide", "lowtide-PID-2.tide", "lowtide-PID-3.tide"]
+    assert there == sorted(names)
