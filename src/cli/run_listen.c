@@ -125,6 +125,7 @@ static void read_heap(run_listen_t *l, const run_caller_t *c) {
     }
     progress_end();
     l->captured = l->record->heap = !status && !m.result.status;
+    if (l->captured) l->record->collect.heap_pid = c->pid;
     if (!status) l->result = m.result;
     if (!l->captured)
         snprintf(l->refused, sizeof l->refused, "%s", status ? e.text : m.result.text);

@@ -261,31 +261,45 @@ static void write_not_followed(const collect_t *c, rec_writer_t *w) {
     if (used) rec_meta(w, "not_followed", text);
 }
 
+/* The process that the recording is of, as what it was when it began and what it became by exec. */
+static void write_whose(const collect_t *c, bool heap, const collect_process_t **first,
+                        const collect_process_t **last) {
+    pid_t pid = heap && c->heap_pid ? c->heap_pid : c->processes.at[0]->pid;
+    *first = NULL;
+    for (size_t i = 0; i < c->processes.count; i++) {
+        if (c->processes.at[i]->pid != pid) continue;
+        if (!*first) *first = c->processes.at[i];
+        *last = c->processes.at[i];
+    }
+    if (!*first) *first = *last = c->processes.at[0];
+}
+
 void write_meta(const collect_t *c, rec_writer_t *w, bool heap) {
     if (!c->processes.count) return;
-    const collect_process_t *first = c->processes.at[0];
-    uint64_t end_us = first->end_us ? first->end_us : collect_now_us(c);
+    const collect_process_t *began, *last;
+    write_whose(c, heap, &began, &last);
+    uint64_t end_us = last->end_us ? last->end_us : collect_now_us(c);
     char text[256];
     if (!heap) {
         rec_meta(w, "lowtide", LOWTIDE_VERSION);
-        meta_number(w, "pid", (uint64_t)first->pid);
-        if (first->command[0]) rec_meta(w, "command", first->command);
-        if (first->python[0]) rec_meta(w, "python", first->python);
-        meta_time(w, "started", c->began_ns + first->begin_us * 1000);
+        meta_number(w, "pid", (uint64_t)last->pid);
+        if (last->command[0]) rec_meta(w, "command", last->command);
+        if (last->python[0]) rec_meta(w, "python", last->python);
+        meta_time(w, "started", c->began_ns + began->begin_us * 1000);
         meta_time(w, "captured", c->began_ns + end_us * 1000);
         if (gethostname(text, sizeof text - 1) == 0) rec_meta(w, "hostname", text);
-        meta_number(w, "rss_bytes", first->rss_bytes);
-        meta_number(w, "peak_rss_bytes", first->rss_peak_bytes);
+        meta_number(w, "rss_bytes", last->rss_bytes);
+        meta_number(w, "peak_rss_bytes", last->rss_peak_bytes);
     }
-    if (!heap || first->ended) {
-        snprintf(text, sizeof text, "%" PRIu64 ".%03u", (end_us - first->begin_us) / 1000000,
-                 (unsigned)((end_us - first->begin_us) / 1000 % 1000));
+    if (!heap || last->ended) {
+        snprintf(text, sizeof text, "%" PRIu64 ".%03u", (end_us - began->begin_us) / 1000000,
+                 (unsigned)((end_us - began->begin_us) / 1000 % 1000));
         rec_meta(w, "duration_s", text);
     }
     write_not_followed(c, w);
     write_lost(c, w);
-    if (first->status) {
-        int how = (int)first->status - 1; /* as a shell says it */
+    if (last->status) {
+        int how = (int)last->status - 1; /* as a shell says it */
         meta_number(w, "exit_status",
                     how & 0x7f ? 128u + (unsigned)(how & 0x7f) : (unsigned)(how >> 8 & 0xff));
     }

@@ -218,3 +218,30 @@ def test_children_of_another_interpreter_are_told_with_what_they_had_at_their_en
     report = run(lowtide, tmp_path, code, "--exact")
     (site,) = (row for row in report["allocations"]["sites"] if row["function"] == "draw")
     assert site["gone_bytes"] >= 20_000_000
+
+
+def test_the_exit_status_is_that_of_what_the_program_executed(lowtide: Lowtide, tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text("""
+import os, sys
+if len(sys.argv) < 2: os.execv(sys.executable, [sys.executable, __file__, "x"])
+sys.exit(3)
+""")
+    out = tmp_path / "t.tide"
+    done = lowtide("run", "--no-report", "-o", out, "--python", sys.executable, tmp_path / "app.py", cwd=tmp_path)
+    assert done.status == 3
+    process = json.loads(lowtide("report", out, "--json").stdout)["process"]
+    assert process["exit_status"] == 3
+    told = json.loads(lowtide("report", out, "--json").stdout)["processes"]
+    assert process["duration_s"] == pytest.approx(max(one["end_s"] for one in told), abs=0.01)
+
+
+def test_a_shells_exit_status_is_not_told_of_the_python_below_it(lowtide: Lowtide, tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text("kept = list(range(1000))")
+    out = tmp_path / "t.tide"
+    shell = f"{sys.executable} app.py; exit 3"
+    done = lowtide("run", "--no-report", "-o", out, "--", "bash", "-c", shell, cwd=tmp_path)
+    assert done.status == 3
+    report = json.loads(lowtide("report", out, "--json").stdout)
+    assert report["heap"]["objects"] and "app.py" in report["process"]["command"]
+    assert report["process"]["exit_status"] in (0, None)
+    assert 3 in {one["exit_status"] for one in report["processes"]}
