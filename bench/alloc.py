@@ -242,7 +242,7 @@ def judge(
 
 
 def minute(options: argparse.Namespace, folder: Path) -> None:
-    """The profile alone: the program ends by SIGKILL, so no heap is captured; a recording's heap is as large as the heap."""
+    """The profile alone: the program ends by SIGKILL, so no heap is captured, and none at its peak; a heap's size is the heap's."""
     commands = tools(options.python)
     print("\nA MINUTE: size of the recording, and the recorder's processor time")
     chosen = [name for name in options.programs.split(",") if name in OWN]  # pyperf runs once in a process
@@ -250,14 +250,16 @@ def minute(options: argparse.Namespace, folder: Path) -> None:
         script = write_script(program, folder)
         for name, most in (("lowtide", 1), ("lowtide exact", 5)):
             before = resource.getrusage(resource.RUSAGE_CHILDREN)
-            run = run_together({name: commands[name].command}, script, BENCH_KILL="1", BENCH_SECONDS="60").get(name)
+            command = [*commands[name].command[:2], "--no-peak-snapshot", *commands[name].command[2:]]
+            run = run_together({name: command}, script, BENCH_KILL="1", BENCH_SECONDS="60").get(name)
             after = resource.getrusage(resource.RUSAGE_CHILDREN)
             if not run:
                 print(row(program, [name, "not to be run"]))
                 continue
             all_seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
             others = f"{max(0.0, all_seconds - run.seconds):.2f} s"
-            print(row(program, [name, mib(run.file_bytes), f"goal {most} MiB", others]), flush=True)
+            size = f"{run.file_bytes / 1024:.0f} KiB"
+            print(row(program, [name, size, f"goal {most} MiB", others]), flush=True)
 
 
 def main() -> None:
