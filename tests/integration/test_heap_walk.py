@@ -39,6 +39,9 @@ def test_sizes_are_what_getsizeof_says_and_referents_are_among_the_references(
     assert len(counted["counts"]) > 5000
     for address, type, size, referents in counted["counts"]:
         o = heap.at[address]
+        if type == "BytesIO":  # the bytes inside are an object; getsizeof adds them where nobody else refers to them
+            inside = heap.follow(o, "buffer")
+            size -= inside["size"] if size > o["size"] else 0
         if size != o["size"] and not leaves_out(heap, o, size):
             sizes[type].append((size, o["size"]))
         have = Counter(t["address"] for _, t in heap.edges(o) if t is not None)

@@ -43,7 +43,7 @@ def test_every_kind_of_block_leads_from_its_line_to_what_holds_it(
     assert done.status == 0, done.stderr
     report = json.loads(lowtide("report", out, "--json").stdout)
     held = {site["function"]: site["held_by"] for site in report["allocations"]["sites"]}
-    made = ("items", "table", "members", "numbers", "plain") + (("text",) if local_python.minor < 15 else ())
+    made = ("items", "table", "members", "numbers", "plain", "text")
     for function in made:
         assert held[function] and held[function].startswith(f"kept.{function}"), (function, held[function])
     made_at = {d["path"]: [made["function"] for made in d["made_at"]] for d in report["heap"]["dominators"]}

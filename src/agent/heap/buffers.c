@@ -1,13 +1,28 @@
 #include "agent/heap/buffers.h"
 
 #include "agent/heap/blocks.h"
+#include "agent/heap/sizes.h"
 
 #include <errno.h>
+#include <semaphore.h>
 
 enum {
     WORD = sizeof(rt_addr_t),
     MMAP_DATA = 16,
     MMAP_SIZE = 24,
+    STRINGIO_CHARACTERS = 16,
+    STRINGIO_ROOM = 40,
+    STRINGIO_WRITER = 56,
+    QUEUE_ITEMS = 40,
+    QUEUE_ROOM = 48,
+    QUEUE_BYTES = 72,
+    LOCK_SEMAPHORE = 16,
+    LOCK_BYTES = 40,
+    RLOCK_BYTES = 48,
+    DEQUE_FREE_COUNT = 72,
+    DEQUE_FREE = 80,
+    DEQUE_FREE_MAX = 16,
+    DEQUE_BLOCK_BYTES = 66 * WORD,
     CDATA_POINTER = 16,
     CDATA_NEEDS_FREE = 24,
     CDATA_SIZE = 40,
@@ -50,6 +65,42 @@ static void buffer_of_ctypes(walk_t *k, rt_addr_t object) {
     if (!data || !rt_i32(object, CDATA_NEEDS_FREE) || data - object < own) return;
     k->buffer += size;
     blocks_note(k, data);
+}
+
+/* Of a type that has learned to tell it in its __sizeof__ (SimpleQueue in 3.15) the size has it already. */
+static void buffer_add(walk_t *k, rt_addr_t block, uint64_t bytes) {
+    if (!block) return;
+    if (k->kind->size_rule != SIZE_CALL) k->buffer += bytes;
+    blocks_note_part(k, block, bytes);
+}
+
+/* Its room for characters of four bytes; and, while it is but written, the str that grows inside, which nobody else has. */
+static void buffer_of_stringio(walk_t *k, rt_addr_t object) {
+    const layout_t *l = k->lay;
+    rt_addr_t characters = rt_ptr(object, STRINGIO_CHARACTERS);
+    rt_addr_t text = rt_ptr(object, STRINGIO_WRITER);
+    buffer_add(k, characters, rt_ptr(object, STRINGIO_ROOM) * 4);
+    if (k->rt->minor < 12) return; /* lists: references */
+    if (text && k->rt->minor > 13) text = buffer_peek(text);
+    if (!text || buffer_peek(text + (rt_addr_t)l->object_type) != k->rt->types.str) return;
+    if (rt_refcount(k->rt, text) == 1) buffer_add(k, text, size_str(k, text));
+}
+
+/* Until 3.12 it is smaller, and has its items in a list. */
+static void buffer_of_queue(walk_t *k, rt_addr_t object) {
+    buffer_add(k, rt_ptr(object, QUEUE_ITEMS), rt_ptr(object, QUEUE_ROOM) * WORD);
+}
+
+/* Until 3.13 a semaphore of its own. */
+static void buffer_of_lock(walk_t *k, rt_addr_t object) {
+    buffer_add(k, rt_ptr(object, LOCK_SEMAPHORE), sizeof(sem_t));
+}
+
+/* Blocks that it keeps for later. */
+static void buffer_of_deque(walk_t *k, rt_addr_t object) {
+    uint64_t n = rt_ptr(object, DEQUE_FREE_COUNT);
+    for (uint64_t i = 0; i < n && n <= DEQUE_FREE_MAX; i++)
+        buffer_add(k, rt_ptr(object, DEQUE_FREE + (int32_t)i * WORD), DEQUE_BLOCK_BYTES);
 }
 
 /* Buffers from Arrow's own memory pool are mutable, aligned, and rounded up. Others lie in somebody else's memory. */
@@ -138,6 +189,11 @@ kind_buffer_fn buffer_find(const walk_t *k, rt_addr_t c_type) {
         int64_t basicsize; /* at least */
         kind_buffer_fn count;
     } rows[] = {{"mmap.mmap", MMAP_SIZE + WORD, buffer_of_mmap},
+                {"_io.StringIO", STRINGIO_WRITER + WORD, buffer_of_stringio},
+                {"_queue.SimpleQueue", QUEUE_BYTES, buffer_of_queue},
+                {"_thread.lock", LOCK_BYTES, buffer_of_lock},
+                {"_thread.RLock", RLOCK_BYTES, buffer_of_lock},
+                {"collections.deque", DEQUE_FREE + DEQUE_FREE_MAX * WORD, buffer_of_deque},
                 {"_ctypes._CData", CDATA_SIZE + WORD, buffer_of_ctypes},
                 {"pyarrow.lib.Array", ARROW_RAW + WORD, buffer_of_array},
                 {"pyarrow.lib.ChunkedArray", ARROW_RAW + WORD, buffer_of_chunked},

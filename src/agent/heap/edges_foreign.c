@@ -48,6 +48,7 @@ static void known_borrowed(walk_t *k, kind_t *t, const known_t *left) {
         uint32_t id = k->edges.at[1 + i];
         bool told = true;
         for (uint32_t n = 0; n < left->count; n++) told = told && left->ids[n] != id;
+        if (t->fields[i].owned) continue;
         if (v && id != REC_NULL && !told && rt_has_gc_head(k->rt, v, rt_type(k->rt, v)))
             t->fields[i].label.borrowed = 1;
     }

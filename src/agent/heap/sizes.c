@@ -103,7 +103,7 @@ static uint64_t size_set(const walk_t *k, const kind_t *t, rt_addr_t set) {
     return size;
 }
 
-static uint64_t size_str(const walk_t *k, rt_addr_t str) {
+uint64_t size_str(const walk_t *k, rt_addr_t str) {
     const layout_t *l = k->lay;
     uint64_t n = (uint64_t)rt_i64(str, l->str_length), width = py_str_width(k->rt, str), size;
     bool ascii = rt_bits(str, l->str_ascii);
@@ -150,11 +150,29 @@ uint64_t size_call(walk_t *k, const kind_t *t, rt_addr_t object) {
     return (uint64_t)size;
 }
 
-static uint64_t size_inline(const walk_t *k, const kind_t *t, rt_addr_t object) {
+/* A block of values, where they do not lie in an instance. Before 3.13 its length in front of them is told by the byte in front. */
+static void size_note_values(walk_t *k, rt_addr_t values) {
+    if (!k->options->known || !values) return;
+    blocks_note(k, k->rt->minor < 13 ? values - rt_u8(values, -1) : values);
+}
+
+static uint64_t size_inline(walk_t *k, const kind_t *t, rt_addr_t object) {
     if (!t->keys) return 0;
     if (t->dict == DICT_MANAGED) return t->inline_bytes;
-    if (t->dict == DICT_BESIDE) return rt_ptr(object, -4 * WORD) ? t->inline_bytes : 0;
-    return rt_ptr(object, k->lay->managed_dict_slot) & 1 ? t->inline_bytes : 0;
+    rt_addr_t values = t->dict == DICT_BESIDE ? rt_ptr(object, -4 * WORD)
+                                              : rt_ptr(object, k->lay->managed_dict_slot);
+    /* 3.12 tells values from a dict by the last bit. */
+    if (t->dict == DICT_TAGGED) values = values & 1 ? values + 1 : 0;
+    size_note_values(k, values);
+    return values ? t->inline_bytes : 0;
+}
+
+void size_note_dict(walk_t *k, rt_addr_t dict) {
+    rt_addr_t values = rt_ptr(dict, k->lay->dict_values);
+    blocks_note(k, rt_ptr(dict, k->lay->dict_keys));
+    bool embedded = values && rt_has(k->lay->dict_values_embedded) &&
+                    rt_u8(values, k->lay->dict_values_embedded);
+    if (!embedded) size_note_values(k, values);
 }
 
 uint64_t size_measure(walk_t *k, const kind_t *t, rt_addr_t object) {
@@ -165,7 +183,7 @@ uint64_t size_measure(walk_t *k, const kind_t *t, rt_addr_t object) {
         break;
     case SIZE_DICT:
         size = size_dict(k, t, object);
-        blocks_note(k, rt_ptr(object, k->lay->dict_keys));
+        size_note_dict(k, object);
         break;
     case SIZE_LIST:
         size = (uint64_t)t->basicsize + (uint64_t)rt_i64(object, k->lay->list_allocated) * WORD;
@@ -183,6 +201,8 @@ uint64_t size_measure(walk_t *k, const kind_t *t, rt_addr_t object) {
         break;
     case SIZE_TYPE:
         size = size_type(k, object);
+        if (rt_type_flags(k->rt, object) & RT_TPFLAGS_HEAPTYPE)
+            blocks_note(k, rt_ptr(object, k->lay->heap_type_cached_keys));
         break;
     case SIZE_KNOWN:
         size = t->measure(k, t, object);

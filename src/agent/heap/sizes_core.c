@@ -5,8 +5,10 @@
 
 enum {
     WORD = sizeof(rt_addr_t),
+    DEQUE_LEFT_BLOCK = 24,
     DEQUE_LEFT_INDEX = 40,
     DEQUE_BLOCK_ITEMS = 64,
+    DEQUE_BLOCK_RIGHT = (DEQUE_BLOCK_ITEMS + 1) * WORD,
     DEQUE_BLOCK_BYTES = (DEQUE_BLOCK_ITEMS + 2) * WORD,
     ARRAY_ITEMS = 24,
     ARRAY_ALLOCATED = 32,
@@ -14,14 +16,15 @@ enum {
     ARRAY_DESCR_ITEMSIZE = 4,
     DECIMAL_FLAGS = 24,
     DECIMAL_ALLOC = 56,
+    DECIMAL_DATA = 64,
     DECIMAL_NOT_DYNAMIC = 0x20 | 0x40 | 0x80,
-    BYTESIO_BUFFER = 16,
     ELEMENT_EXTRA = 40,
     EXTRA_ALLOCATED = 16,
     EXTRA_CHILDREN = 24,
     EXTRA_STATIC_CHILDREN = 32,
     EXTRA_BYTES = 64,
-    ORDER_FAST_SIZE = 24, /* behind the dict */
+    ORDER_FAST = 16, /* behind the dict */
+    ORDER_FAST_SIZE = 24,
     ORDER_NODE_BYTES = 32,
 };
 
@@ -38,17 +41,24 @@ static uint64_t size_of_code(walk_t *k, const kind_t *t, rt_addr_t o) {
 static uint64_t size_of_bytearray(walk_t *k, const kind_t *t, rt_addr_t o) {
     uint64_t room = rt_ptr(o, k->lay->bytearray_alloc);
     /* Since 3.15 the bytes are those of a bytes object of its own. */
-    if (room && rt_has(k->lay->bytearray_bytes_object))
+    if (room && rt_has(k->lay->bytearray_bytes_object)) {
         room += (uint64_t)k->lay->bytes_data + 1;
-    else if (room)
+        blocks_note(k, rt_ptr(o, k->lay->bytearray_bytes_object));
+    } else if (room) {
         blocks_note(k, rt_ptr(o, k->lay->bytearray_alloc + WORD)); /* ob_bytes */
+    }
     return (uint64_t)t->basicsize + room;
 }
 
 static uint64_t size_of_deque(walk_t *k, const kind_t *t, rt_addr_t o) {
     uint64_t slots = rt_ptr(o, DEQUE_LEFT_INDEX) + rt_ptr(o, k->lay->var_size);
-    return (uint64_t)t->basicsize +
-           (slots + DEQUE_BLOCK_ITEMS - 1) / DEQUE_BLOCK_ITEMS * DEQUE_BLOCK_BYTES;
+    uint64_t blocks = (slots + DEQUE_BLOCK_ITEMS - 1) / DEQUE_BLOCK_ITEMS;
+    rt_addr_t block = rt_ptr(o, DEQUE_LEFT_BLOCK);
+    for (uint64_t i = 0; k->options->known && block && i < blocks; i++) {
+        blocks_note_part(k, block, DEQUE_BLOCK_BYTES);
+        block = rt_ptr(block, DEQUE_BLOCK_RIGHT);
+    }
+    return (uint64_t)t->basicsize + blocks * DEQUE_BLOCK_BYTES;
 }
 
 static uint64_t size_of_array(walk_t *k, const kind_t *t, rt_addr_t o) {
@@ -59,34 +69,37 @@ static uint64_t size_of_array(walk_t *k, const kind_t *t, rt_addr_t o) {
 }
 
 static uint64_t size_of_decimal(walk_t *k, const kind_t *t, rt_addr_t o) {
-    (void)k;
     bool dynamic = !(rt_u8(o, DECIMAL_FLAGS) & DECIMAL_NOT_DYNAMIC);
+    if (dynamic) blocks_note(k, rt_ptr(o, DECIMAL_DATA));
     return (uint64_t)t->basicsize + (dynamic ? rt_ptr(o, DECIMAL_ALLOC) * WORD : 0);
 }
 
-/* A buffer that someone else refers to is not its own. */
+/* What getsizeof adds, the bytes inside, is an object that the heap knows. */
 static uint64_t size_of_bytesio(walk_t *k, const kind_t *t, rt_addr_t o) {
-    rt_addr_t bytes = rt_ptr(o, BYTESIO_BUFFER);
-    uint64_t size = (uint64_t)t->basicsize;
-    if (bytes && rt_refcount(k->rt, bytes) == 1)
-        size += (uint64_t)k->lay->bytes_data + 1 + rt_ptr(bytes, k->lay->var_size);
-    return size;
+    (void)k, (void)o;
+    return (uint64_t)t->basicsize;
 }
 
 static uint64_t size_of_element(walk_t *k, const kind_t *t, rt_addr_t o) {
-    (void)k;
     uint64_t size = (uint64_t)t->basicsize;
     rt_addr_t extra = rt_ptr(o, ELEMENT_EXTRA);
     if (!extra) return size;
     size += EXTRA_BYTES;
-    if (rt_ptr(extra, EXTRA_CHILDREN) != extra + EXTRA_STATIC_CHILDREN)
+    blocks_note_part(k, extra, EXTRA_BYTES);
+    rt_addr_t children = rt_ptr(extra, EXTRA_CHILDREN);
+    if (children != extra + EXTRA_STATIC_CHILDREN) {
         size += rt_ptr(extra, EXTRA_ALLOCATED) * WORD;
+        blocks_note_part(k, children, rt_ptr(extra, EXTRA_ALLOCATED) * WORD);
+    }
     return size;
 }
 
+/* Its table and its nodes; the nodes' own blocks are told where they are followed (special_order). */
 static uint64_t size_of_ordered_dict(walk_t *k, const kind_t *t, rt_addr_t o) {
-    return size_dict(k, t, o) + rt_ptr(o, k->lay->dict_size + ORDER_FAST_SIZE) * WORD +
-           rt_ptr(o, k->lay->dict_used) * ORDER_NODE_BYTES;
+    uint64_t fast = rt_ptr(o, k->lay->dict_size + ORDER_FAST_SIZE) * WORD;
+    size_note_dict(k, o);
+    blocks_note_part(k, rt_ptr(o, k->lay->dict_size + ORDER_FAST), fast);
+    return size_dict(k, t, o) + fast + rt_ptr(o, k->lay->dict_used) * ORDER_NODE_BYTES;
 }
 
 /* The room for a frame's locals and stack, behind what stands in front of them. */
@@ -125,7 +138,7 @@ kind_measure_fn size_core_find(const walk_t *k, rt_addr_t owner) {
         {"collections.deque", DEQUE_LEFT_INDEX + WORD, size_of_deque},
         {"array.array", ARRAY_DESCR + WORD, size_of_array},
         {"decimal.Decimal", DECIMAL_ALLOC + WORD, size_of_decimal},
-        {"_io.BytesIO", BYTESIO_BUFFER + WORD, size_of_bytesio},
+        {"_io.BytesIO", 0, size_of_bytesio},
         {"xml.etree.ElementTree.Element", ELEMENT_EXTRA + WORD, size_of_element},
         {"collections.OrderedDict", 0, size_of_ordered_dict},
     };

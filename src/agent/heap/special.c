@@ -1,5 +1,7 @@
 #include "agent/heap/special.h"
 
+#include "agent/heap/blocks.h"
+
 #include <errno.h>
 
 enum {
@@ -16,6 +18,10 @@ enum {
     ORDER_BYTES = 64,
     NODE_KEY = 0,
     NODE_NEXT = 16,
+    NODE_BYTES = 32,
+    BYTESIO_BUFFER = 16,
+    STRINGIO_LARGE = 56, /* of 3.11: lists of what was written */
+    STRINGIO_SMALL = 64,
 };
 
 static void special_field(walk_t *k, kind_t *t, int32_t offset, int32_t guard, uint8_t label,
@@ -23,6 +29,7 @@ static void special_field(walk_t *k, kind_t *t, int32_t offset, int32_t guard, u
     if (offset + 8 > t->basicsize) return;
     kind_add_field(t, offset, walk_label(k, label, name, false));
     t->fields[t->field_count - 1].guard = guard;
+    t->fields[t->field_count - 1].owned = true;
 }
 
 void special_add(walk_t *k, kind_t *t, rt_addr_t c_type) {
@@ -35,6 +42,11 @@ void special_add(walk_t *k, kind_t *t, rt_addr_t c_type) {
     } else if (strcmp(name, "datetime.timezone") == 0) {
         special_field(k, t, TIMEZONE_OFFSET, 0, LOWTIDE_FIELD, "offset");
         special_field(k, t, TIMEZONE_NAME, 0, LOWTIDE_FIELD, "name");
+    } else if (strcmp(name, "_io.BytesIO") == 0) {
+        special_field(k, t, BYTESIO_BUFFER, 0, LOWTIDE_FIELD, "buffer");
+    } else if (strcmp(name, "_io.StringIO") == 0 && k->rt->minor == 11) {
+        special_field(k, t, STRINGIO_LARGE, 0, LOWTIDE_FIELD, "written");
+        special_field(k, t, STRINGIO_SMALL, 0, LOWTIDE_FIELD, "written last");
     } else if (strcmp(name, "functools._lru_list_elem") == 0 && t->basicsize == LINK_BYTES) {
         special_field(k, t, LINK_KEY, 0, LOWTIDE_FIELD, "key");
         special_field(k, t, LINK_RESULT, 0, LOWTIDE_FIELD, "result");
@@ -72,8 +84,10 @@ uint32_t special_order(walk_t *k, rt_addr_t dict) {
         return walk_fail(k, -ENOMEM), REC_NULL;
     h->name = "order of an OrderedDict";
     rt_addr_t node = rt_ptr(dict, k->lay->dict_size + ORDER_FIRST);
-    for (; node && h->count < most; node = rt_ptr(node, NODE_NEXT))
+    for (; node && h->count < most; node = rt_ptr(node, NODE_NEXT)) {
+        blocks_note_part(k, node, NODE_BYTES);
         h->objects[h->count++] = rt_ptr(node, NODE_KEY);
+    }
     if (holder_vec_push(&k->holders, h)) return walk_fail(k, -ENOMEM), REC_NULL;
     return walk_queue_push(k, (k->holders.count - 1) * 8 | WALK_HOLDER);
 }

@@ -3,6 +3,8 @@
  *   datetime, time, timezone            no GC: the time zone, where there is one
  *   functools.lru_cache's wrapper       its links are no GC objects: tp_traverse tells what they hold as the wrapper's own
  *   collections.OrderedDict             a second reference to each key, in its list of nodes
+ *   BytesIO                             the bytes inside, which 3.11's tp_traverse does not tell
+ *   StringIO                            3.11's lists of what was written and not joined yet
  */
 #ifndef LOWTIDE_HEAP_SPECIAL_H
 #define LOWTIDE_HEAP_SPECIAL_H

@@ -66,6 +66,7 @@ typedef struct kind_field {
     bool namespace; /* what is there is a namespace dict */
     int32_t guard;  /* offset of a byte without which there is nothing there; 0: always */
     rec_label_t label;
+    bool owned; /* known to be, whether or not tp_traverse tells it */
 } kind_field_t;
 
 typedef struct walk {
