@@ -5,6 +5,10 @@
 
 #include <errno.h>
 
+#ifndef LOWTIDE_NO_PAGE /* what was missing when it was built, and how to get it */
+#define LOWTIDE_NO_PAGE "nothing was missing: run cmake"
+#endif
+
 /* web/src/data.ts says what the page reads. */
 int report_html(const report_t *r, FILE *file, err_t *e) {
     html_page_t page;
@@ -12,8 +16,8 @@ int report_html(const report_t *r, FILE *file, err_t *e) {
     int status;
     if (!html_page_get(&page))
         return err_set(e, -ENOSYS,
-                       "this lowtide was built without its page: install Node.js and build again, "
-                       "or use --json");
+                       "this lowtide was built without its page, as " LOWTIDE_NO_PAGE
+                       " and build again, or use --json");
     fwrite(page.before, 1, page.before_bytes, file);
     json_init(&j, file);
     j.in_html = j.compact = true;
