@@ -13,6 +13,8 @@
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
@@ -23,6 +25,7 @@ static rt_t runtime;
 static struct recorder {
     bool on, stopping;
     pid_t pid; /* a forked child has no recorder */
+    atomic_uint forked;
     pthread_t thread;
     pthread_mutex_t lock; /* of all below */
     pthread_cond_t changed;
@@ -51,6 +54,23 @@ static void forget_in_child(void) {
     if (!recorder.on) return;
     alloc_fork_child(NULL, &e);
     recorder.on = false;
+}
+
+static void count_in_parent(void) {
+    if (recorder.on) atomic_fetch_add(&recorder.forked, 1);
+}
+
+/* What programs do by vfork, to run others, is not heard of. */
+static void say_forked(void) {
+    unsigned n = atomic_load(&recorder.forked);
+    char line[200];
+    if (!n) return;
+    snprintf(
+        line, sizeof line,
+        "%u process%s that this one forked: lowtide.start() watches its own process alone; use "
+        "`lowtide run` or `lowtide attach`",
+        n, n == 1 ? "" : "es");
+    collect_refused(&recorder.collect, line);
 }
 
 static int start_thread(void) {
@@ -83,7 +103,7 @@ static int start(const alloc_options_t *options, err_t *e) {
     if (!status) status = rt_prove(&runtime, e);
     if (!status) status = collect_begin(&recorder.collect, e);
     if (status) return status;
-    if (!registered && (errno = pthread_atfork(NULL, NULL, forget_in_child)) == 0)
+    if (!registered && (errno = pthread_atfork(NULL, count_in_parent, forget_in_child)) == 0)
         registered = true;
     status = alloc_start(&runtime, options, &region, e);
     if (!status) {
@@ -92,6 +112,7 @@ static int start(const alloc_options_t *options, err_t *e) {
         close(region);
         status = number < 0 ? number : 0;
         recorder.stopping = false;
+        atomic_store(&recorder.forked, 0);
         if (!status && (status = start_thread()))
             err_set(e, status, "cannot start a thread for the profile: %s", strerror(-status));
         err_t ignored;
@@ -128,6 +149,7 @@ static int write_profile(int fd, bool heap, err_t *e) {
     uint64_t now_ns = recorder.collect.began_ns;
     int status = heap ? rec_append(&w, fd, e) : rec_open(&w, fd, 0, now_ns, e);
     if (status) return status;
+    say_forked();
     collect_write(&recorder.collect, w, heap);
     return rec_close(w, 0, 0, e);
 }
@@ -168,7 +190,7 @@ PyObject *core_profile_mark(PyObject *module, PyObject *args) {
     const char *text;
     mark_fn *agent = agents_mark();
     (void)module;
-    if (!PyArg_ParseTuple(args, "s:profile_mark", &text)) return NULL;
+    if (!PyArg_ParseTuple(args, "s:mark", &text)) return NULL;
     if (agent) agent(text);
     if (recorder.on) alloc_mark(text);
     Py_RETURN_NONE;

@@ -96,3 +96,24 @@ print(repr((names, sorted(name.replace(str(os.getpid()), "PID") for name in os.l
     names, there = inside(local_python, package, lowtide_exe, program, tmp_path)
     assert names == ["lowtide-PID.tide", "lowtide-PID-2.tide", "lowtide-PID-3.tide"]
     assert there == sorted(names)
+
+
+def test_processes_that_it_forked_are_said_not_to_be_in_it(local_python, package, lowtide_exe, tmp_path):
+    program = """
+import json, os, subprocess, warnings, lowtide
+warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside the recorder's thread
+lowtide.start()
+for i in range(2):
+    child = os.fork()
+    if not child: os._exit(0)
+    os.waitpid(child, 0)
+lowtide.stop("inside.tide", heap=False)
+asked = os.environ["LOWTIDE_EXE"], "report", "inside.tide"
+text = subprocess.run(asked, capture_output=True, check=True, text=True).stdout
+found = json.loads(subprocess.run([*asked, "--json"], capture_output=True, check=True).stdout)["not_followed"]
+print(repr((found, text)))
+"""
+    found, text = inside(local_python, package, lowtide_exe, program, tmp_path)
+    [line] = found
+    assert line.startswith("2 processes that this one forked: lowtide.start() watches its own process alone")
+    assert "not followed: 2 processes" in text
