@@ -16,11 +16,13 @@ def start(*, exact: bool = False, interval: int | str = "512KiB", native: bool =
     every allocation is counted, which costs more time. With ``native`` frames of C code are told too.
 
     Raises RuntimeError where a profile is being taken already, or this Python is none that lowtide knows; ValueError
-    where ``interval`` is no positive size.
+    where ``interval`` is no positive size up to 1 GiB.
     """
+    if not isinstance(interval, (int, str)):
+        raise TypeError(f"interval must be an int or a str, not {type(interval).__name__}")
     size = interval if isinstance(interval, int) else _core.limit_parse(interval)[0]
-    if size <= 0:
-        raise ValueError(f"interval must be positive, not {interval!r}")
+    if not 0 < size <= 1 << 30:
+        raise ValueError(f"interval must be positive and at most 1 GiB, not {interval!r}")
     _core.profile_start(exact, size, native)
 
 

@@ -117,3 +117,20 @@ print(repr((found, text)))
     [line] = found
     assert line.startswith("2 processes that this one forked: lowtide.start() watches its own process alone")
     assert "not followed: 2 processes" in text
+
+
+def test_an_interval_that_cannot_be_is_refused_by_its_name(local_python, package, lowtide_exe, tmp_path):
+    program = """
+import lowtide
+said = []
+for wrong in 0, 10**30, "2GiB", 1.5, None:
+    try: lowtide.start(interval=wrong)
+    except (TypeError, ValueError) as error: said.append((type(error).__name__, str(error)))
+try: lowtide.mark(3)
+except TypeError as error: said.append(("TypeError", str(error)))
+print(repr(said))
+"""
+    said = inside(local_python, package, lowtide_exe, program, tmp_path)
+    assert [kind for kind, _ in said] == ["ValueError"] * 3 + ["TypeError"] * 3
+    assert all(text.startswith("interval must be") for _, text in said[:5])
+    assert said[5][1].startswith("mark()")
