@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import gzip
+import itertools
 import os
 import signal
 import sqlite3
@@ -315,6 +316,25 @@ def test_a_checkpoint_is_never_one_that_the_run_before_takes_out(folder: Path, m
     monkeypatch.setattr(os, "remove", remove_late)
     second.close(remove=True)
     assert left() == {}
+
+
+def test_a_checkpoint_on_a_file_system_without_lasting_inode_numbers_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers, looks = itertools.count(), 1000
+    monkeypatch.setattr(Checkpoint, "_inode", lambda _: (1, next(numbers)))
+    opened = Checkpoint._open
+
+    def watched(kept: Checkpoint, path: str | None) -> bool:
+        assert next(numbers) < looks, "it goes on without an end"
+        return opened(kept, path)
+
+    monkeypatch.setattr(Checkpoint, "_open", watched)
+    with pytest.raises(lowtide.StreamError) as error:
+        Checkpoint("kept")
+    assert str(error.value) == (
+        "cannot keep kept: it is another file each time that one looks at it; name a checkpoint on another file system"
+    )
 
 
 def test_of_runs_that_begin_at_once_one_has_the_checkpoint(folder: Path) -> None:

@@ -87,8 +87,13 @@ class Checkpoint:
 
     def __init__(self, path: str | None) -> None:
         self.path = path and os.path.realpath(path)  # SQLite too keeps its journal beside the file, not the link
-        while not self._open(path):
+        for _ in range(100):
+            if self._open(path):
+                return
             self._db.close()
+        raise StreamError(
+            f"cannot keep {path}: it is another file each time that one looks at it; name a checkpoint on another file system"
+        )
 
     def _open(self, path: str | None) -> bool:
         """False: the run that had the file has taken it out meanwhile."""

@@ -7,15 +7,29 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { NAMES_MOST = 100, FRESH_MOST = 100000 };
+/* With ".4194304.100.part" behind it a stem fits wherever a name of 143 bytes does (eCryptfs). */
+enum { NAMES_MOST = 100, FRESH_MOST = 100000, STEM_MOST = 100 };
 
-/* Read by a signal handler: set before the half file has a name, emptied after that is gone. */
+/* Read by a signal handler: the half file's name, as long as that is ours. It changes with signals held. */
 static char pending[4096];
+
+static void hold_signals(sigset_t *before) {
+    sigset_t all;
+    sigfillset(&all);
+    sigprocmask(SIG_BLOCK, &all, before);
+}
+
+static void let_signals(const sigset_t *before) {
+    int was = errno;
+    sigprocmask(SIG_SETMASK, before, NULL);
+    errno = was;
+}
 
 void output_interrupted(void) {
     if (pending[0]) unlink(pending);
@@ -46,6 +60,17 @@ static bool remove_empty(const char *name) {
     return gone;
 }
 
+static int place_bytes(const char *path) {
+    const char *slash = strrchr(path, '/');
+    return slash ? (int)(slash - path) + 1 : 0;
+}
+
+/* The file's own name, or ours in the place of one that would be too long with what is put behind it. */
+static const char *stem(const char *path) {
+    const char *own = path + place_bytes(path);
+    return strlen(own) > STEM_MOST ? "lowtide" : own;
+}
+
 /* "app.tide.4711.part", "app.tide.4711.2.part" */
 static bool is_half(const char *name, const char *of) {
     size_t n = strlen(of);
@@ -55,26 +80,25 @@ static bool is_half(const char *name, const char *of) {
 }
 
 static void remove_left(const char *path) {
-    const char *slash = strrchr(path, '/'), *of = slash ? slash + 1 : path;
     char place[sizeof pending], name[sizeof pending + 256];
-    snprintf(place, sizeof place, "%.*s", slash ? (int)(slash - path) + 1 : 1, slash ? path : ".");
+    int n = place_bytes(path);
+    snprintf(place, sizeof place, "%.*s", n ? n : 1, n ? path : ".");
     DIR *files = opendir(place);
     for (struct dirent *f; files && (f = readdir(files));) {
-        if (!is_half(f->d_name, of)) continue;
-        snprintf(name, sizeof name, "%.*s%s", slash ? (int)(slash - path) + 1 : 0, path, f->d_name);
+        if (!is_half(f->d_name, stem(path))) continue;
+        snprintf(name, sizeof name, "%.*s%s", n, path, f->d_name);
         if (remove_empty(name))
             command_fail("%s was left empty by a lowtide that was killed; it is removed", name);
     }
     if (files) closedir(files);
 }
 
+/* output_open has left room for it. */
 static void name_half(output_t *o, int i) {
-    int pid = (int)getpid();
-    if (i == 1)
-        snprintf(o->part, sizeof o->part, "%.4000s.%d.part", o->path, pid);
-    else
-        snprintf(o->part, sizeof o->part, "%.4000s.%d.%d.part", o->path, pid, i);
-    memcpy(pending, o->part, sizeof pending);
+    char again[16] = "";
+    if (i > 1) snprintf(again, sizeof again, ".%d", i);
+    snprintf(o->part, sizeof o->part, "%.*s%s.%d%s.part", place_bytes(o->path), o->path,
+             stem(o->path), (int)getpid(), again);
 }
 
 static int unname_half(output_t *o, int status) {
@@ -83,16 +107,37 @@ static int unname_half(output_t *o, int status) {
     return status;
 }
 
+static bool open_half(output_t *o) {
+    sigset_t before;
+    hold_signals(&before);
+    o->fd = open(o->part, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (o->fd >= 0) memcpy(pending, o->part, sizeof pending);
+    let_signals(&before);
+    return o->fd >= 0;
+}
+
+static bool link_half(output_t *o) {
+    char self[40];
+    sigset_t before;
+    snprintf(self, sizeof self, "/proc/self/fd/%d", o->fd);
+    hold_signals(&before);
+    bool ours = linkat(AT_FDCWD, self, AT_FDCWD, o->part, AT_SYMLINK_FOLLOW) == 0;
+    if (ours) memcpy(pending, o->part, sizeof pending);
+    let_signals(&before);
+    return ours;
+}
+
 /* Between two of these steps another one may take it for what was left: then the next name's. */
 static int open_named(output_t *o) {
     remove_left(o->path);
     for (int i = 1; i <= NAMES_MOST; i++) {
         name_half(o, i);
-        o->fd = open(o->part, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-        if (o->fd < 0 && errno != EEXIST) return unname_half(o, -errno);
-        if (o->fd < 0) continue;
+        bool made = open_half(o);
+        if (!made && errno != EEXIST) return unname_half(o, -errno);
+        if (!made) continue;
         lock(o->fd, 0);
         if (has_name(o->fd, o->part)) return 0;
+        pending[0] = 0;
         close(o->fd);
         o->fd = -1;
     }
@@ -101,11 +146,9 @@ static int open_named(output_t *o) {
 
 /* In a container a killed lowtide and the next one have the same PID. */
 static int give_name(output_t *o) {
-    char self[40];
-    snprintf(self, sizeof self, "/proc/self/fd/%d", o->fd);
     for (int i = 1; i <= NAMES_MOST; i++) {
         name_half(o, i);
-        if (linkat(AT_FDCWD, self, AT_FDCWD, o->part, AT_SYMLINK_FOLLOW) == 0) return 0;
+        if (link_half(o)) return 0;
         if (errno != EEXIST) return unname_half(o, -errno);
     }
     return unname_half(o, -EEXIST);
@@ -115,9 +158,8 @@ static int give_name(output_t *o) {
 
 static int open_beside(output_t *o) {
     char place[sizeof o->path];
-    const char *slash = strrchr(o->path, '/');
-    snprintf(place, sizeof place, "%.*s", slash ? (int)(slash - o->path) + 1 : 1,
-             slash ? o->path : ".");
+    int n = place_bytes(o->path);
+    snprintf(place, sizeof place, "%.*s", n ? n : 1, n ? o->path : ".");
     o->fd = open(place, O_TMPFILE | O_RDWR | O_CLOEXEC, 0666);
     if (o->fd >= 0) return 0;
     bool unknown = errno == EOPNOTSUPP || errno == EISDIR || errno == EINVAL;
@@ -128,11 +170,12 @@ int output_open(output_t *o, const char *path, err_t *e) {
     *o = (output_t){.fd = STDOUT_FILENO};
     if (!path || strcmp(path, "-") == 0) return 0;
     struct stat st;
-    bool direct = stat(path, &st) == 0 && !S_ISREG(st.st_mode);
+    bool there = stat(path, &st) == 0, too_long = !there && errno == ENAMETOOLONG;
+    bool direct = there && !S_ISREG(st.st_mode);
     if (direct && S_ISDIR(st.st_mode))
         return err_set(e, -EISDIR, "%s is a directory; name a file in it", path);
     int n = snprintf(o->path, sizeof o->path, "%s", path);
-    if (n < 0 || (size_t)n + 32 > sizeof o->path)
+    if (too_long || n < 0 || (size_t)n + 32 > sizeof o->path)
         return err_set(e, -ENAMETOOLONG, "the name after -o is too long; name a shorter one");
     int status = 0;
     if (direct)
@@ -182,8 +225,11 @@ static void output_close(output_t *o, bool keep) {
 }
 
 static void output_end(output_t *o) {
+    sigset_t before;
+    hold_signals(&before);
     if (o->part[0]) unlink(o->part);
     unname_half(o, 0);
+    let_signals(&before);
     o->beside = false;
 }
 
@@ -221,13 +267,16 @@ static int name_fresh(output_t *o) {
 
 int output_commit(output_t *o, err_t *e) {
     const char *name = o->path[0] ? o->path : "standard output";
+    sigset_t before;
     output_close(o, true);
     int code = -o->error;
+    hold_signals(&before);
     if (!code && o->part[0] && o->fresh)
         code = name_fresh(o);
     else if (!code && o->part[0] && rename(o->part, o->path) != 0)
         code = -errno;
     if (!code) unname_half(o, 0);
+    let_signals(&before);
     output_end(o);
     if (!code) return 0;
     return err_sys(e, code, "cannot write %s", name);

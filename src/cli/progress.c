@@ -2,6 +2,7 @@
 #include "cli/progress.h"
 
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -75,7 +76,11 @@ void progress_begin(const char *what) {
     pthread_cond_init(&state.ended_now, &attr);
     pthread_condattr_destroy(&attr);
     state.ended = false;
+    sigset_t all, before; /* a signal is the first thread's, which may hold it (output.c) */
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
     state.running = pthread_create(&state.thread, NULL, draw, NULL) == 0;
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
 void progress_end(void) {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,10 +21,27 @@ SHIM = """
 #include <errno.h>
 #include <fcntl.h>
 #include <stdarg.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+static int signalled(const char *when, int result) {
+    const char *wanted = getenv("SIGNAL");
+    int was = errno;
+    if (wanted && strcmp(wanted, when) == 0) raise(SIGTERM);
+    errno = was;
+    return result;
+}
 static int go(const char *name, const char *path, int flags, mode_t mode) {
     int (*real)(const char *, int, ...) = dlsym(RTLD_NEXT, name);
-    if ((flags & O_TMPFILE) == O_TMPFILE) return errno = EOPNOTSUPP, -1;
-    return real(path, flags, mode);
+    if ((flags & O_TMPFILE) == O_TMPFILE && !getenv("TMPFILES")) return errno = EOPNOTSUPP, -1;
+    if (!(flags & O_EXCL)) return real(path, flags, mode);
+    signalled("before", 0);
+    return signalled("after", real(path, flags, mode));
+}
+int linkat(int from, const char *old, int to, const char *new, int flags) {
+    int (*real)(int, const char *, int, const char *, int) = dlsym(RTLD_NEXT, "linkat");
+    signalled("before", 0);
+    return signalled("after", real(from, old, to, new, flags));
 }
 int open(const char *path, int flags, ...) {
     va_list more;
@@ -44,15 +62,22 @@ int open64(const char *path, int flags, ...) {
 Run = Callable[..., subprocess.Popen[str]]
 
 
+@pytest.fixture(scope="module")
+def shim(cc: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("shim")
+    (place / "shim.c").write_text(SHIM)
+    subprocess.run([cc, "-shared", "-fPIC", "-o", place / "shim.so", place / "shim.c"], check=True)
+    return place / "shim.so"
+
+
 @pytest.fixture(params=["anywhere", "without O_TMPFILE"])
-def run(request: pytest.FixtureRequest, cc: str, lowtide_exe: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def env(request: pytest.FixtureRequest, shim: Path) -> dict[str, str]:
+    return {**os.environ, **({"LD_PRELOAD": str(shim)} if request.param != "anywhere" else {})}
+
+
+@pytest.fixture
+def run(env: dict[str, str], lowtide_exe: Path) -> Run:
     """run(place): begins `lowtide run -o place/t.tide` of a program that waits for the end of its input."""
-    env = dict(os.environ)
-    if request.param != "anywhere":
-        place = tmp_path_factory.mktemp("shim")
-        (place / "shim.c").write_text(SHIM)
-        subprocess.run([cc, "-shared", "-fPIC", "-o", place / "shim.so", place / "shim.c"], check=True)
-        env["LD_PRELOAD"] = str(place / "shim.so")
 
     def start(place: Path, *options: str) -> subprocess.Popen[str]:
         (place / "app.py").write_text(APP)
@@ -63,7 +88,7 @@ def run(request: pytest.FixtureRequest, cc: str, lowtide_exe: Path, tmp_path_fac
         assert process.stdout.readline() == "ready\n"
         return process
 
-    start.named = request.param != "anywhere"  # type: ignore[attr-defined]
+    start.named = "LD_PRELOAD" in env  # type: ignore[attr-defined]
     return start
 
 
@@ -111,3 +136,60 @@ def test_the_file_appears_when_it_is_whole(run: Run, tmp_path: Path) -> None:
     assert finish(process) == ""
     assert (tmp_path / "t.tide").read_bytes()[:4] != b"befo"
     assert sorted(os.listdir(tmp_path)) == ["app.py", "t.tide"]
+
+
+def written(exe: Path, path: Path, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    words = [exe, "run", "--no-report", "--no-profile", "-o", path, "--", sys.executable, "-c", "print('ran')"]
+    return subprocess.run(words, capture_output=True, text=True, env=env, timeout=PATIENCE_S)
+
+
+def test_every_name_that_the_file_system_takes_gets_its_recording(
+    lowtide_exe: Path, env: dict[str, str], tmp_path: Path
+) -> None:
+    deep = tmp_path
+    while len(os.fspath(deep)) < 3950:  # the whole path 4,064 bytes, which is the most: the name has what is left
+        deep /= "d" * min(200, 3999 - len(os.fspath(deep)))
+    deep.mkdir(parents=True)
+    names = [tmp_path / ("a" * length) for length in (100, 101, 240, 245, 255)]
+    for path in [*names, deep / ("b" * (4063 - len(os.fspath(deep)))), deep / ("ß" * 30)]:
+        done = written(lowtide_exe, path, env)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "ran\n", "")
+        assert os.listdir(path.parent).count(path.name) == 1
+        assert path.stat().st_size > 1000
+        path.unlink()
+    assert [path for path in tmp_path.rglob("*") if not path.is_dir()] == []
+
+
+def test_a_name_that_no_file_can_have_is_refused_before_anything_runs(
+    lowtide_exe: Path, env: dict[str, str], tmp_path: Path
+) -> None:
+    done = written(lowtide_exe, tmp_path / ("a" * 256), env)
+    said = "lowtide: the name after -o is too long; name a shorter one\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", said)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_signal_takes_out_the_half_file_and_never_what_had_its_name_before(
+    lowtide_exe: Path, shim: Path, env: dict[str, str], tmp_path: Path, when: str
+) -> None:
+    path = tmp_path / "t.tide"
+    assert written(lowtide_exe, path, dict(os.environ)).returncode == 0
+    env = {**env, **({} if "LD_PRELOAD" in env else {"LD_PRELOAD": str(shim), "TMPFILES": "1"}), "SIGNAL": when}
+    again = 'echo theirs > "$2.json.$$.part"; exec "$1" report --json "$2" -o "$2.json"'
+    process = subprocess.Popen(["sh", "-c", again, "sh", lowtide_exe, path], env=env, stderr=subprocess.PIPE)
+    assert process.communicate(timeout=PATIENCE_S) == (None, b"")
+    assert process.returncode == 143
+    part = tmp_path / f"t.tide.json.{process.pid}.part"
+    assert sorted(tmp_path.iterdir()) == [path, part]
+    assert part.read_text() == "theirs\n"
+
+
+def test_a_signal_at_the_half_files_name_leaves_none(
+    lowtide_exe: Path, shim: Path, env: dict[str, str], tmp_path: Path
+) -> None:
+    path = tmp_path / "t.tide"
+    assert written(lowtide_exe, path, dict(os.environ)).returncode == 0
+    env = {**env, **({} if "LD_PRELOAD" in env else {"LD_PRELOAD": str(shim), "TMPFILES": "1"}), "SIGNAL": "after"}
+    words = [lowtide_exe, "report", "--json", path, "-o", tmp_path / "out.json"]
+    assert subprocess.run(words, env=env, timeout=PATIENCE_S).returncode == 143
+    assert os.listdir(tmp_path) == ["t.tide"]
