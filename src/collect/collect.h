@@ -115,8 +115,9 @@ typedef struct collect_process {
     bool tree_read, tree_gone;      /* gone: it has ended, and that was not heard of yet */
     collect_peak_t peak, next_peak; /* next: being written */
     collect_peak_cost_t peak_cost;
-    uint64_t waited_us;  /* for a processor */
-    observed_t observed; /* unmapped once it has ended */
+    uint64_t waited_us;      /* for a processor, while it was recorded */
+    uint64_t waited_past_us; /* and before, + 1; 0: not known yet */
+    observed_t observed;     /* unmapped once it has ended */
     collect_seen_t seen;
     char command[4096], python[16];
 } collect_process_t;

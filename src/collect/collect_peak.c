@@ -82,9 +82,15 @@ static uint64_t waited_us(pid_t pid) {
     return ns / 1000;
 }
 
+static void see_waiting(collect_process_t *p) {
+    uint64_t waited = waited_us(p->pid);
+    if (!p->waited_past_us) p->waited_past_us = waited + 1;
+    p->waited_us = waited >= p->waited_past_us ? waited - p->waited_past_us + 1 : 0;
+}
+
 static collect_moment_t moment(const collect_t *c, collect_process_t *p) {
     uint64_t now_us = collect_now_us(c);
-    p->waited_us = waited_us(p->pid);
+    see_waiting(p);
     return (collect_moment_t){.own_us = now_us > p->waited_us ? now_us - p->waited_us : 0,
                               .faults = faults_of(p->pid),
                               .rss_bytes = collect_rss(p)};
@@ -100,9 +106,9 @@ static void see_faults(const collect_t *c, collect_process_t *p, uint64_t now_us
     collect_peak_cost_t *cost = &p->peak_cost;
     if (now_us < cost->seen_us + SEE_FAULTS_US) return;
     collect_moment_t now = moment(c, p);
-    if (cost->seen_us && now.own_us > cost->seen.own_us)
-        cost->faults_second =
-            faults_between(&cost->seen, &now) * 1000000 / (now.own_us - cost->seen.own_us);
+    uint64_t own_us = now.own_us > cost->seen.own_us ? now.own_us - cost->seen.own_us : 0;
+    if (cost->seen_us && own_us < SEE_FAULTS_US / 2) return; /* it hardly had a turn */
+    if (cost->seen_us) cost->faults_second = faults_between(&cost->seen, &now) * 1000000 / own_us;
     cost->seen_us = now_us;
     cost->seen = now;
 }
@@ -197,6 +203,7 @@ bool peaks_aim(collect_t *c) {
     for (size_t i = 0; i < c->processes.count; i++) {
         collect_process_t *p = c->processes.at[i];
         if (p->ended) continue;
+        if (!p->waited_past_us) see_waiting(p);
         if (p->next_peak.fd || now_us < p->peak_cost.until_us)
             account(c, p, now_us);
         else if (p->rss_bytes > PEAK_BYTES_MIN)

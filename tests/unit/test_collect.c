@@ -385,6 +385,10 @@ static void a_snapshot_of_large_blocks_is_cheaper_and_waiting_earns_nothing(void
     p->waited_us = 18 * 1000000;
     peaks_aim(&c);
     assert_int_equal(r->head.snapshot_above, INT64_MAX);
+    p->waited_past_us = UINT64_MAX; /* whatever it waited was before it was recorded */
+    p->private_bytes = p->rss_bytes = UINT64_C(512) << 20;
+    peaks_aim(&c);
+    assert_int_equal(p->waited_us, 0);
     p->waited_us = p->large_bytes = 0;
     c.copy_ns = UINT64_C(1) << 32; /* as if it had grown since */
     int fd = memfd_create("peak", 0);
