@@ -62,9 +62,7 @@ void exits_begin(const rt_t *rt, void *atexit, void *callback, bool (*wanted)(vo
         if (made[i]) rt->Py_DecRef(made[i]);
 }
 
+/* Not given back: who ends the process may be in another interpreter, whose allocator does not know them. */
 void exits_end(void) {
-    void *const held[] = {exits.registers, exits.callback};
-    exits.registers = exits.callback = NULL;
-    for (size_t i = 0; i < sizeof held / sizeof held[0]; i++)
-        if (held[i]) exits.rt->Py_DecRef(held[i]);
+    exits.callback = NULL;
 }

@@ -18,7 +18,7 @@ enum { EXITS_MOST = 10000 };
 /* atexit: the module; callback: a callable; rt: proven. All stay the caller's. wanted: asked before each registration of ours. Where
  * `register` is not what it is in CPython, nothing is changed. */
 void exits_begin(const rt_t *rt, void *atexit, void *callback, bool (*wanted)(void));
-/* Lets go of what it holds; nothing is registered any more. */
+/* Nothing is registered any more. With or without a GIL. */
 void exits_end(void);
 
 #endif

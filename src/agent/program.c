@@ -56,6 +56,8 @@ static ctl_profile_t profile;
 static char variable[8192], preload[8192]; /* for the children's environment; "": not for them */
 static pid_t program;
 static bool watched, exiting, ended;
+static volatile bool
+    capturing; /* before the exit functions: a signal's handler may end the program */
 static char limit_wish[4352]; /* "size:path" */
 
 static int dial_at_peak(void) {
@@ -122,11 +124,12 @@ static void *before_exits(void *self, void *args) {
     (void)self;
     (void)args;
     if (!may_exit()) return none();
-    exiting = true;
+    exiting = capturing = true;
     peak_end();
     keep_low_rest();
     say_end(CTL_PROGRAM_EXITS);
     keep_low_go_on();
+    capturing = false;
     return none();
 }
 
@@ -146,7 +149,8 @@ static void *at_exit(void *self, void *args) {
 /* Programs that are in a hurry leave by os._exit, past atexit (mypy does, and every child of multiprocessing, which is not asked). A signal
  * handler and a thread without the GIL may call this too: they are let through. */
 static _Noreturn void leave(int status) {
-    if (program && !ended && getpid() == program && runtime.PyGILState_Check()) at_exit(NULL, NULL);
+    bool asks = program && !ended && !capturing && getpid() == program;
+    if (asks && runtime.PyGILState_Check()) at_exit(NULL, NULL);
     syscall(SYS_exit_group, status);
     __builtin_unreachable();
 }

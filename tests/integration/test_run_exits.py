@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -186,6 +187,53 @@ def test_the_heap_is_that_of_what_an_exit_function_executes(lowtide: Lowtide, tm
     """
     report = run(lowtide, tmp_path, code)
     assert (count(report, "First"), count(report, "Second")) == (0, 100)
+
+
+WATCHDOG = """
+#include <signal.h>
+#include <sys/time.h>
+#include <unistd.h>
+static void ends(int n) { (void)n; _exit(3); }
+void in(int us) {
+    struct itimerval t = {{0, 0}, {us / 1000000, us % 1000000}};
+    signal(SIGALRM, ends);
+    setitimer(ITIMER_REAL, &t, 0);
+}
+"""
+
+
+@pytest.mark.parametrize("ms", [20, 60, 150])
+def test_a_watchdog_of_c_ends_the_program_while_its_heap_is_captured(ms: int, lowtide: Lowtide, tmp_path: Path) -> None:
+    """Its handler calls _exit in the thread that captures."""
+    (tmp_path / "dog.c").write_text(WATCHDOG)
+    cc = shutil.which("cc") or pytest.skip("no compiler")
+    subprocess.run([cc, "-shared", "-fPIC", "-o", tmp_path / "dog.so", tmp_path / "dog.c"], check=True)
+    run(
+        lowtide,
+        tmp_path,
+        f"""
+        import atexit, ctypes
+        dog = ctypes.CDLL("./dog.so")
+        kept = [[i] for i in range(600_000)]
+        atexit.register(int)
+        dog["in"]({ms * 1000})
+        """,
+        status=3,
+    )
+
+
+def test_another_interpreter_may_end_the_process(local_python: Python, lowtide: Lowtide, tmp_path: Path) -> None:
+    """Each has an allocator of its own from 3.12 on: what one made another cannot give back."""
+    code = """
+        import sys
+        if sys.version_info >= (3, 13):
+            import _interpreters
+            _interpreters.exec(_interpreters.create("isolated"), "import os; os._exit(7)")
+        else:
+            import _xxsubinterpreters
+            _xxsubinterpreters.run_string(_xxsubinterpreters.create(isolated=True), "import os; os._exit(7)")
+    """
+    run(lowtide, tmp_path, code, "--python", local_python.executable, status=7)
 
 
 def test_a_limit_holds_while_exit_functions_run(lowtide: Lowtide, tmp_path: Path) -> None:

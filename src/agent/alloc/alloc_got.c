@@ -38,7 +38,8 @@ typedef struct object {
     size_t segment_count;
     const ElfW(Sym) * symbols;
     const char *names;
-    bool relocated; /* for certain */
+    bool relocated; /* for certain, before it was looked through */
+    bool failed;    /* a slot could not be written */
 } object_t;
 
 static uintptr_t trampoline(const got_t *g, size_t i) {
@@ -175,13 +176,15 @@ static bool is_variable(const object_t *o, uintptr_t slot) {
 }
 
 /* false: *now is what another thread has put there meanwhile: the loader, or a program, whose own variable this may be. */
-static bool slot_write(const object_t *o, uintptr_t slot, uintptr_t *now, uintptr_t value) {
+static bool slot_write(object_t *o, uintptr_t slot, uintptr_t *now, uintptr_t value) {
     got_t *g = o->got;
     if (slot < o->relro_begin || slot >= o->relro_end) {
         if (!atomic_compare_exchange_strong((_Atomic uintptr_t *)slot, now, value)) return false;
         g->changed++;
     } else if (pwrite(g->memory, &value, sizeof value, (off_t)slot) == sizeof value) {
         g->changed++;
+    } else {
+        o->failed = true;
     }
     return true;
 }
@@ -212,6 +215,14 @@ static uintptr_t slot_wanted(const object_t *o, const ElfW(Rela) * r, uintptr_t 
 }
 
 /* Calls' slots are relocated last, one after the other: before that they hold an offset. */
+static bool is_relocated(const object_t *o, const ElfW(Rela) * calls, size_t bytes) {
+    for (size_t i = bytes / sizeof *calls; i-- > 0;)
+        if (ELF64_R_TYPE(calls[i].r_info) == R_X86_64_JUMP_SLOT)
+            return atomic_load((_Atomic uintptr_t *)(o->base + calls[i].r_offset)) >
+                   o->end - o->base;
+    return false;
+}
+
 static void table_patch(object_t *o, const ElfW(Rela) * table, size_t bytes) {
     for (size_t i = 0; i < bytes / sizeof *table; i++) {
         const ElfW(Rela) *r = &table[i];
@@ -222,7 +233,6 @@ static void table_patch(object_t *o, const ElfW(Rela) * table, size_t bytes) {
         uintptr_t slot = o->base + r->r_offset, wanted;
         if (table && !is_variable(o, slot)) continue;
         uintptr_t now = atomic_load((_Atomic uintptr_t *)slot);
-        if (type == R_X86_64_JUMP_SLOT) o->relocated = now > o->end - o->base;
         do wanted = slot_wanted(o, r, now);
         while (wanted && !slot_write(o, slot, &now, wanted));
     }
@@ -246,6 +256,7 @@ static void dynamic_patch(object_t *o, const ElfW(Dyn) * dynamic) {
         tables[1] += relative / sizeof(ElfW(Rela));
         bytes[1] -= relative;
     }
+    o->relocated = tables[0] && is_relocated(o, tables[0], bytes[0]);
     for (int i = 0; i < 2; i++)
         if (tables[i]) table_patch(o, tables[i], bytes[i]);
 }
@@ -297,7 +308,7 @@ static int object_patch(struct dl_phdr_info *info, size_t size, void *arg) {
     }
     bool left = !dynamic || !o.end || object_is_left(&o, info->dlpi_name);
     if (!left) dynamic_patch(&o, dynamic);
-    if (known && g->changed == changed) known->quiet += left || o.relocated ? DONE : 1;
+    if (known && !o.failed && g->changed == changed) known->quiet += left || o.relocated ? DONE : 1;
     return 0;
 }
 
