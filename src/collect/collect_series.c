@@ -11,8 +11,8 @@ enum {
     COST_PART = 100,   /* of the time */
     LOOKS_PART = 2000, /* of the age lie between two looks at least */
     ROWS_AT_ONCE = 4096,
-    ROWS_A_SECOND = 400,
-    SERIES_MOST = 1 << 18
+    ROWS_A_SECOND = 400, /* at the begin; later less and less, up to ROWS_LATER in all */
+    ROWS_LATER = SERIES_MOST / 2
 };
 
 static bool is_python(const collect_sites_t *s, uint32_t frame) {
@@ -83,9 +83,28 @@ static bool is_news(const collect_line_t *line, uint64_t step, uint64_t high) {
            (made(line) >= high / CHURN_PART && made(line) >= STEP_PART / CHURN_PART * step);
 }
 
+/* A course with a hole would be taken for the whole: it ends there, and the recording says so. */
 static void tell(collect_t *c, collect_row_t row) {
-    if (c->series.count < SERIES_MOST && !collect_series_push(&c->series, row))
-        c->processes.at[row.process]->series.rows++;
+    collect_process_t *p = c->processes.at[row.process];
+    if (p->series.until_us) return;
+    if (c->series.count < SERIES_MOST && !collect_series_push(&c->series, row)) {
+        p->series.rows++;
+        return;
+    }
+    p->series.until_us = row.t_us ? row.t_us : 1;
+    p->changed = true;
+}
+
+/* How many rows there should be by now, of all processes together. */
+static uint64_t rows_by(uint64_t t_us) {
+    const uint64_t half_us = (uint64_t)ROWS_LATER * 1000000 / ROWS_A_SECOND;
+    return ROWS_AT_ONCE + (uint64_t)((double)ROWS_LATER * (double)t_us / (double)(t_us + half_us));
+}
+
+/* With half as many again nothing is told for a while: the windows grow longer. A process that has less than its part goes on. */
+static bool is_crowded(const collect_t *c, const collect_process_t *p, uint64_t rows) {
+    uint64_t most = rows + rows / 2;
+    return c->series.count > most && p->series.rows > most / c->processes.count;
 }
 
 /* Those with news, and the heap: all that stands at one time is one moment. */
@@ -130,13 +149,15 @@ static void note_high(collect_process_t *p) {
 
 void series_look(collect_t *c, uint32_t number, uint64_t t_us, bool now, bool known) {
     collect_process_t *p = c->processes.at[number];
-    if (!p->observed.region) return;
+    if (!p->observed.region || p->series.until_us) return;
     note_high(p);
     if (!known || (!now && t_us < p->series.due_us)) return;
+    uint64_t rows = rows_by(t_us);
+    if (!now && is_crowded(c, p, rows)) return;
     uint64_t begin = collect_cost_us(), age_us = t_us - p->begin_us;
     uint64_t step = p->series.highest / STEP_PART;
     if (step < STEP_BYTES_MIN) step = STEP_BYTES_MIN;
-    if (p->series.rows > ROWS_AT_ONCE + age_us / 1000 * ROWS_A_SECOND / 1000) step *= STEP_LARGER;
+    if (c->series.count > rows) step *= STEP_LARGER;
     if (!sum_up(c, p)) return;
     bool news =
         apart(p->series.heap, p->series.told) >= step || p->series.high >= p->series.told + step;

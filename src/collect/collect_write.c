@@ -25,7 +25,7 @@ static void write_processes(const collect_t *c, rec_writer_t *w, bool changed) {
         {"process", REC_DELTA}, {"parent", REC_VARINT},  {"pid", REC_VARINT},
         {"how", REC_VARINT},    {"begin_us", REC_DELTA}, {"end_us", REC_VARINT},
         {"status", REC_VARINT}, {"mode", REC_VARINT},    {"interval_bytes", REC_VARINT},
-        {"command", REC_TEXT},  {"python", REC_TEXT}};
+        {"command", REC_TEXT},  {"python", REC_TEXT},    {"lines_until_us", REC_VARINT}};
     bool begun = false;
     for (size_t i = 0; i < c->processes.count; i++) {
         const collect_process_t *p = c->processes.at[i];
@@ -43,6 +43,7 @@ static void write_processes(const collect_t *c, rec_writer_t *w, bool changed) {
         rec_table_number(w, p->interval_bytes);
         put_text(w, p->command);
         put_text(w, p->python);
+        rec_table_number(w, p->series.until_us);
     }
     if (begun) rec_table_end(w);
 }

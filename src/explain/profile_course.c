@@ -207,7 +207,9 @@ int profile_without(const profile_t *p, const uint64_t *at_peak, profile_without
     ask->high_bytes = ask->may_bytes = ask->t_us = 0;
     ask->fresh_variance = 0;
     ask->other = LOWTIDE_NONE;
-    uint32_t highest = course_walk(&x, LOWTIDE_NONE);
+    /* What is not in it may have been higher. */
+    bool is_cut = ask->process < p->process_count && p->processes[ask->process].has_lines_until;
+    uint32_t highest = is_cut ? LOWTIDE_NONE : course_walk(&x, LOWTIDE_NONE);
     ask->known = highest != LOWTIDE_NONE;
     if (ask->known) {
         memset(x.high, 0, lines * sizeof *x.high);

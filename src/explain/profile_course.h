@@ -19,7 +19,7 @@ typedef struct profile_without {
         count; /* asked: without which lines; and what of the bytes of each stays all the same */
     uint32_t lines[PROFILE_WITHOUT_MOST];
     uint64_t kept_bytes[PROFILE_WITHOUT_MOST];
-    bool known;          /* answered: there is a course of that process */
+    bool known;          /* answered: there is a course of that process, and it goes to the end */
     uint64_t high_bytes; /* the most that was alive of the rest, and when */
     uint64_t t_us;
     uint32_t other; /* the line that had most there that it had not at the peak, or LOWTIDE_NONE */

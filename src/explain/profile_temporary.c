@@ -164,8 +164,11 @@ static char *temporary_title(findings_t *f, const profile_t *p, const temporary_
             snprintf(other, sizeof other, "that of %.150s:%u", profile_file_base(by->file),
                      by->line);
         if (t->off) snprintf(doubt, sizeof doubt, " (± %s)", findings_bytes(t->off, bytes));
-        snprintf(falls, sizeof falls, "; the peak falls by %s%s, to %s, %.1f s in",
-                 findings_bytes(t->returned, fall), doubt, other, (double)t->without.t_us / 1e6);
+        int n = snprintf(falls, sizeof falls, "; the peak falls by %s%s",
+                         findings_bytes(t->returned, fall), doubt);
+        if (t->without.known)
+            snprintf(falls + n, sizeof falls - (size_t)n, ", to %s, %.1f s in", other,
+                     (double)t->without.t_us / 1e6);
     }
     return findings_text(f, "%s:%u made %s%s that %s%s%s%s", profile_file_base(frame->file),
                          frame->line, findings_bytes(own, size), error,

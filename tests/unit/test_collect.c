@@ -156,6 +156,107 @@ static int refused(region_sample_t *sample, uint64_t bytes, bool seal) {
     return status;
 }
 
+enum { SERIES_WORKERS = 64, SERIES_SECOND = 1000000 };
+
+/* What each look of a recorder of many processes has news of. */
+static void series_news(collect_t *c, region_sample_t *of[SERIES_WORKERS], size_t most_looks,
+                        uint64_t begin_us, uint64_t every_us) {
+    for (size_t i = 0; i < most_looks; i++) {
+        for (uint32_t k = 0; k < SERIES_WORKERS; k++) {
+            uint64_t bytes = (i & 1 ? 8 : 200) << 20;
+            of[k]->cells[1].live.bytes = of[k]->head.heap_bytes = (int64_t)bytes;
+            of[k]->cells[1].total.bytes += 200 << 20;
+            series_look(c, k, begin_us + i * every_us, false, true);
+            c->processes.at[k]->series.due_us = 0;
+        }
+    }
+}
+
+static void series_begin(collect_t *c, region_sample_t *of[SERIES_WORKERS]) {
+    region_sample_t sample;
+    err_t e;
+    region_sample(&sample);
+    assert_int_equal(collect_begin(c, &e), 0);
+    for (int k = 0; k < SERIES_WORKERS; k++) {
+        collect_process_t *p = add(c, share(&sample, &of[k]));
+        p->rss_peak_bytes = 1 << 30;
+        p->pid = (1 << 30) + k; /* nobody's: the next one is another process */
+    }
+}
+
+static void series_end(collect_t *c, region_sample_t *of[SERIES_WORKERS]) {
+    collect_end(c);
+    for (int k = 0; k < SERIES_WORKERS; k++) munmap(of[k], sizeof *of[k]);
+}
+
+static void the_rows_of_all_processes_together_are_so_many_a_second(void **state) {
+    (void)state;
+    region_sample_t *of[SERIES_WORKERS];
+    collect_t c;
+    series_begin(&c, of);
+    series_news(&c, of, 1000, SERIES_SECOND, SERIES_SECOND / 100);
+    size_t by_then = c.series.count;
+    assert_in_range(by_then, 4096, 2 * (4096 + 11 * 400));
+    series_news(&c, of, 1000, 86400ull * SERIES_SECOND, SERIES_SECOND);
+    assert_in_range(c.series.count, by_then + 1, SERIES_MOST - 1);
+    /* Each has its part, and what is put off is told at the end. */
+    for (uint32_t k = 0; k < SERIES_WORKERS; k++) {
+        const collect_process_t *p = c.processes.at[k];
+        assert_in_range(p->series.rows, by_then / SERIES_WORKERS / 2, SERIES_MOST);
+        assert_int_equal(p->series.until_us, 0);
+        of[k]->cells[1].live.bytes = of[k]->head.heap_bytes = 900 << 20;
+        series_look(&c, k, 90000ull * SERIES_SECOND, true, true);
+        assert_int_equal(c.series.at[c.series.count - 1].live_bytes, 900 << 20);
+    }
+    series_end(&c, of);
+}
+
+/* `lines_until_us` of the first process, as it is written. */
+static uint64_t written_until(const collect_t *c) {
+    rec_writer_t *w;
+    lowtide_recording *rec;
+    lowtide_table *t;
+    lowtide_error error;
+    struct stat st;
+    err_t e;
+    int fd = memfd_create("t.tide", 0);
+    assert_int_equal(rec_open(&w, fd, 0, c->began_ns, &e), 0);
+    collect_write(c, w, false);
+    assert_int_equal(rec_close(w, 0, 0, &e), 0);
+    assert_int_equal(fstat(fd, &st), 0);
+    void *bytes = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_SHARED, fd, 0);
+    assert_int_equal(lowtide_open_memory(bytes, (size_t)st.st_size, &rec, &error), 0);
+    assert_int_equal(lowtide_table_load(rec, "processes", &t, &error), 0);
+    uint64_t until = lowtide_table_number(t, lowtide_table_column(t, "lines_until_us"), 0);
+    lowtide_table_free(t);
+    lowtide_close(rec);
+    munmap(bytes, (size_t)st.st_size);
+    close(fd);
+    return until;
+}
+
+static void where_a_row_finds_no_room_the_recording_says_so(void **state) {
+    (void)state;
+    region_sample_t *r;
+    collect_t c;
+    uint32_t frames[4];
+    collect_process_t *p = begin(&c, &r);
+    p->rss_peak_bytes = 1 << 30;
+    while (c.series.count < SERIES_MOST - 2)
+        assert_int_equal(collect_series_push(&c.series, (collect_row_t){.process = 1}), 0);
+    r->cells[1].live.bytes = r->cells[1].total.bytes = r->head.heap_bytes = 100 << 20;
+    assert_int_equal(looks(&c, frames), 2);
+    assert_int_equal(written_until(&c), 0);
+    p->changed = false;
+    r->cells[1].live.bytes = r->head.heap_bytes = 900 << 20;
+    assert_int_equal(looks(&c, frames), 0);
+    assert_true(p->changed); /* so the live file has it, too */
+    uint64_t until = p->series.until_us;
+    assert_true(until > 0);
+    assert_int_equal(written_until(&c), until);
+    end(&c, r);
+}
+
 static void what_is_no_region_is_refused(void **state) {
     (void)state;
     region_sample_t good, r;
@@ -767,6 +868,8 @@ int main(void) {
         cmocka_unit_test(a_region_is_read_whole),
         cmocka_unit_test(peaks_are_told_whether_a_cell_has_changed_since_or_not),
         cmocka_unit_test(a_line_is_told_when_it_has_clearly_more_or_less),
+        cmocka_unit_test(the_rows_of_all_processes_together_are_so_many_a_second),
+        cmocka_unit_test(where_a_row_finds_no_room_the_recording_says_so),
         cmocka_unit_test(what_is_no_region_is_refused),
         cmocka_unit_test(what_does_not_hold_reads_as_nothing),
         cmocka_unit_test(a_recording_has_what_was_read),

@@ -120,6 +120,14 @@ static void the_rest_is_at_its_highest_where_a_line_has_less(void **state) {
     row(&p, LOWTIDE_NONE, 70, 100, 108);
     assert_int_equal(profile_without(&p, at_peak, &ask), 0);
     assert_int_equal(ask.high_bytes, 95);
+    /* It goes not to the end: a higher one may have come behind it. */
+    profile_process_t cut = {.has_lines_until = true};
+    p.processes = &cut;
+    p.process_count = 1;
+    assert_int_equal(profile_without(&p, at_peak, &ask), 0);
+    assert_false(ask.known);
+    assert_int_equal(ask.other, LOWTIDE_NONE);
+    p.process_count = 0;
     /* What it keeps to the end is not gone with it. */
     ask.kept_bytes[0] = 90;
     assert_int_equal(profile_without(&p, at_peak, &ask), 0);
