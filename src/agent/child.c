@@ -72,9 +72,10 @@ static void be_modest(void) {
     prctl(PR_SET_NAME, "lowtide");
 }
 
-/* What the program may not have for itself is there for its copy: the walk's tables, and pages that the program writes on. */
+/* What the program may not have for itself is there for its copy: the walk's tables, and pages that the program writes on; and the
+ * recording is no file of the program's. */
 static void raise_limits(void) {
-    const int kinds[] = {RLIMIT_DATA, RLIMIT_AS};
+    const int kinds[] = {RLIMIT_DATA, RLIMIT_AS, RLIMIT_FSIZE};
     struct rlimit limit;
     for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
         if (getrlimit((__rlimit_resource_t)kinds[i], &limit)) continue;

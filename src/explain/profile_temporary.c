@@ -19,6 +19,7 @@ static uint64_t temporary_gone(const profile_sums_t *s) {
 }
 
 enum { TEMPORARY_MIN_BYTES = 16 << 20, TEMPORARY_SHARE = 5, TEMPORARY_MOST = 3 };
+enum { LARGE_BYTES = 1 << 20 }; /* arrays and texts, rather than objects */
 
 static const double IN_95 = 2; /* σ */
 
@@ -69,8 +70,14 @@ static const char *temporary_advice(const profile_t *p, const profile_site_t *li
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         if (strstr(by->file, rows[i].in) || strstr(by->function, rows[i].in)) return rows[i].advice;
     }
-    return "a generator in place of a list, chunks of the input (lowtide.stream), an operation in "
-           "place (out=, +=), or del of what came before it is no longer needed";
+    const profile_sums_t *s = &line->sums;
+    if (s->bytes[PROFILE_PEAK] / LARGE_BYTES > s->blocks[PROFILE_PEAK])
+        return "an operation in place (out=, +=) or part by part, a smaller type, or del of what "
+               "is "
+               "no longer needed before it";
+    return "a generator in place of a list, chunks of the input (lowtide.stream), or del of what "
+           "is "
+           "no longer needed before it";
 }
 
 /* Of "thread MainThread > load() > text" the local and its function: what to del. */

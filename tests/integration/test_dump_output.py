@@ -99,6 +99,17 @@ def test_a_full_device_is_one_line(target: Target, lowtide: Lowtide) -> None:
     assert Path("/dev/full").is_char_device()
 
 
+def test_a_limit_on_file_sizes_that_may_be_raised_is_none(
+    spawn: Spawn, this_python: Python, lowtide: Lowtide, place: Path
+) -> None:
+    target = spawn(this_python, "rows = [[str(i)] for i in range(20_000)]")
+    resource.prlimit(target.pid, resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+    done = lowtide("dump", target.pid, "-o", place / "t.tide")
+    assert done.status == 0, done.stderr
+    assert resource.prlimit(target.pid, resource.RLIMIT_FSIZE)[0] == 100_000
+    assert target.finish() == (0, "")
+
+
 def test_a_limit_on_file_sizes_is_one_line_and_no_signal(
     spawn: Spawn, this_python: Python, lowtide: Lowtide, place: Path
 ) -> None:
