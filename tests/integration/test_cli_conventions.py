@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
@@ -240,6 +241,14 @@ def test_a_reader_that_goes_away_is_no_error(lowtide_exe, shop, command):
 ENDLESS = "with recursive c(x) as (select 1 union all select x + 1 from c) select x from c"
 
 
+def written(pid, place):
+    """Bytes of its files below place: what it writes has no name until it is whole."""
+    with contextlib.suppress(FileNotFoundError):  # one that was closed meanwhile
+        links = [link for link in Path(f"/proc/{pid}/fd").iterdir() if str(place) in os.readlink(link)]
+        return sum(link.stat().st_size for link in links)
+    return 0
+
+
 @pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_command_is_quiet_and_leaves_nothing(lowtide_exe, shop, tmp_path, which):
     process = subprocess.Popen(
@@ -247,10 +256,10 @@ def test_an_interrupted_command_is_quiet_and_leaves_nothing(lowtide_exe, shop, t
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
-    while not any(path.stat().st_size for path in tmp_path.iterdir()):
-        time.sleep(0.01)
-    process.send_signal(which)
     try:
+        while not written(process.pid, tmp_path):
+            time.sleep(0.01)
+        process.send_signal(which)
         assert process.communicate(timeout=120) == (b"", b"")
     finally:
         process.kill()
