@@ -190,17 +190,14 @@ def test_the_fix_of_a_temporary_peak_returns_what_was_said(what: str, lowtide: L
 
 
 @pytest.mark.parametrize(
-    "line, advice",
-    [
-        ("n = len([[i] for i in range(500_000)])", "a generator"),
-        ("n = b'x' * 60_000_000; n = 0", "in place ("),
-    ],
+    "line, generator",
+    [("n = len([[i] for i in range(500_000)])", True), ("n = b'x' * 60_000_000; n = 0", False)],
 )
-def test_what_to_write_instead_fits_what_was_made(line: str, advice: str, lowtide: Lowtide, tmp_path: Path) -> None:
+def test_what_to_write_instead_fits_what_was_made(line: str, generator: bool, lowtide: Lowtide, tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(AROUND.format(before="", line=line, after=""))
     lowtide("run", "--exact", "--no-report", "-o", tmp_path / "t.tide", tmp_path / "app.py", cwd=tmp_path)
     (found,) = json.loads(lowtide("report", tmp_path / "t.tide", "--json").stdout)["findings"]
-    assert (found["kind"], advice in found["fix"]) == ("temporary-peak", True), found["fix"]
+    assert (found["kind"], "generator" in found["fix"]) == ("temporary-peak", generator), found["fix"]
 
 
 # A worker whose list is freed before its end, or is kept until then as a model of it would be.
