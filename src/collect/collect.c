@@ -302,8 +302,9 @@ static void untouched_add(void *arg, uint32_t cell, uint64_t bytes) {
     p->seen.cells.at[cell].changed = true;
 }
 
-/* It may be asked again when that has cost a fiftieth of the time. */
-static void read_untouched(collect_t *c, uint32_t number, bool peak) {
+/* peak: the RSS is the highest so far; `heap` was alive when it was read.
+ * It may be asked again when that has cost a fiftieth of the time. */
+static void read_untouched(collect_t *c, uint32_t number, bool peak, uint64_t heap) {
     collect_process_t *p = c->processes.at[number];
     uint64_t begin = collect_cost_us();
     if (!p->observed.region || p->ended || p->frozen) return;
@@ -314,6 +315,9 @@ static void read_untouched(collect_t *c, uint32_t number, bool peak) {
         cell->untouched = 0;
     }
     p->untouched_bytes = touched_not(&p->observed, p->pid, untouched_add, p, &p->large_bytes);
+    p->untouched_heap = observed_heap_bytes(&p->observed);
+    /* What went meanwhile is told by the look before this, and by how high the RSS rose since. */
+    peak &= p->untouched_heap >= heap - heap / 64;
     for (size_t i = 0; peak && i < p->seen.cells.count; i++) {
         collect_cell_t *cell = &p->seen.cells.at[i];
         if (cell_lives_as(cell, &cell->figures.peak)) cell->peak_untouched = cell->untouched;
@@ -321,11 +325,10 @@ static void read_untouched(collect_t *c, uint32_t number, bool peak) {
             cell->rss_peak_untouched = cell->untouched;
     }
     p->untouched_rss = p->rss_bytes;
-    p->untouched_heap = observed_heap_bytes(&p->observed);
     if (peak) {
         p->peak_stale = false;
         p->high_rss = p->rss_bytes;
-        p->high_heap = observed_heap_bytes(&p->observed);
+        p->high_heap = p->untouched_heap;
     }
     uint64_t wait = LOOK_PART * (collect_cost_us() - begin);
     p->untouched_due_us = collect_now_us(c) + (wait > GRAIN_US_MIN ? wait : GRAIN_US_MIN);
@@ -390,7 +393,9 @@ static void look_back(collect_t *c, collect_process_t *p, bool now) {
 /* The point of a stretch is its highest: so no peak falls between two points. */
 static void look(collect_t *c, uint32_t number, bool now) {
     collect_process_t *p = c->processes.at[number];
-    if (p->ended || p->frozen || !read_rss(p)) return;
+    if (p->ended || p->frozen) return;
+    uint64_t heap = observed_heap_bytes(&p->observed);
+    if (!read_rss(p)) return;
     uint64_t t = collect_now_us(c), heap_peak = observed_heap_peak_bytes(&p->observed);
     p->heap_peak_passed |= heap_peak > p->seen_heap_peak;
     p->seen_heap_peak = heap_peak;
@@ -398,20 +403,24 @@ static void look(collect_t *c, uint32_t number, bool now) {
         p->heap_peak_passed && observed_heap_bytes(&p->observed) < heap_peak - heap_peak / 64;
     if (p->rss_bytes < p->looked_rss || fell || now) look_back(c, p, now);
     if (fell) p->heap_peak_passed = false;
+    /* While a large block goes, the RSS may stand higher than at the look before, with nothing alive to show for it. */
+    bool falls = heap < p->looked_heap - p->looked_heap / 64 ||
+                 p->rss_bytes < p->looked_rss - p->looked_rss / 256;
     p->looked_rss = p->rss_bytes;
+    p->looked_heap = heap;
     if (p->rss_bytes > p->rss_peak_bytes) {
         p->rss_peak_bytes = p->rss_bytes;
         p->rss_peak_us = t;
     }
-    if (p->rss_bytes > p->seen_peak_bytes) {
+    if (!falls && p->rss_bytes > p->seen_peak_bytes) {
         p->seen_peak_bytes = p->rss_bytes;
         observed_rss_peak(&p->observed);
         p->peak_stale = true;
     }
-    bool high = p->rss_bytes + p->seen_peak_bytes / 64 >= p->seen_peak_bytes;
+    bool high = !falls && p->rss_bytes + p->seen_peak_bytes / 64 >= p->seen_peak_bytes;
     bool above = observed_heap_bytes(&p->observed) > p->rss_bytes + p->untouched_bytes;
     bool due = now || t >= p->untouched_due_us, stale = above || is_stale(p);
-    if (now || (due && ((high && p->peak_stale) || stale))) read_untouched(c, number, high);
+    if (now || (due && ((high && p->peak_stale) || stale))) read_untouched(c, number, high, heap);
     /* With what is known to be wrong no line is told. */
     series_look(c, number, t, now, due || !stale);
     if (p->rss_bytes >= p->point_rss) {

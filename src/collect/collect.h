@@ -111,7 +111,7 @@ typedef struct collect_process {
     uint64_t end_heap_bytes;  /* live when it ended, or had run its last line */
     collect_gc_t gc;
     collect_course_t series;
-    uint64_t looked_us, looked_rss; /* at its RSS, and what it was */
+    uint64_t looked_us, looked_rss, looked_heap; /* when, and what they were */
     uint64_t tree_shared;           /* of its RSS, what others count (collect_tree.h) */
     bool tree_read, tree_gone;      /* gone: it has ended, and that was not heard of yet */
     collect_peak_t peak, next_peak; /* next: being written */

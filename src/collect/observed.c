@@ -141,7 +141,13 @@ bool observed_block(const observed_t *o, uint64_t i, region_block_t *out) {
     if (address <= 1) return false;
     *out = (region_block_t){.bytes = block->bytes, .cell = block->cell};
     atomic_init(&out->address, address);
-    return true;
+    return observed_block_is(o, i, address);
+}
+
+bool observed_block_is(const observed_t *o, uint64_t i, uint64_t address) {
+    const region_block_t *block = (const region_block_t *)o->blocks.at + i;
+    atomic_thread_fence(memory_order_acquire);
+    return atomic_load_explicit(&block->address, memory_order_relaxed) == address;
 }
 
 observed_text_t observed_text(const observed_t *o, uint32_t offset) {

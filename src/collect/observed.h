@@ -63,6 +63,8 @@ bool observed_event(const observed_t *o, uint64_t i, region_event_t *out);
 bool observed_cell_now(const observed_t *o, uint64_t i, uint64_t *live, uint64_t *total);
 /* false: no block is in that slot. */
 bool observed_block(const observed_t *o, uint64_t i, region_block_t *out);
+/* Is the block of this address still in that slot? A slot is emptied before its block goes. */
+bool observed_block_is(const observed_t *o, uint64_t i, uint64_t address);
 /* "" where there is none. */
 observed_text_t observed_text(const observed_t *o, uint32_t offset);
 

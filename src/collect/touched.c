@@ -102,10 +102,14 @@ uint64_t touched_not(const observed_t *o, pid_t pid,
         if (!observed_block(o, i, &block) || block.bytes < REGION_LARGE_BYTES ||
             !observed_cell(o, block.cell, &cell))
             continue;
+        uint64_t address = atomic_load(&block.address), there = 0;
         uint64_t bytes = block_untouched(
-            &pages, atomic_load(&block.address), block.bytes,
-            cell.domain == REGION_MMAP || o->mode == REGION_EXACT ? 0 : o->interval_bytes, touched);
+            &pages, address, block.bytes,
+            cell.domain == REGION_MMAP || o->mode == REGION_EXACT ? 0 : o->interval_bytes, &there);
+        /* One that goes meanwhile looks untouched. */
+        if (!observed_block_is(o, i, address)) continue;
         if (bytes) of_cell(arg, block.cell, bytes);
+        *touched += there;
         sum += bytes;
     }
     if (pages.pagemap >= 0) close(pages.pagemap);

@@ -576,13 +576,17 @@ static void mapped_touch(const mapped_t *m, size_t begin, size_t end) {
     for (size_t i = begin; i < end; i += PAGE_BYTES) m->at[i] = 1;
 }
 
-/* The block has gone, which was there at the heap's peak. */
-static void mapped_drop(mapped_t *m) {
+/* The block, which was there at the heap's peak, is counted no more; its pages are there still. */
+static void mapped_uncount(mapped_t *m) {
     m->r->blocks[5].address = 0;
     m->r->cells[1].peak.bytes = MAPPED_BYTES;
     m->r->cells[1].heap_epoch = m->r->head.heap_epoch;
     m->r->cells[1].live.bytes = 0;
     m->r->head.heap_bytes = 3000;
+}
+
+static void mapped_drop(mapped_t *m) {
+    mapped_uncount(m);
     munmap((void *)m->at, MAPPED_BYTES + BESIDE_BYTES);
 }
 
@@ -634,6 +638,27 @@ static void what_was_touched_before_a_dip_is_told_of_what_goes_later(void **stat
     mapped_look(&m);
     assert_int_equal(mapped_untouched_at_peak(&m), MAPPED_BYTES / 2);
     mapped_drop(&m);
+    m.p->back_due_us = 0;
+    mapped_look(&m);
+    assert_in_range(mapped_untouched_at_peak(&m), 0, SMALL_BYTES);
+    end(&m.c, m.r);
+}
+
+/* Seen half touched; touched whole; and seen again when it is counted no more and some of its pages are still there. */
+static void what_is_seen_while_it_goes_is_told_as_it_was_before(void **state) {
+    (void)state;
+    mapped_t m;
+    mapped_begin(&m);
+    mapped_touch(&m, 0, MAPPED_BYTES / 2);
+    collect_drain(&m.c);
+    assert_int_equal(mapped_untouched_at_peak(&m), MAPPED_BYTES / 2);
+    mapped_touch(&m, MAPPED_BYTES / 2, MAPPED_BYTES);
+    mapped_uncount(&m);
+    madvise((void *)(m.at + MAPPED_BYTES / 4 * 3), MAPPED_BYTES / 4, MADV_DONTNEED);
+    m.p->back_due_us = UINT64_MAX;
+    m.p->untouched_due_us = 0;
+    mapped_look(&m);
+    munmap((void *)m.at, MAPPED_BYTES + BESIDE_BYTES);
     m.p->back_due_us = 0;
     mapped_look(&m);
     assert_in_range(mapped_untouched_at_peak(&m), 0, SMALL_BYTES);
@@ -882,6 +907,7 @@ int main(void) {
         cmocka_unit_test(what_was_only_read_is_no_memory),
         cmocka_unit_test(what_was_never_touched_is_no_memory_when_it_is_gone_either),
         cmocka_unit_test(what_was_touched_before_a_dip_is_told_of_what_goes_later),
+        cmocka_unit_test(what_is_seen_while_it_goes_is_told_as_it_was_before),
         cmocka_unit_test(the_live_file_has_it_all_and_is_at_most_twice_as_long_and_a_write),
         cmocka_unit_test(a_live_file_without_room_keeps_what_it_has_and_goes_on_later),
         cmocka_unit_test(a_live_file_that_cannot_take_its_name_lacks_nothing_later),
