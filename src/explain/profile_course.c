@@ -219,3 +219,49 @@ int profile_without(const profile_t *p, const uint64_t *at_peak, profile_without
     mem_free(x.frame);
     return 0;
 }
+
+/* ---- How a line rose ---- */
+
+/* What the line has after the row in the row's process; `had` is of each of its frames. */
+static int rises_next(map_t *frames, uint64_t *had, const profile_course_t *row, uint64_t *now) {
+    int fresh;
+    uint32_t next = (uint32_t)frames->count;
+    uint32_t *at = map_put(frames, (uint64_t)row->process << 32 | row->frame, &fresh);
+    if (!at) return -ENOMEM;
+    if (fresh) {
+        *at = next;
+        had[next] = 0;
+    }
+    *now += row->live_bytes - had[*at];
+    had[*at] = row->live_bytes;
+    return 0;
+}
+
+/* Twice through its rows: what it had last has to be known before one can say since when. */
+int profile_rises(const profile_t *p, uint32_t line, profile_rise_t *of) {
+    uint64_t *had = mem_alloc(((size_t)p->course_count + 1) * sizeof *had);
+    uint64_t *now = mem_alloc(((size_t)p->process_count + 1) * sizeof *now);
+    int status = had && now ? 0 : -ENOMEM;
+    memset(of, 0, p->process_count * sizeof *of);
+    for (int pass = 0; pass < 2 && !status; pass++) {
+        map_t frames = {0};
+        memset(now, 0, p->process_count * sizeof *now);
+        for (uint32_t i = 0; i < p->course_count && !status; i++) {
+            const profile_course_t *row = &p->courses[i];
+            if (row->frame == LOWTIDE_NONE || row->line != line) continue;
+            profile_rise_t *rise = &of[row->process];
+            uint64_t last = rise->had_bytes, before = now[row->process];
+            status = rises_next(&frames, had, row, &now[row->process]);
+            if (!pass) continue;
+            if (before < last / 2 && now[row->process] >= last / 2) rise->half_us = row->t_us;
+            if (before < last - last / 8 && now[row->process] >= last - last / 8)
+                rise->whole_us = row->t_us;
+        }
+        for (uint32_t i = 0; i < p->process_count && !pass; i++)
+            of[i].had_bytes = p->processes[i].has_lines_until ? 0 : now[i];
+        map_free(&frames);
+    }
+    mem_free(had);
+    mem_free(now);
+    return status;
+}

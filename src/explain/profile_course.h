@@ -31,4 +31,13 @@ typedef struct profile_without {
 /* `at_peak`: by line, what it had at the peak. 0 or -ENOMEM. */
 int profile_without(const profile_t *p, const uint64_t *at_peak, profile_without_t *ask);
 
+/* How a line came to what it had last in a process. */
+typedef struct profile_rise {
+    uint64_t had_bytes; /* last; 0: no row tells of it, or they end before the process does */
+    uint64_t half_us, whole_us; /* from then on it had a half of that, and seven eighths */
+} profile_rise_t;
+
+/* Of one line, by process: `of` has room for each. 0 or -ENOMEM. */
+int profile_rises(const profile_t *p, uint32_t line, profile_rise_t *of);
+
 #endif

@@ -2,6 +2,7 @@
  * The line that made it is known by the profile; who held it only where a heap was captured at the peak. */
 #define _GNU_SOURCE
 #include "base/mem.h"
+#include "explain/profile_course.h"
 #include "explain/profile_findings.h"
 
 #include <errno.h>
@@ -10,19 +11,26 @@
 
 enum { KEPT_MIN_BYTES = 16 << 20, KEPT_SHARE = 10, KEPT_MOST = 3 };
 
-/* What a line had at the end of one process. */
+/* What a line had at the end of one process, and how it came to it. */
 typedef struct kept_part {
     uint64_t bytes, blocks;
     double variance;
 } kept_part_t;
 
+/* What grew through the life of a process is to be let go of; what was made once and stayed is needed, but hardly as often as there
+ * are processes. */
+typedef enum kept_course { KEPT_UNKNOWN, KEPT_GREW, KEPT_LEVEL } kept_course_t;
+
 /* What a line had at one moment, the end of a process, in all that were there then. */
 typedef struct kept_told {
     uint32_t line, processes;
-    uint32_t largest; /* the process that had most of it */
-    bool running;     /* they are still there */
+    uint32_t last, largest; /* the one at whose end it was; and that had most of it */
+    bool running;           /* they are still there */
     kept_part_t sum;
     uint64_t off;
+    kept_course_t course;
+    uint64_t level_us; /* of what is level: so long after its begin the last of them had it */
+    uint64_t half_us;  /* of what grew: for so long the largest had a half of it */
 } kept_told_t;
 
 static bool kept_is_unseen(const findings_t *f, const profile_t *p, uint32_t process) {
@@ -49,16 +57,20 @@ static bool kept_lived(const profile_process_t *of, uint64_t t_us) {
     return of->begin_us <= t_us && (!of->ended || of->end_us >= t_us);
 }
 
+/* Whether the process has of the line, and was there at the end of t->last. */
+static bool kept_has(const profile_t *p, const kept_part_t *of, const kept_told_t *t, uint32_t i) {
+    const profile_process_t *last = &p->processes[t->last];
+    return of[i].bytes && kept_lived(&p->processes[i], last->ended ? last->end_us : UINT64_MAX);
+}
+
 /* Processes that came one after the other never had it at once: the fix returns what those had that were there together. */
 static void kept_at_once(const profile_t *p, const kept_part_t *of, kept_told_t *t) {
     for (uint32_t i = 0; i < p->process_count; i++) {
-        const profile_process_t *last = &p->processes[i];
-        kept_told_t now = {.line = t->line, .largest = i, .running = !last->ended};
+        kept_told_t now = {
+            .line = t->line, .last = i, .largest = i, .running = !p->processes[i].ended};
         if (!of[i].bytes) continue;
         for (uint32_t k = 0; k < p->process_count; k++) {
-            if (!of[k].bytes ||
-                !kept_lived(&p->processes[k], last->ended ? last->end_us : UINT64_MAX))
-                continue;
+            if (!kept_has(p, of, &now, k)) continue;
             now.processes++;
             now.sum.bytes += of[k].bytes;
             now.sum.blocks += of[k].blocks;
@@ -69,89 +81,221 @@ static void kept_at_once(const profile_t *p, const kept_part_t *of, kept_told_t 
     }
 }
 
-static int kept_measure(const findings_t *f, const profile_t *p, kept_told_t *t) {
-    kept_part_t *of = mem_alloc(p->process_count * sizeof *of);
-    uint64_t interval = 0;
-    if (!of) return -ENOMEM;
+static uint64_t kept_end_us(const profile_t *p, uint32_t process) {
+    uint64_t end = p->processes[process].end_us;
+    for (uint32_t i = 0; i < p->point_count && !p->processes[process].ended; i++)
+        if (p->points[i].process == process && p->points[i].t_us > end) end = p->points[i].t_us;
+    return end;
+}
+
+/* It is level in a process that had seven eighths of it by the middle of its life, and from then on. Processes that had of the line
+ * have the same code; each says so by its bytes and for how long it lived: of one that has just begun one cannot tell. */
+static int kept_judge(const profile_t *p, const kept_part_t *of, kept_told_t *t) {
+    profile_rise_t *rises = mem_alloc(p->process_count * sizeof *rises);
+    double grew = 0, level = 0;
+    if (!rises || profile_rises(p, t->line, rises)) {
+        mem_free(rises);
+        return -ENOMEM;
+    }
+    for (uint32_t i = 0; i < p->process_count; i++) {
+        uint64_t begin = p->processes[i].begin_us, end = kept_end_us(p, i);
+        const profile_rise_t *rise = &rises[i];
+        if (rise->had_bytes < of[i].bytes / 2 || !rise->had_bytes || end <= begin) continue;
+        double weight = (double)of[i].bytes * (double)(end - begin);
+        bool is_level = rise->whole_us <= begin + (end - begin) / 2;
+        uint64_t after = rise->whole_us > begin ? rise->whole_us - begin : 0;
+        *(is_level ? &level : &grew) += weight;
+        if (is_level && kept_has(p, of, t, i) && after > t->level_us) t->level_us = after;
+        if (i == t->largest && rise->half_us < end) t->half_us = end - rise->half_us;
+    }
+    if (grew > 0 || level > 0) t->course = level > grew ? KEPT_LEVEL : KEPT_GREW;
+    mem_free(rises);
+    return 0;
+}
+
+static void kept_parts(const findings_t *f, const profile_t *p, uint32_t line, kept_part_t *of) {
     memset(of, 0, p->process_count * sizeof *of);
     for (uint32_t i = 0; i < p->cell_count; i++) {
         const profile_cell_t *c = &p->cells[i];
-        if (c->line != t->line || !kept_is_unseen(f, p, c->process)) continue;
-        const profile_process_t *process = &p->processes[c->process];
-        if (process->mode == PROFILE_SAMPLED && process->interval_bytes > interval)
-            interval = process->interval_bytes;
+        if (c->line != line || !kept_is_unseen(f, p, c->process)) continue;
         kept_part_t *to = &of[c->process];
         to->bytes += kept_bytes(&c->sums);
         to->blocks += c->sums.blocks[PROFILE_LIVE] + c->sums.blocks[PROFILE_GONE];
         to->variance += c->sums.variance[PROFILE_LIVE] + c->sums.variance[PROFILE_GONE];
     }
-    kept_at_once(p, of, t);
-    t->off = profile_spread(t->sum.variance, interval);
-    mem_free(of);
-    return 0;
 }
 
-static char *kept_title(findings_t *f, const profile_t *p, const kept_told_t *t) {
-    const profile_frame_t *frame = &p->lines[t->line].frame;
-    char size[32], off[32], error[64] = "", who[64];
-    if (t->off) snprintf(error, sizeof error, " (± %s)", findings_bytes(t->off, off));
+static int kept_measure(const profile_t *p, const kept_part_t *of, kept_told_t *t) {
+    uint64_t interval = 0;
+    kept_at_once(p, of, t);
+    for (uint32_t i = 0; i < p->process_count; i++) {
+        const profile_process_t *one = &p->processes[i];
+        if (of[i].bytes && one->mode == PROFILE_SAMPLED && one->interval_bytes > interval)
+            interval = one->interval_bytes;
+    }
+    t->off = profile_spread(t->sum.variance, interval);
+    return kept_judge(p, of, t);
+}
+
+/* "process 4711", "3 processes (4711, 4712, 4713)" */
+static char *kept_who(findings_t *f, const profile_t *p, const kept_part_t *of,
+                      const kept_told_t *t) {
+    enum { PIDS_MOST = 4 };
+    char *text;
+    uint32_t told = 0;
     if (t->processes == 1)
-        snprintf(who, sizeof who, "process %llu", (unsigned long long)p->processes[t->largest].pid);
-    else
-        snprintf(who, sizeof who, "%u processes", t->processes);
-    return findings_text(f, "%s:%u made %s%s that %s %s", profile_file_base(frame->file),
+        return findings_text(f, "process %llu", (unsigned long long)p->processes[t->largest].pid);
+    text = findings_text(f, "%u processes (", t->processes);
+    for (uint32_t i = 0; text && i < p->process_count && told < PIDS_MOST; i++) {
+        if (!kept_has(p, of, t, i)) continue;
+        text = findings_text(f, "%s%s%llu", text, told++ ? ", " : "",
+                             (unsigned long long)p->processes[i].pid);
+    }
+    if (!text || told == t->processes) return text ? findings_text(f, "%s)", text) : NULL;
+    return findings_text(f, "%s and %u more)", text, t->processes - told);
+}
+
+static char *kept_title(findings_t *f, const profile_t *p, const kept_part_t *of,
+                        const kept_told_t *t) {
+    const profile_frame_t *frame = &p->lines[t->line].frame;
+    char size[32], off[32], error[64] = "", since[96] = "";
+    char *who = kept_who(f, p, of, t);
+    if (!who) return NULL;
+    if (t->off) snprintf(error, sizeof error, " (± %s)", findings_bytes(t->off, off));
+    if (t->course == KEPT_LEVEL)
+        snprintf(since, sizeof since, ", level from %.1f s after its begin on in each",
+                 (double)t->level_us / 1e6);
+    else if (t->course == KEPT_GREW) {
+        uint64_t life = kept_end_us(p, t->largest) - p->processes[t->largest].begin_us;
+        snprintf(since, sizeof since, ", half of it in the last %.1f s of %.1f s%s",
+                 (double)t->half_us / 1e6, (double)life / 1e6,
+                 t->processes > 1 ? " in the largest" : "");
+    }
+    return findings_text(f, "%s:%u made %s%s that %s %s%s", profile_file_base(frame->file),
                          frame->line, findings_bytes(t->sum.bytes, size), error, who,
                          t->running          ? t->processes == 1 ? "has" : "have together"
                          : t->processes == 1 ? "had at its end"
-                                             : "had together at their end");
+                                             : "had together at their end",
+                         since);
 }
 
-/* What to change, or else how to learn it. */
-static char *kept_fix(findings_t *f, const profile_t *p, const kept_told_t *t, const char *holder) {
+/* How to learn who holds it: of a process that has ended only another run tells. */
+static char *kept_how(findings_t *f, const profile_t *p, const kept_told_t *t) {
+    enum { KILLED = 128 + 9 };
+    const profile_process_t *largest = &p->processes[t->largest];
+    unsigned long long pid = largest->pid;
+    const char *why = t->processes > 1                ? "their heaps were not"
+                      : t->largest == p->main_process ? "no heap was"
+                                                      : "the heap of that process was not";
+    if (!largest->ended)
+        return findings_text(f,
+                             "%s captured, so who holds it is not known; `lowtide dump %llu` "
+                             "tells, or `lowtide attach %llu`, while it runs",
+                             why, pid, pid);
+    if (largest->has_exit && largest->exit_status == KILLED)
+        return findings_text(f,
+                             "%s captured, so who held it is not known; run it again with `lowtide "
+                             "run --limit 80%% --dump-near-limit`, which captures the heap when "
+                             "memory grows short",
+                             why);
+    return findings_text(f,
+                         "%s captured, so who held it is not known; run it again, and `lowtide "
+                         "dump` such a process before it ends",
+                         why);
+}
+
+static char *kept_let_go(findings_t *f, const profile_t *p, const kept_told_t *t,
+                         const char *holder) {
     const profile_frame_t *frame = &p->lines[t->line].frame;
-    char in[48] = "", pid[24] = "PID";
+    char in[48] = "";
     if (t->processes > 1) snprintf(in, sizeof in, " in %u processes", t->processes);
-    if (t->running)
-        snprintf(pid, sizeof pid, "%llu", (unsigned long long)p->processes[t->largest].pid);
     char *lead = findings_text(f, "let go of what %s:%u makes%s", profile_file_base(frame->file),
                                frame->line, in);
-    if (!lead) return NULL;
-    if (holder)
-        return findings_text(f,
-                             "%s: at the peak %s held it; delete there what is done with, or bound "
-                             "it (lowtide.Cache, collections.deque(maxlen=…))",
-                             lead, holder);
-    return findings_text(f,
-                         "%s: %s captured, so who holds it is not known; `lowtide dump %s` tells, "
-                         "or `lowtide attach %s`, while %s",
-                         lead,
-                         t->processes > 1                ? "their heaps were not"
-                         : t->largest == p->main_process ? "no heap was"
-                                                         : "the heap of that process was not",
-                         pid, pid,
-                         t->running || t->processes == 1 ? "it runs" : "such a process runs");
+    char *how = holder ? NULL : kept_how(f, p, t);
+    if (!lead || (!holder && !how)) return NULL;
+    return holder ? findings_text(
+                        f,
+                        "%s: at the peak %s held it; delete there what is done with, or bound "
+                        "it (lowtide.Cache, collections.deque(maxlen=…))",
+                        lead, holder)
+                  : findings_text(f, "%s: %s", lead, how);
 }
 
-static int kept_tell(findings_t *f, const profile_t *p, const model_t *peak, const kept_told_t *t) {
+/* Small objects that are shared by a fork are copied page by page, as their reference counts are written. */
+static bool kept_is_small(const kept_told_t *t) {
+    enum { SMALL_BYTES = 4096 };
+    return t->sum.bytes / SMALL_BYTES < t->sum.blocks;
+}
+
+static char *kept_share(findings_t *f, const profile_t *p, const kept_part_t *of,
+                        const kept_told_t *t) {
+    enum { FORKED = 2 };
+    const profile_frame_t *frame = &p->lines[t->line].frame;
+    bool forked = true;
+    for (uint32_t i = 0; i < p->process_count; i++) {
+        const profile_process_t *one = &p->processes[i];
+        if (!kept_has(p, of, t, i)) continue;
+        if (one->how != FORKED || one->parent != p->processes[t->largest].parent) forked = false;
+    }
+    return findings_text(
+        f,
+        "share what %s:%u makes between the %u processes, should each need the same: %sas arrays "
+        "or bytes in a file that all map (mmap, numpy.load(…, mmap_mode=\"r\"))%s",
+        profile_file_base(frame->file), frame->line, t->processes,
+        forked ? "make it before they are forked (gunicorn: preload_app), or lay it " : "lay it ",
+        forked && kept_is_small(t)
+            ? "; of small objects a fork shares only what is not used, for counting references "
+              "writes to them"
+            : "");
+}
+
+static int kept_tell(findings_t *f, const profile_t *p, const model_t *peak, const kept_part_t *of,
+                     kept_told_t *t) {
     profile_held_t held = {0};
     model_finding_t *x = findings_add(f, "kept-memory");
     if (!x) return findings_no_memory(f);
     if (kept_is_unseen(f, p, p->peak_heap_process)) profile_peak_holder(p, peak, t->line, &held);
-    x->bytes = t->sum.bytes;
-    x->objects = t->sum.blocks;
-    x->title = kept_title(f, p, t);
-    x->fix = kept_fix(f, p, t, held.path);
+    bool level = t->course == KEPT_LEVEL;
+    x->title = kept_title(f, p, of, t);
+    x->fix = level ? kept_share(f, p, of, t) : kept_let_go(f, p, t, held.path);
+    /* One copy is needed. */
+    x->bytes = t->sum.bytes - (level ? of[t->largest].bytes : 0);
+    x->objects = t->sum.blocks - (level ? of[t->largest].blocks : 0);
     if (held.path) x->held_at_peak = findings_text(f, "%s", held.path);
-    x->confidence = held.path && t->off * 4 < t->sum.bytes ? "high" : "medium";
+    x->confidence = level ? "low" : held.path && t->off * 4 < t->sum.bytes ? "high" : "medium";
     bool failed = !x->title || !x->fix || (held.path && !x->held_at_peak);
     profile_held_free(&held);
     return failed ? findings_no_memory(f) : profile_set_site(f, &p->lines[t->line].frame, x);
+}
+
+/* What one process alone needs for all of its life is nobody's to change. */
+static bool kept_is_worth(const kept_part_t *of, const kept_told_t *t) {
+    uint64_t bytes = t->sum.bytes - (t->course == KEPT_LEVEL ? of[t->largest].bytes : 0);
+    return bytes >= KEPT_MIN_BYTES && bytes > t->off;
 }
 
 /* What importing took is there for good; what no line of a file made is nobody's to change. */
 static bool kept_is_line(const profile_frame_t *f) {
     return f->kind == PROFILE_PYTHON && f->file[0] && strncmp(f->file, "<frozen", 7) != 0 &&
            !profile_is_import(f);
+}
+
+/* The next line by its bytes, told where it is worth it. */
+static int kept_line(findings_t *f, const profile_t *p, const model_t *peak, uint32_t line,
+                     int *found) {
+    kept_told_t t = {.line = line};
+    kept_part_t *of = mem_alloc(p->process_count * sizeof *of);
+    if (!of) return findings_no_memory(f);
+    kept_parts(f, p, line, of);
+    int status = kept_measure(p, of, &t);
+    if (status) {
+        findings_no_memory(f);
+    } else if (kept_is_worth(of, &t)) {
+        status = kept_tell(f, p, peak, of, &t);
+        (*found)++;
+    }
+    mem_free(of);
+    return status;
 }
 
 int profile_kept_memory(findings_t *f, const profile_t *p, const model_t *peak) {
@@ -162,18 +306,12 @@ int profile_kept_memory(findings_t *f, const profile_t *p, const model_t *peak) 
     uint64_t all = kept_sums(f, p, of_line);
     int status = 0;
     for (int found = 0; !status && found < KEPT_MOST;) {
-        kept_told_t t = {0};
+        uint32_t most = 0;
         for (uint32_t i = 1; i < p->line_count; i++)
-            if (of_line[i] > of_line[t.line]) t.line = i;
-        if (of_line[t.line] < KEPT_MIN_BYTES || of_line[t.line] < all / KEPT_SHARE) break;
-        of_line[t.line] = 0;
-        if (!kept_is_line(&p->lines[t.line].frame)) continue;
-        if (kept_measure(f, p, &t)) {
-            status = findings_no_memory(f);
-        } else if (t.sum.bytes >= KEPT_MIN_BYTES && t.sum.bytes > t.off) {
-            status = kept_tell(f, p, peak, &t);
-            found++;
-        }
+            if (of_line[i] > of_line[most]) most = i;
+        if (of_line[most] < KEPT_MIN_BYTES || of_line[most] < all / KEPT_SHARE) break;
+        of_line[most] = 0;
+        if (kept_is_line(&p->lines[most].frame)) status = kept_line(f, p, peak, most, &found);
     }
     mem_free(of_line);
     return status;

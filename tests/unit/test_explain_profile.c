@@ -170,10 +170,45 @@ static void without_two_lines_the_rest_is_lower_than_without_either(void **state
     assert_int_equal(ask.high_bytes, 30);
 }
 
+static void of_each_process_is_told_since_when_a_line_had_what_it_had_last(void **state) {
+    (void)state;
+    enum { PROCESSES = 4 };
+    profile_course_t rows[16];
+    profile_process_t processes[PROCESSES];
+    profile_rise_t of[PROCESSES];
+    memset(processes, 0, sizeof processes);
+    processes[2].has_lines_until = true;
+    profile_t p = {.courses = rows,
+                   .frame_count = LINES,
+                   .line_count = LINES,
+                   .processes = processes,
+                   .process_count = PROCESSES};
+    row(&p, 0, 80, 80, 0);
+    row(&p, 0, 20, 0, 0); /* it let go of it again */
+    row(&p, 1, 500, 0, 0);
+    row(&p, 0, 60, 40, 0);
+    row(&p, 0, 100, 40, 0);
+    rows[p.course_count - 1].frame = 2; /* of another function in the same line */
+    row(&p, LOWTIDE_NONE, 660, 160, 660);
+    row(&p, 0, 70, 70, 0);
+    rows[p.course_count - 1].process = 1;
+    row(&p, 0, 70, 70, 0);
+    rows[p.course_count - 1].process = 2;
+    assert_int_equal(profile_rises(&p, 0, of), 0);
+    assert_int_equal(of[0].had_bytes, 160);
+    assert_int_equal(of[0].half_us, 6);
+    assert_int_equal(of[0].whole_us, 6);
+    assert_int_equal(of[1].had_bytes, 70);
+    assert_int_equal(of[1].whole_us, 8);
+    assert_int_equal(of[2].had_bytes, 0); /* not known to its end */
+    assert_int_equal(of[3].had_bytes, 0);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(each_frame_stands_in_those_that_it_was_inlined_into),
         cmocka_unit_test(the_rest_is_at_its_highest_where_a_line_has_less),
+        cmocka_unit_test(of_each_process_is_told_since_when_a_line_had_what_it_had_last),
         cmocka_unit_test(without_two_lines_the_rest_is_lower_than_without_either),
         cmocka_unit_test(a_figure_is_told_where_it_is_above_the_error_that_is_shown_with_it),
     };
