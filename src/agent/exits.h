@@ -1,4 +1,4 @@
-/* A callback that Python calls at its end before all that the program has registered with atexit.
+/* The end of a program, as Python comes to it: a callback before all that the program has registered with atexit, and `os._exit`.
  *
  * atexit calls first what came last, so ours is registered again behind each of the program's: `atexit.register` of the main interpreter
  * is, from exits_begin on, a function that does that, and otherwise the same function under the same name. It allocates what a
@@ -20,5 +20,12 @@ enum { EXITS_MOST = 10000 };
 void exits_begin(const rt_t *rt, void *atexit, void *callback, bool (*wanted)(void));
 /* Nothing is registered any more. With or without a GIL. */
 void exits_end(void);
+
+/* From now on exits_leaving tells who calls `_exit`. posix: the module. In every interpreter; where `os._exit` is not what it is in
+ * CPython, nothing is changed. */
+void exits_watch_leave(const rt_t *rt, void *posix);
+/* Whether this thread is in `os._exit`, which holds the GIL and nothing else. C code that calls `_exit` may be a signal's handler, which
+ * interrupted anything. Anywhere. */
+bool exits_leaving(void);
 
 #endif

@@ -15,8 +15,8 @@
  *
  * and at peaks, where lowtide wants a snapshot of one, as peak.h says.
  *
- * So it is also captured after sys.exit, os._exit and an unhandled exception, and not after exec or a signal that kills; its
- * profile is there in any case. Nothing stays open in between, and nobody waits for lowtide but the program's last step.
+ * So it is also captured after sys.exit, os._exit and an unhandled exception, and not after exec, a signal that kills, or `_exit` of C
+ * code, which may be a signal's handler; its profile is there in any case. Nothing stays open in between, and nobody waits for lowtide but the program's last step.
  */
 #define _GNU_SOURCE
 #include "agent/alloc/alloc.h"
@@ -146,11 +146,11 @@ static void *at_exit(void *self, void *args) {
     return none();
 }
 
-/* Programs that are in a hurry leave by os._exit, past atexit (mypy does, and every child of multiprocessing, which is not asked). A signal
- * handler and a thread without the GIL may call this too: they are let through. */
+/* Programs that are in a hurry leave by os._exit, past atexit (mypy does, and every child of multiprocessing, which is not asked). C code
+ * that calls this may be a signal's handler: it has its status at once, and nothing of ours runs. */
 static _Noreturn void leave(int status) {
-    bool asks = program && !ended && !capturing && getpid() == program;
-    if (asks && runtime.PyGILState_Check()) at_exit(NULL, NULL);
+    if (exits_leaving() && program && !ended && !capturing && getpid() == program)
+        at_exit(NULL, NULL);
     syscall(SYS_exit_group, status);
     __builtin_unreachable();
 }
@@ -173,10 +173,12 @@ static bool register_at_exit(void) {
     void *done = callback ? runtime.PyObject_CallFunctionObjArgs(add, callback, NULL) : NULL;
     void *before = done ? runtime.PyCFunction_NewEx(&before_exits_def, NULL, NULL) : NULL;
     if (before) exits_begin(&runtime, module, before, may_exit);
-    void *const made[] = {module, add, callback, done, before};
+    void *posix = done ? runtime.PyImport_ImportModule("posix") : NULL;
+    if (posix) exits_watch_leave(&runtime, posix);
+    void *const made[] = {module, add, callback, done, before, posix};
     for (size_t i = 0; i < sizeof made / sizeof made[0]; i++)
         if (made[i]) runtime.Py_DecRef(made[i]);
-    if (!done || !before) runtime.PyErr_Clear();
+    if (!done || !before || !posix) runtime.PyErr_Clear();
     return done != NULL;
 }
 

@@ -158,8 +158,8 @@ static void why_no_heap(run_t *r, int how) {
                  collect_why_mute(code));
     else
         snprintf(why, room,
-                 "%.100s left without its exit functions (exec, a fatal error, or os._exit of a "
-                 "process forked from it)",
+                 "%.100s left without its exit functions (exec, a fatal error, _exit of C code, or "
+                 "os._exit of a process forked from it)",
                  program);
 }
 
@@ -345,7 +345,8 @@ const command_t command_run = {
             "exit status are its own. Its allocations are sampled from its first line to its\n"
             "last, in all processes that it starts. Its heap is captured when it ends, also\n"
             "by sys.exit, os._exit or an unhandled exception, before its exit functions run;\n"
-            "not after exec or a signal that kills. The report follows on standard output.\n"
+            "not after exec, a signal that kills or _exit of C code. The report follows on\n"
+            "standard output.\n"
             "\n"
             "  -o, --output F   keep the recording, for report, why, diff and sql; should\n"
             "                   lowtide be killed, what it had is in F.partial\n"

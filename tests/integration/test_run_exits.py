@@ -193,7 +193,7 @@ WATCHDOG = """
 #include <signal.h>
 #include <sys/time.h>
 #include <unistd.h>
-static void ends(int n) { (void)n; _exit(3); }
+void ends(int n) { (void)n; _exit(3); }
 void in(int us) {
     struct itimerval t = {{0, 0}, {us / 1000000, us % 1000000}};
     signal(SIGALRM, ends);
@@ -220,6 +220,52 @@ def test_a_watchdog_of_c_ends_the_program_while_its_heap_is_captured(ms: int, lo
         """,
         status=3,
     )
+
+
+@pytest.mark.parametrize("how", ["handler", "call"])
+def test_c_code_that_calls_exit_has_its_status_at_once(
+    how: str, local_python: Python, lowtide: Lowtide, tmp_path: Path
+) -> None:
+    """It may be a handler that interrupted an allocation: no heap is captured there, and why is said."""
+    (tmp_path / "dog.c").write_text(WATCHDOG)
+    cc = shutil.which("cc") or pytest.skip("no compiler")
+    subprocess.run([cc, "-shared", "-fPIC", "-o", tmp_path / "dog.so", tmp_path / "dog.c"], check=True)
+    code = """
+        import ctypes
+        dog = ctypes.PyDLL("./dog.so")  # keeps the GIL
+        kept = [[i] for i in range(20_000)]
+    """
+    ends = {"handler": "dog['in'](20_000)\nwhile True: kept[0] = [[]] * 100", "call": "dog.ends(3)"}[how]
+    code = textwrap.dedent(code) + ends
+    report = run(lowtide, tmp_path, code, "--exact", "--python", local_python.executable, status=3)
+    assert report["heap"]["objects"] == 0 and "_exit of C code" in report["capture"]["missing"]
+    assert report["allocations"]["sites"]
+
+
+def test_os_exit_is_as_it_was(local_python: Python, lowtide: Lowtide, tmp_path: Path) -> None:
+    code = """
+        import os, posix, threading
+        assert os._exit is posix._exit
+        words = repr(os._exit).split(" at ")[0], os._exit.__text_signature__, os._exit.__doc__, os._exit.__module__
+        print(*words, flush=True)
+        for wrong in ["x"], [1, 2], [], [1 << 40]:
+            try: os._exit(*wrong)
+            except (TypeError, OverflowError) as e: print(e, flush=True)
+        class First: pass
+        firsts = [First() for i in range(1000)]
+        class Status:
+            def __index__(self): return 6
+        threading.Thread(target=os._exit, kwargs={"status": Status()}).start()
+        threading.Event().wait()
+    """
+    (tmp_path / "app.py").write_text(textwrap.dedent(code))
+    alone = subprocess.run([local_python.executable, tmp_path / "app.py"], capture_output=True, text=True)
+    done = lowtide(
+        *("run", "--no-report", "-o", tmp_path / "t.tide", "--python", local_python.executable), tmp_path / "app.py"
+    )
+    assert (done.status, done.stdout, done.stderr) == (6, alone.stdout, alone.stderr)
+    assert len(alone.stdout.splitlines()) >= 5
+    assert count(json.loads(lowtide("report", "--json", tmp_path / "t.tide").stdout), "First") == 1000
 
 
 def test_another_interpreter_may_end_the_process(local_python: Python, lowtide: Lowtide, tmp_path: Path) -> None:
