@@ -24,12 +24,16 @@ static int groups_by_bytes(const void *a, const void *b) {
     return groups_by_name(&x->group, &y->group);
 }
 
-static uint32_t groups_gather(const profile_t *p, int figure, const bool *told,
-                              profile_group_t *lines) {
+bool profile_stands_out(const profile_t *p, const profile_sums_t *sums, int figure) {
+    return sums->bytes[figure] && sums->bytes[figure] >= p->sums.bytes[figure] / 1000 &&
+           profile_is_told(p, sums, figure);
+}
+
+static uint32_t groups_gather(const profile_t *p, int figure, profile_group_t *lines) {
     uint32_t count = 0;
     for (uint32_t i = 0; i < p->site_count; i++) {
         const profile_site_t *site = &p->sites[i];
-        if (told[i] || !site->sums.bytes[figure]) continue;
+        if (!site->sums.bytes[figure] || profile_stands_out(p, &site->sums, figure)) continue;
         lines[count++] = (profile_group_t){.frame = &site->frame, .sums = site->sums, .lines = 1};
     }
     qsort(lines, count, sizeof *lines, groups_by_name);
@@ -55,35 +59,39 @@ static uint32_t groups_make(const profile_t *p, int figure, bool by_function,
             if (!same) break;
             groups_add(&group, &lines[next]);
         }
-        uint64_t bytes = group.sums.bytes[figure];
-        if (bytes && bytes >= p->sums.bytes[figure] / 1000 &&
-            profile_is_told(p, &group.sums, figure))
-            ranks[count++] = (groups_rank_t){bytes, group};
+        if (profile_stands_out(p, &group.sums, figure))
+            ranks[count++] = (groups_rank_t){group.sums.bytes[figure], group};
         else
             groups_add(others, &group);
     }
     return count;
 }
 
-int profile_groups(const profile_t *p, int figure, const bool *told, profile_groups_t *out,
-                   err_t *e) {
+int profile_groups(const profile_t *p, int figure, profile_groups_t *out, err_t *e) {
     *out = (profile_groups_t){0};
     profile_group_t *lines = mem_alloc((p->site_count + 1) * sizeof *lines);
     groups_rank_t *ranks = mem_alloc((p->site_count + 1) * sizeof *ranks);
-    int status = lines && ranks ? 0 : err_set(e, -ENOMEM, "no memory for the allocation profile");
-    if (!status) {
-        uint32_t n = groups_gather(p, figure, told, lines);
-        uint64_t all = 0, in_groups = 0;
-        for (uint32_t i = 0; i < n; i++) all += lines[i].sums.bytes[figure] / 2;
+    if (!lines || !ranks) {
+        mem_free(lines);
+        mem_free(ranks);
+        return err_set(e, -ENOMEM, "no memory for the allocation profile");
+    }
+    uint64_t in_groups = 0;
+    uint32_t n = groups_gather(p, figure, lines);
+    profile_group_t all = {0};
+    for (uint32_t i = 0; i < n; i++) groups_add(&all, &lines[i]);
+    uint64_t small = all.sums.bytes[figure];
+    if (small > p->sums.bytes[figure] / 2) {
         out->count = groups_make(p, figure, true, lines, n, ranks, &out->others);
-        for (uint32_t i = 0; i < out->count; i++) in_groups += ranks[i].bytes / 2;
-        if (in_groups < all / 2)
+        for (uint32_t i = 0; i < out->count; i++) in_groups += ranks[i].bytes;
+        if (in_groups < small / 2)
             out->count = groups_make(p, figure, false, lines, n, ranks, &out->others);
         qsort(ranks, out->count, sizeof *ranks, groups_by_bytes);
-        for (uint32_t i = 0; i < out->count; i++) lines[i] = ranks[i].group;
-        out->at = lines;
+    } else {
+        out->others = all;
     }
-    if (status) mem_free(lines);
+    for (uint32_t i = 0; i < out->count; i++) lines[i] = ranks[i].group;
+    out->at = lines;
     mem_free(ranks);
-    return status;
+    return 0;
 }

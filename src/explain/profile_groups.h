@@ -18,9 +18,11 @@ typedef struct profile_groups {
     profile_group_t others; /* what is in none of them */
 } profile_groups_t;
 
-/* Of the sites that have some of the figure and of which told[site] is false. A group stands out that is above its error and has
- * a thousandth of the whole. */
-int profile_groups(const profile_t *p, int figure, const bool *told, profile_groups_t *out,
-                   err_t *e);
+/* A line stands out that is above its error and has a thousandth of the whole. */
+bool profile_stands_out(const profile_t *p, const profile_sums_t *sums, int figure);
+
+/* Of the lines of which none stands out, where more than half of the figure is in such; else none, and all that is in them in `others`.
+ * A group stands out as a line does. */
+int profile_groups(const profile_t *p, int figure, profile_groups_t *out, err_t *e);
 
 #endif

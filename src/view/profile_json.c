@@ -2,6 +2,7 @@
 #include "view/profile_view.h"
 
 #include "base/mem.h"
+#include "explain/profile_groups.h"
 
 #include <string.h>
 
@@ -149,6 +150,36 @@ static bool *sites_chosen(const profile_t *p, uint32_t top) {
     return chosen;
 }
 
+/* As people read them: where most is in lines of which none stands out, their functions or files do. */
+static void groups_json(const report_t *r, json_t *j) {
+    static const struct {
+        int figure;
+        const char *name;
+    } of[] = {{PROFILE_PEAK, "peak"}, {PROFILE_LIVE, "live"}, {PROFILE_GONE, "gone"}};
+    const profile_t *p = r->profile;
+    json_open(j, "groups", '[');
+    for (size_t f = 0; p && f < sizeof of / sizeof *of; f++) {
+        profile_groups_t groups;
+        int figure = of[f].figure;
+        err_t e;
+        if (profile_groups(p, figure, &groups, &e)) continue;
+        for (uint32_t i = 0; i < groups.count && i < r->options.top; i++) {
+            const profile_group_t *one = &groups.at[i];
+            json_open(j, NULL, '{');
+            json_text(j, "figure", of[f].name);
+            json_text(j, "file", one->frame->file);
+            json_text(j, "function", one->by_function ? one->frame->function : NULL);
+            json_uint(j, "lines", one->lines);
+            json_uint(j, "bytes", one->sums.bytes[figure]);
+            json_uint(j, "blocks", one->sums.blocks[figure]);
+            json_uint(j, "error_bytes", profile_error(p, &one->sums, figure));
+            json_close(j);
+        }
+        mem_free(groups.at);
+    }
+    json_close(j);
+}
+
 void profile_json(const report_t *r, json_t *j) {
     const profile_t *p = r->profile;
     json_open(j, "allocations", '{');
@@ -193,5 +224,6 @@ void profile_json(const report_t *r, json_t *j) {
     }
     mem_free(chosen);
     json_close(j);
+    groups_json(r, j);
     json_close(j);
 }

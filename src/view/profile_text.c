@@ -263,7 +263,6 @@ static bool is_churn(const profile_sums_t *sums) {
 
 typedef struct sites_list {
     int figure;
-    bool *told; /* of each site: it stands out by itself */
     uint32_t shown;
     profile_group_t small, rest; /* of lines that do not; of what is not shown */
 } sites_list_t;
@@ -323,9 +322,7 @@ static void groups_text(const report_t *r, const screen_t *s, sites_list_t *l) {
     const profile_t *p = r->profile;
     profile_groups_t groups = {.others = l->small};
     err_t e;
-    if (l->figure != PROFILE_TOTAL &&
-        l->small.sums.bytes[l->figure] > p->sums.bytes[l->figure] / 2 &&
-        profile_groups(p, l->figure, l->told, &groups, &e))
+    if (l->figure != PROFILE_TOTAL && profile_groups(p, l->figure, &groups, &e))
         groups = (profile_groups_t){.others = l->small};
     for (uint32_t i = 0; i < groups.count; i++) {
         if (i < r->options.top) {
@@ -353,16 +350,14 @@ static const char *whole_text(const report_t *r, const screen_t *s, int figure,
 static void list_text(const report_t *r, const screen_t *s, const uint32_t *order,
                       const char *title, const char *note, sites_list_t *l) {
     const profile_t *p = r->profile;
-    uint64_t least = p->sums.bytes[l->figure] / 1000;
     if (l->figure != PROFILE_TOTAL) sites_heading(r, s, title, note);
     for (uint32_t i = 0; i < p->site_count; i++) {
         const profile_sums_t *sums = &p->sites[order[i]].sums;
-        uint64_t bytes = sums->bytes[l->figure];
-        if (!bytes) break;
+        if (!sums->bytes[l->figure]) break;
         if (l->figure == PROFILE_TOTAL && !is_churn(sums)) continue;
-        l->told[order[i]] = bytes >= least && profile_is_told(p, sums, l->figure);
-        if (l->shown >= r->options.top || !l->told[order[i]]) {
-            list_add(l->told[order[i]] ? &l->rest : &l->small, sums, 1);
+        bool told = profile_stands_out(p, sums, l->figure);
+        if (l->shown >= r->options.top || !told) {
+            list_add(told ? &l->rest : &l->small, sums, 1);
             continue;
         }
         if (!l->shown++ && l->figure == PROFILE_TOTAL) sites_heading(r, s, title, note);
@@ -378,15 +373,10 @@ static void sites_text(const report_t *r, const screen_t *s, int figure, const c
     sites_list_t l = {.figure = figure};
     err_t e;
     if (!p->sums.bytes[figure] || profile_order(p, figure, &order, &e)) return;
-    l.told = mem_alloc(p->site_count);
-    if (l.told) {
-        memset(l.told, 0, p->site_count);
-        snprintf(line, sizeof line, note, whole_text(r, s, figure, whole));
-        list_text(r, s, order, title, line, &l);
-        groups_text(r, s, &l);
-        if (figure != PROFILE_TOTAL || l.shown) rest_text(r, s, &l);
-    }
-    mem_free(l.told);
+    snprintf(line, sizeof line, note, whole_text(r, s, figure, whole));
+    list_text(r, s, order, title, line, &l);
+    groups_text(r, s, &l);
+    if (figure != PROFILE_TOTAL || l.shown) rest_text(r, s, &l);
     mem_free(order);
 }
 

@@ -275,6 +275,14 @@ def test_memory_of_many_lines_is_told_where_no_line_stands_out(
         assert re.match(r" +([7-9]\d|10\d)\.\d MiB", part), part
         name = r"many\.py" if path == "many.py" else r"named\.py  build"
         assert re.search(rf"^ +\d+\.\d MiB.*{name}  [\d,]+ lines$", part, re.M), part
+    # JSON has the same, of each list.
+    groups = json.loads(lowtide("report", out, "--json").stdout)["allocations"]["groups"]
+    assert {group["figure"] for group in groups} == {"peak", "live"}
+    for group in groups[:1]:
+        assert group["file"] == str(tmp_path / path)
+        assert group["function"] == (None if path == "many.py" else "build")
+        assert group["lines"] > 500 and 60e6 < group["bytes"] < 110e6
+        assert (group["error_bytes"] == 0) == (mode == "exact")
 
 
 def test_memory_that_is_in_no_group_either_is_told_with_its_sum(lowtide: Lowtide, tmp_path: Path) -> None:

@@ -126,3 +126,17 @@ def test_chromium_draws_a_huge_recording(huge, tmp_path):
     assert "Lines that make the memory" in page and "function_0" in page
     assert "one in 512 KiB: a frame of 10.0 MiB may be off by 4.7 MiB, one of 100 MiB by 14.0 MiB, at the peak" in page
     assert page.count("<rect") > 100  # frames of the flame graph
+
+
+def test_chromium_shows_what_is_in_many_small_lines_by_function(lowtide_exe, tmp_path):
+    (tmp_path / "app.py").write_text("def build(k):\n" + " k.append(bytes(60_000))\n" * 1500 + "K = []\nbuild(K)\n")
+    recording, to = tmp_path / "a.tide", tmp_path / "a.html"
+    words = ["run", "--exact", "--no-report", "-o", recording, "--python", sys.executable, tmp_path / "app.py"]
+    subprocess.run([lowtide_exe, *words], capture_output=True, check=True)
+    done = subprocess.run([lowtide_exe, "report", recording, "--html", to], capture_output=True, text=True)
+    if "built without its page" in done.stderr:
+        pytest.skip("this build has no page: Node.js was missing")
+    dom = html.unescape(shown(to, tmp_path / "home").split('<script type="application/json"', 1)[0])
+    (peak,) = re.findall(r"<h2>Many small lines, by function: at the peak</h2>.*?</table>", dom, re.S)
+    assert "build" in peak and "1,500" in peak and re.search(r"8\d\.\d MiB", peak)
+    assert "Many small lines, by function: alive at the end" in dom

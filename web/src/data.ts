@@ -24,6 +24,17 @@ export interface MadeSite extends Site {
   peak_held_by: string | null;
 }
 
+/** Small lines of a function, or (without one) of a file, taken together: of one figure. */
+export interface Group {
+  figure: "peak" | "live" | "gone";
+  file: string;
+  function: string | null;
+  lines: number;
+  bytes: number;
+  blocks: number;
+  error_bytes: number;
+}
+
 export interface Dominator {
   path: string;
   type: string;
@@ -89,6 +100,7 @@ export interface Report {
     mode?: string;
     interval_bytes?: number;
     sites?: MadeSite[];
+    groups?: Group[];
   };
   findings: Finding[];
 }

@@ -1,5 +1,13 @@
 import "./page.css";
-import { readData, type Dominator, type MadeSite, type PageData, type Report, type Site } from "./data";
+import {
+  readData,
+  type Dominator,
+  type Group,
+  type MadeSite,
+  type PageData,
+  type Report,
+  type Site,
+} from "./data";
 import { drawFlame } from "./flame";
 import { bytes, commonDirectory, count, element, place, seconds, sentence, short } from "./text";
 import { drawTimeline } from "./timeline";
@@ -22,11 +30,15 @@ function header(report: Report): HTMLElement[] {
   return [element("h1", {}, title), element("p", { class: "quiet" }, facts.join(" · "))];
 }
 
+/** A file without the directory that all libraries share, or all the program's own. */
+function shortFile(file: string, home: string): string {
+  const library = short(file);
+  return library === file && file.startsWith(home) ? file.slice(home.length) : library;
+}
+
 /** A line of the program: where it is, its function, and its text. */
 function line(site: Site, lead: string, home: string): HTMLElement {
-  const library = short(site.file);
-  const own = library === site.file && site.file.startsWith(home);
-  const file = own ? site.file.slice(home.length) : library;
+  const file = shortFile(site.file, home);
   return element(
     "div",
     { class: "line", title: place(site.file, site.line) },
@@ -135,6 +147,31 @@ function madeBy(site: MadeSite, home: string): HTMLElement {
   );
 }
 
+/** Where most is in lines of which none stands out: their functions, or their files. */
+function groupTables(groups: Group[], home: string): HTMLElement[] {
+  const titles = { peak: "at the peak", live: "alive at the end", gone: "gone with ended processes" };
+  const figures: Group["figure"][] = ["peak", "live", "gone"];
+  return figures.flatMap((name) => {
+    const rows = groups.filter((group) => group.figure === name);
+    const by = rows.some((group) => group.function !== null) ? "function" : "file";
+    return table(
+      `Many small lines, by ${by}: ${titles[name]}`,
+      rows,
+      [
+        { title: titles[name], cell: (g) => figure(g.bytes, g.error_bytes), kind: "n" },
+        { title: "blocks", cell: (g) => count(g.blocks), kind: "n" },
+        { title: "lines", cell: (g) => count(g.lines), kind: "n" },
+        {
+          title: by,
+          cell: (g) => line({ ...g, line: 0, function: g.function ?? "" }, "", home),
+          kind: "block",
+        },
+      ],
+      `Most is in lines of which none stands out by itself.`,
+    );
+  });
+}
+
 /** The line that made most of what it retains, where samples tell it from nothing. */
 function maker(dominator: Dominator): string {
   const most = dominator.made_at[0];
@@ -180,6 +217,7 @@ function tables(report: Report, home: string): HTMLElement[] {
       { title: "made in all", cell: (s) => figure(s.total_bytes, s.total_error_bytes), kind: "n" },
       { title: "line", cell: (s) => madeBy(s, home), kind: "block" },
     ]),
+    ...groupTables(report.allocations.groups ?? [], home),
     ...table("Processes", processes, [
       { title: "highest RSS", cell: (p) => bytes(p.peak_rss_bytes), kind: "n" },
       { title: "pid", cell: (p) => `${p.pid}`, kind: "n" },
