@@ -10,7 +10,7 @@
  * mend". A reader that goes away
  * (`lowtide report | head`) has what it wanted: no line, status 0.
  *
- * Signals: SIGPIPE is ignored, writes fail with EPIPE. SIGINT, SIGTERM and SIGHUP end the process
+ * Signals: SIGPIPE and SIGXFSZ are ignored, writes fail with EPIPE and EFBIG. SIGINT, SIGTERM and SIGHUP end the process
  * at once with 128 + signal and remove the half-written output of output.h. A command that has
  * something to tidy up elsewhere (an agent in a target) calls interrupt_defer() first and looks at
  * interrupt_signal() where it may stop.
@@ -53,6 +53,8 @@ int command_getopt(const command_t *c, int argc, char **argv, const char *shorts
 bool command_number(const command_t *c, const char *option, const char *text, long max, long *out,
                     int *status);
 
+/* In a child of ours: those that are ignored here as they were. */
+void signals_restore(void);
 /* From here on SIGINT, SIGTERM and SIGHUP only interrupt system calls and are remembered. */
 void interrupt_defer(void);
 /* The signal that came since interrupt_defer(), or 0. */

@@ -35,9 +35,20 @@ static void on_signal(int signal) {
     _exit(128 + signal);
 }
 
+/* Their writes fail with EPIPE and EFBIG, which is said. */
+static const int of_writes[] = {SIGPIPE, SIGXFSZ};
+static struct sigaction before[sizeof of_writes / sizeof of_writes[0]];
+
+void signals_restore(void) {
+    for (size_t i = 0; i < sizeof of_writes / sizeof of_writes[0]; i++)
+        sigaction(of_writes[i], &before[i], NULL);
+}
+
 static void signals_set(void) {
-    signal(SIGPIPE, SIG_IGN);
-    struct sigaction act = {.sa_handler = on_signal}, old;
+    struct sigaction act = {.sa_handler = SIG_IGN}, old;
+    for (size_t i = 0; i < sizeof of_writes / sizeof of_writes[0]; i++)
+        sigaction(of_writes[i], &act, &before[i]);
+    act.sa_handler = on_signal;
     const int ends[] = {SIGINT, SIGTERM, SIGHUP};
     for (size_t i = 0; i < sizeof ends / sizeof ends[0]; i++) {
         /* nohup and `&` in a script ask that a signal stays ignored. */

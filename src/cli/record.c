@@ -13,15 +13,24 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-static struct rlimit descriptors;
+static const __rlimit_resource_t kinds[] = {RLIMIT_NOFILE, RLIMIT_FSIZE};
+enum { KINDS = sizeof kinds / sizeof kinds[0] };
+static struct {
+    struct rlimit before;
+    bool raised;
+} limits[KINDS];
 
-static void descriptors_raise(void) {
-    if (getrlimit(RLIMIT_NOFILE, &descriptors)) return;
-    setrlimit(RLIMIT_NOFILE, &(struct rlimit){descriptors.rlim_max, descriptors.rlim_max});
+static void limits_raise(void) {
+    for (int i = 0; i < KINDS; i++) {
+        struct rlimit *l = &limits[i].before;
+        limits[i].raised = getrlimit(kinds[i], l) == 0 &&
+                           setrlimit(kinds[i], &(struct rlimit){l->rlim_max, l->rlim_max}) == 0;
+    }
 }
 
-void record_descriptors_restore(void) {
-    if (descriptors.rlim_max) setrlimit(RLIMIT_NOFILE, &descriptors);
+void record_limits_restore(void) {
+    for (int i = 0; i < KINDS; i++)
+        if (limits[i].raised) setrlimit(kinds[i], &limits[i].before);
 }
 
 int record_open(record_t *r, const char *to, bool live, err_t *e) {
@@ -31,7 +40,7 @@ int record_open(record_t *r, const char *to, bool live, err_t *e) {
     r->gpu_count = 0;
     r->ledger.count = 0;
     r->to_file = to != NULL;
-    descriptors_raise();
+    limits_raise();
     int status = collect_begin(&r->collect, e);
     if (!status && to) status = output_open(&r->output, to, e);
     if (status) return status;

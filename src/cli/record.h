@@ -25,8 +25,8 @@ typedef struct record {
     answer_t ledger;   /* where no heap was captured: what the agent told instead, or no lines */
 } record_t;
 
-/* to: NULL for memory. From here on this process may have as many descriptors as its hard limit says: it needs one for each process that
- * it watches. */
+/* to: NULL for memory. From here on this process may have as many descriptors and as large files as its hard limits say: it needs a
+ * descriptor for each process that it watches, and the recording is no file of the program's. */
 int record_open(record_t *r, const char *to, bool live, err_t *e);
 /* An empty file beside the recording, without a name, for what will go into it; or -1. */
 int record_scratch(const record_t *r);
@@ -36,8 +36,8 @@ bool record_has_profile(const record_t *r);
 int record_finish(record_t *r);
 /* Removes all files. */
 void record_abandon(record_t *r);
-/* In a child of ours: as many as before. */
-void record_descriptors_restore(void);
+/* In a child of ours: as it was before. */
+void record_limits_restore(void);
 void record_close(record_t *r);
 
 #endif

@@ -95,8 +95,8 @@ static int start(run_t *r) {
         code = errno;
     } else if (r->child == 0) {
         child_environment(r);
-        signal(SIGPIPE, SIG_DFL);
-        record_descriptors_restore();
+        signals_restore();
+        record_limits_restore();
         execvp(r->argv[0], r->argv);
         code = errno;
         ssize_t ignored = write(said[1], &code, sizeof code);

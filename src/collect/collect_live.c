@@ -124,7 +124,7 @@ void collect_live_remove(collect_t *c) {
 bool collect_live_keep(collect_t *c) {
     bool made;
     if (c->live.path[0]) live_write(c, collect_now_us(c));
-    made = c->live.made;
+    made = c->live.made && has_name(c->live.fd, c->live.path); /* nobody has removed it */
     if (!made) collect_live_remove(c);
     live_close(c);
     return made;

@@ -134,3 +134,17 @@ print(repr(said))
     assert [kind for kind, _ in said] == ["ValueError"] * 3 + ["TypeError"] * 3
     assert all(text.startswith("interval must be") for _, text in said[:5])
     assert said[5][1].startswith("mark()")
+
+
+def test_a_limit_on_the_size_of_files_is_an_error_and_no_signal(local_python, package, lowtide_exe, tmp_path):
+    """Memory that is shared counts as a file: to make it too large would end the program by SIGXFSZ."""
+    program = """
+import lowtide, resource, signal
+signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, resource.RLIM_INFINITY))
+try: lowtide.start()
+except OSError as e: print([str(e), resource.getrlimit(resource.RLIMIT_FSIZE)[0]])
+"""
+    said, limit = inside(local_python, package, lowtide_exe, program, tmp_path)
+    assert "raise that limit (ulimit -f)" in said
+    assert limit == 1 << 20

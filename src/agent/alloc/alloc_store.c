@@ -70,7 +70,17 @@ static uint64_t region_layout(region_t *r, bool large) {
     return at;
 }
 
+/* Who makes a file that is too large is killed by SIGXFSZ, and memory counts as one. */
+static int check_file_limit(uint64_t bytes, err_t *e) {
+    struct rlimit most;
+    if (getrlimit(RLIMIT_FSIZE, &most) || most.rlim_cur >= bytes) return 0;
+    return err_set(e, -EFBIG,
+                   "the profile's memory is larger than a file of this process may be; raise that "
+                   "limit (ulimit -f)");
+}
+
 static int region_make(uint64_t bytes, int *fd, err_t *e) {
+    if (check_file_limit(bytes, e)) return -EFBIG;
     *fd = memfd_create("lowtide-profile", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (*fd < 0) return err_sys(e, -errno, "cannot make the profile's memory");
     if (ftruncate(*fd, (off_t)bytes) ||
