@@ -67,18 +67,18 @@ static void profile_process(const profile_t *p, uint32_t row, profile_process_t 
     uint64_t parent = number(p, TABLE_PROCESSES, "parent", row);
     uint64_t status = number(p, TABLE_PROCESSES, "status", row);
     uint64_t mode = number(p, TABLE_PROCESSES, "mode", row);
-    *out = (profile_process_t){
-        .parent = parent && parent <= p->process_count ? (uint32_t)parent - 1 : LOWTIDE_NONE,
-        .pid = number(p, TABLE_PROCESSES, "pid", row),
-        .how = number(p, TABLE_PROCESSES, "how", row),
-        .begin_us = number(p, TABLE_PROCESSES, "begin_us", row),
-        .end_us = number(p, TABLE_PROCESSES, "end_us", row),
-        .interval_bytes = number(p, TABLE_PROCESSES, "interval_bytes", row),
-        .has_lines_until = number(p, TABLE_PROCESSES, "lines_until_us", row) > 0,
-        .mode = mode <= PROFILE_EXACT ? (int)mode : PROFILE_NONE,
-        .has_exit = status > 0 && status <= 0x10000,
-        .command = text(p, TABLE_PROCESSES, "command", row),
-        .python = text(p, TABLE_PROCESSES, "python", row)};
+    *out = (profile_process_t){.parent = parent && parent <= p->process_count ? (uint32_t)parent - 1
+                                                                              : LOWTIDE_NONE,
+                               .pid = number(p, TABLE_PROCESSES, "pid", row),
+                               .how = number(p, TABLE_PROCESSES, "how", row),
+                               .begin_us = number(p, TABLE_PROCESSES, "begin_us", row),
+                               .end_us = number(p, TABLE_PROCESSES, "end_us", row),
+                               .interval_bytes = number(p, TABLE_PROCESSES, "interval_bytes", row),
+                               .lines_until_us = number(p, TABLE_PROCESSES, "lines_until_us", row),
+                               .mode = mode <= PROFILE_EXACT ? (int)mode : PROFILE_NONE,
+                               .has_exit = status > 0 && status <= 0x10000,
+                               .command = text(p, TABLE_PROCESSES, "command", row),
+                               .python = text(p, TABLE_PROCESSES, "python", row)};
     out->ended = out->end_us > 0;
     if (out->has_exit) {
         int how = (int)status - 1;

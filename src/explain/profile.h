@@ -35,8 +35,8 @@ typedef struct profile_process {
     uint64_t pid, how, begin_us, end_us, interval_bytes;
     int mode;
     bool ended, has_exit;
-    bool has_lines_until; /* its rows of `lines` end before it does */
-    int exit_status;      /* as a shell tells it: 128 + the signal that killed it */
+    uint64_t lines_until_us; /* its rows of `lines` end there, before it does; 0: it has all */
+    int exit_status;         /* as a shell tells it: 128 + the signal that killed it */
     const char *command, *python;
     uint64_t rss_peak_bytes, peak_us; /* of its timeline; and when that was */
     /* Which is what PROFILE_PEAK tells of. */

@@ -208,7 +208,7 @@ int profile_without(const profile_t *p, const uint64_t *at_peak, profile_without
     ask->fresh_variance = 0;
     ask->other = LOWTIDE_NONE;
     /* What is not in it may have been higher. */
-    bool is_cut = ask->process < p->process_count && p->processes[ask->process].has_lines_until;
+    bool is_cut = ask->process < p->process_count && p->processes[ask->process].lines_until_us > 0;
     uint32_t highest = is_cut ? LOWTIDE_NONE : course_walk(&x, LOWTIDE_NONE);
     ask->known = highest != LOWTIDE_NONE;
     if (ask->known) {
@@ -258,7 +258,7 @@ int profile_rises(const profile_t *p, uint32_t line, profile_rise_t *of) {
                 rise->whole_us = row->t_us;
         }
         for (uint32_t i = 0; i < p->process_count && !pass; i++)
-            of[i].had_bytes = p->processes[i].has_lines_until ? 0 : now[i];
+            of[i].had_bytes = p->processes[i].lines_until_us ? 0 : now[i];
         map_free(&frames);
     }
     mem_free(had);

@@ -51,7 +51,9 @@ enum {
     STACK_LINE,
     STACK_OFFSET,
     STACK_BUILD,
-    STACK_SOURCE
+    STACK_SOURCE,
+    STACK_FIRST,
+    STACK_MODULE
 };
 enum {
     SAMPLE_PROCESS,
@@ -78,7 +80,18 @@ enum {
     PROCESS_COMMAND,
     PROCESS_PYTHON,
     PROCESS_RSS_PEAK,
-    PROCESS_HEAP_PEAK
+    PROCESS_HEAP_PEAK,
+    PROCESS_LINES_UNTIL
+};
+enum {
+    COURSE_PROCESS,
+    COURSE_T,
+    COURSE_FILE,
+    COURSE_LINE,
+    COURSE_FUNCTION,
+    COURSE_LIVE,
+    COURSE_MADE,
+    COURSE_HIGH
 };
 
 #define PROCESS_OF                                                                                 \
@@ -122,6 +135,8 @@ const sql_table_t sql_profile_tables[] = {
          {"offset", "INTEGER", "of a native frame, in its library", 0, 0},
          {"build_id", "TEXT", "of that library", 0, 0},
          {"source", "TEXT", "the text of the line, where the recording has it", 0, 0},
+         {"first_line", "INTEGER", "of the function; NULL where not known", 0, 0},
+         {"module", "TEXT", "of a native frame: its library", 0, 0},
      }},
     {"samples",
      "sampled blocks that were alive when the heap was captured",
@@ -173,6 +188,20 @@ const sql_table_t sql_profile_tables[] = {
          {"python", "TEXT", "its version", 0, 0},
          {"rss_peak_bytes", "INTEGER", "its highest resident memory", 0, 0},
          {"heap_peak_bytes", "INTEGER", "the most that was allocated", 0, 0},
+         {"lines_until_s", "REAL", "from then on it has no rows in lines; NULL: it has all", 0, 0},
+     }},
+    {"lines",
+     "what the program's own lines had over time, where it changed",
+     SQL_ROWS_COURSES,
+     {
+         PROCESS_OF,
+         {"t_s", "REAL", "seconds since the recording began", 0, 0},
+         {"file", "TEXT", "of the line; NULL: the row is of the whole heap", 0, 0},
+         {"line", "INTEGER", "in that file", 0, 0},
+         {"function", "TEXT", "that the line is in", 0, 0},
+         {"live_bytes", "INTEGER", "that it has from then on", 0, 0},
+         {"made_bytes", "INTEGER", "made since the row of the whole heap before", 0, 0},
+         {"high_bytes", "INTEGER", "of the whole heap: the most since then", 0, 0},
      }},
     {"ledger",
      "where every resident byte is",
@@ -219,11 +248,29 @@ const sql_table_t sql_profile_tables[] = {
          {"address", "INTEGER", "of its Python object, or 0: objects.address", 0, 0},
          {"bytes", "INTEGER", "that it has", 0, 0},
      }},
+    {"mappings",
+     "malloc's large blocks, and mappings of memory",
+     SQL_ROWS_MAPPINGS,
+     {
+         {"address", "INTEGER", "where it begins", 0, 0},
+         {"bytes", "INTEGER", "how large it is", 0, 0},
+         {"resident_bytes", "INTEGER", "of it, that the ledger's line has", 0, 0},
+         {"line", "TEXT", "name in ledger", 0, 0},
+     }},
+    {"blocks",
+     "blocks that objects own apart from their own, as far as they are recorded",
+     SQL_ROWS_BLOCKS,
+     {
+         {"object", "INTEGER", "id of the object that owns it", 0, 0},
+         {"address", "INTEGER", "where it begins", 0, 0},
+         {"bytes", "INTEGER", "of one of several that the object owns; else 0", 0, 0},
+     }},
 };
 const int sql_profile_tables_count = sizeof sql_profile_tables / sizeof sql_profile_tables[0];
 
 int sql_profile_load(sql_profile_t *s, const model_t *m, int rows, err_t *e) {
-    static const char *const names[] = {"ledger", "arenas", "heaps", "resources"};
+    static const char *const names[] = {"ledger",    "arenas",   "heaps",
+                                        "resources", "mappings", "blocks"};
     lowtide_recording *rec = model_recording(m);
     if (rows >= SQL_ROWS_LEDGER) {
         int i = rows - SQL_ROWS_LEDGER;
@@ -261,6 +308,8 @@ uint32_t sql_profile_rows(const sql_profile_t *s, int rows) {
         return p->event_count;
     case SQL_ROWS_PROCESSES:
         return p->process_count;
+    case SQL_ROWS_COURSES:
+        return p->course_count;
     default:
         return lowtide_table_rows(s->raw[rows - SQL_ROWS_LEDGER]);
     }
@@ -338,6 +387,8 @@ static void stack_value(const profile_t *p, uint32_t row, int column, sqlite3_co
     if (column == STACK_OFFSET && f->kind == PROFILE_NATIVE) put_number(ctx, f->offset);
     if (column == STACK_SOURCE && *f->source) put_text(ctx, f->source);
     if (column == STACK_BUILD && *f->build_id) put_text(ctx, f->build_id);
+    if (column == STACK_FIRST && f->first_line) put_number(ctx, f->first_line);
+    if (column == STACK_MODULE && f->kind == PROFILE_NATIVE) put_text(ctx, f->module);
 }
 
 static void sample_value(const profile_t *p, uint32_t row, int column, sqlite3_context *ctx) {
@@ -395,6 +446,20 @@ static void process_value(const profile_t *p, uint32_t row, int column, sqlite3_
     if (column == PROCESS_PYTHON) put_text(ctx, one->python);
     if (column == PROCESS_RSS_PEAK) put_number(ctx, one->rss_peak_bytes);
     if (column == PROCESS_HEAP_PEAK) put_number(ctx, one->heap_peak_bytes);
+    if (column == PROCESS_LINES_UNTIL && one->lines_until_us) put_seconds(ctx, one->lines_until_us);
+}
+
+static void course_value(const profile_t *p, uint32_t row, int column, sqlite3_context *ctx) {
+    const profile_course_t *c = &p->courses[row];
+    const profile_frame_t *f = c->frame == LOWTIDE_NONE ? NULL : &p->frames[c->frame];
+    if (column == COURSE_PROCESS) put_id(ctx, c->process);
+    if (column == COURSE_T) put_seconds(ctx, c->t_us);
+    if (f && column == COURSE_FILE) put_text(ctx, f->file);
+    if (f && column == COURSE_LINE) put_number(ctx, f->line);
+    if (f && column == COURSE_FUNCTION) put_text(ctx, f->function);
+    if (column == COURSE_LIVE) put_number(ctx, c->live_bytes);
+    if (column == COURSE_MADE) put_number(ctx, c->made_bytes);
+    if (!f && column == COURSE_HIGH) put_number(ctx, c->high_bytes);
 }
 
 void sql_profile_value(const sql_profile_t *s, const sql_table_t *t, uint32_t row, int column,
@@ -407,6 +472,7 @@ void sql_profile_value(const sql_profile_t *s, const sql_table_t *t, uint32_t ro
         [SQL_ROWS_POINTS - SQL_ROWS_SITES] = point_value,
         [SQL_ROWS_EVENTS - SQL_ROWS_SITES] = event_value,
         [SQL_ROWS_PROCESSES - SQL_ROWS_SITES] = process_value,
+        [SQL_ROWS_COURSES - SQL_ROWS_SITES] = course_value,
     };
     if (t->rows < SQL_ROWS_LEDGER) {
         values[t->rows - SQL_ROWS_SITES](s->profile, row, column, ctx);

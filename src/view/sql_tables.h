@@ -50,11 +50,14 @@ enum sql_rows {
     SQL_ROWS_POINTS,
     SQL_ROWS_EVENTS,
     SQL_ROWS_PROCESSES,
+    SQL_ROWS_COURSES,
     /* tables of the recording, as they are */
     SQL_ROWS_LEDGER,
     SQL_ROWS_ARENAS,
     SQL_ROWS_HEAPS,
     SQL_ROWS_RESOURCES,
+    SQL_ROWS_MAPPINGS,
+    SQL_ROWS_BLOCKS,
     SQL_ROWS_END
 };
 

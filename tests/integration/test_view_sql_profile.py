@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
+import tide_decoder
 from test_view_profile import MIB, profile  # noqa: F401  a fixture
 
 SITES = ("file", "line", "function", "live_bytes", "peak_bytes", "total_bytes", "gone_bytes")
@@ -77,3 +79,43 @@ def test_the_examples_of_the_documentation_run(lowtide, profile):  # noqa: F811
     for query in queries:
         done = lowtide("sql", profile, query)
         assert done.status == 0, (query, done.stderr)
+
+
+PROGRAM = """
+import gc, lowtide, mmap
+class Node: pass
+kept = [[i] for i in range(200_000)]
+large, mapped = bytearray(4_000_000), mmap.mmap(-1, 1 << 20)
+lowtide.mark("made")
+gc.collect()
+opened = open(__file__)
+"""
+
+
+def test_every_table_and_column_of_a_recording_is_in_sql_or_its_omission_has_a_reason(lowtide, tmp_path):
+    (tmp_path / "app.py").write_text(PROGRAM)
+    out = tmp_path / "t.tide"
+    words = ["--no-report", "--native", "-o", out, "--python", sys.executable, tmp_path / "app.py"]
+    assert lowtide("run", *words).status == 0
+    held = tide_decoder.read_recording(out.read_bytes()).tables
+    # Those of format.md, of which a program like this one has all.
+    section = (DOCS / "format.md").read_text().split("## Tables")[1].split("## Nested recordings")[0]
+    rows = section.split("| table | key")[1].split("\n\n")[0]
+    named = re.findall(r"^\| `(\w+)` \| ([^|]*) \| ([^|]*) \|$", rows, re.M)
+    assert {name for name, _, _ in named} == set(held)
+    tables = json.loads(lowtide("sql", out, "--json").stdout)["tables"]
+    in_sql = {(table["name"], column["name"]) for table in tables for column in table["columns"]}
+    left = (DOCS / "sql.md").read_text().split("# What has another name, or is left out")[1]
+    omitted = set(re.findall(r"`(\w+)\.(\w+)`(?=[^|\n]*\|[^|\n]+\|$)", left, re.M))
+    for name, key, text in named:
+        for column in held[name][0]:
+            assert re.search(rf"\b{column}\b", f"{key} {text}"), f"format.md has no {name}.{column}"
+            table = "stacks" if name == "frames" else name
+            there = {(table, column), (table, re.sub("_us$", "_s", column))} & in_sql
+            assert bool(there) != ((name, column) in omitted), (name, column)
+    assert omitted <= {(name, column) for name in held for column in held[name][0]}
+    # What a table holds comes out as it is.
+    ask = json.loads(lowtide("sql", out, "select count(*), sum(bytes) from blocks", "--json").stdout)["rows"]
+    assert ask == [[len(held["blocks"]), sum(row["bytes"] for row in held["blocks"])]]
+    ask = json.loads(lowtide("sql", out, "select t_s, live_bytes, file is null from lines", "--json").stdout)["rows"]
+    assert ask == [[row["t_us"] / 1e6, row["live_bytes"], row["frame"] == 0] for row in held["lines"]]

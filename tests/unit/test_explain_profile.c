@@ -121,7 +121,7 @@ static void the_rest_is_at_its_highest_where_a_line_has_less(void **state) {
     assert_int_equal(profile_without(&p, at_peak, &ask), 0);
     assert_int_equal(ask.high_bytes, 95);
     /* It goes not to the end: a higher one may have come behind it. */
-    profile_process_t cut = {.has_lines_until = true};
+    profile_process_t cut = {.lines_until_us = 7};
     p.processes = &cut;
     p.process_count = 1;
     assert_int_equal(profile_without(&p, at_peak, &ask), 0);
@@ -177,7 +177,7 @@ static void of_each_process_is_told_since_when_a_line_had_what_it_had_last(void 
     profile_process_t processes[PROCESSES];
     profile_rise_t of[PROCESSES];
     memset(processes, 0, sizeof processes);
-    processes[2].has_lines_until = true;
+    processes[2].lines_until_us = 7;
     profile_t p = {.courses = rows,
                    .frame_count = LINES,
                    .line_count = LINES,
