@@ -143,7 +143,7 @@ import lowtide, resource, signal
 signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, resource.RLIM_INFINITY))
 try: lowtide.start()
-except OSError as e: print([str(e), resource.getrlimit(resource.RLIMIT_FSIZE)[0]])
+except RuntimeError as e: print([str(e), resource.getrlimit(resource.RLIMIT_FSIZE)[0]])
 """
     said, limit = inside(local_python, package, lowtide_exe, program, tmp_path)
     assert "raise that limit (ulimit -f)" in said
