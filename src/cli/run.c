@@ -147,10 +147,12 @@ static void why_no_heap(run_t *r, int how) {
     if (l->refused[0])
         snprintf(why, room, "%s", l->refused);
     else if (!l->began)
-        snprintf(why, room,
-                 "%.100s did not run as a Python program that lowtide knows (CPython 3.11 to 3.15, "
-                 "dynamically linked)",
-                 program);
+        snprintf(
+            why, room,
+            "%.100s did not run as a Python program that lowtide can enter so: CPython 3.11 to "
+            "3.15, dynamically linked, not set-user-ID, and where %.200s is to be seen (in a "
+            "chroot or container use lowtide attach PID)",
+            program, r->agent);
     else if (WIFSIGNALED(how))
         snprintf(why, room, "%.100s was ended by SIG%s", program, sigabbrev_np(WTERMSIG(how)));
     else if (code)

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import PATIENCE_S, Lowtide, Python
+from conftest import PATIENCE_S, Lowtide, Python, all_pythons
 from tide_decoder import read_recording
 
 APP = """
@@ -120,6 +120,16 @@ def test_what_is_no_python_runs_and_is_told_about(lowtide: Lowtide) -> None:
     done = lowtide("run", "--", "sh", "-c", "echo hello; exit 4")
     assert (done.status, done.stdout) == (4, "hello\n")
     assert "did not run as a Python program" in last_line(done.stderr)
+
+
+def test_a_python_that_cannot_see_lowtide_is_told_with_what_reaches_it(lowtide: Lowtide) -> None:
+    python = next((one for one in all_pythons() if one.root), None)
+    if python is None or os.geteuid():
+        pytest.skip("no Python with a root of its own, or nobody may go there")
+    done = lowtide("run", "--", "chroot", python.root, python.executable, "-c", "print('here'); exit(3)")
+    assert (done.status, done.stdout) == (3, "here\n")
+    assert done.stderr.count("\n") == 1
+    assert "lowtide-agent.so is to be seen (in a chroot or container use lowtide attach PID)" in done.stderr
 
 
 def test_a_python_that_is_not_supported_is_named(lowtide: Lowtide, app: Path) -> None:
