@@ -15,7 +15,7 @@ MAKE = (
     + r"""
 import gc, tracemalloc
 world = types.SimpleNamespace()
-made = {}
+made, kept = {}, None  # a name that comes and goes lets the namespace grow
 for name, make in KINDS.items():
     make()  # caches, free lists, what a type learns of its instances
     gc.collect()
@@ -25,7 +25,7 @@ for name, make in KINDS.items():
     made[name] = tracemalloc.get_traced_memory()[0], id(kept)
     tracemalloc.stop()
     setattr(world, name.replace(" ", "_"), kept)
-    del kept
+    kept = None
 walk(1)
 print(json.dumps(made), "ready", flush=True)
 """

@@ -50,6 +50,10 @@ class Text(io.StringIO):
     pass
 
 
+class Moment(datetime.datetime):
+    pass
+
+
 class Row(list):
     pass
 
@@ -156,6 +160,10 @@ KINDS = {
     "Decimal": lambda: [big(i) for i in range(n)],
     "Decimal small": lambda: [decimal.Decimal(i) for i in range(10 * n)],
     "datetime": lambda: [datetime.datetime(2020, 1, 1, 1, i % 60, tzinfo=datetime.UTC) for i in range(10 * n)],
+    "datetime naive": lambda: [datetime.datetime(2020, 1, 1, 1, i % 60) for i in range(10 * n)],
+    "datetime of its own kind": lambda: [Moment(2020, 1, 1, 1, i % 60) for i in range(10 * n)],
+    "time": lambda: [datetime.time(1, i % 60, tzinfo=datetime.UTC) for i in range(10 * n)],
+    "time naive": lambda: [datetime.time(1, i % 60) for i in range(10 * n)],
     "instance": lambda: [Plain(i) for i in range(5 * n)],
     "instance of many attributes": lambda: [Many(i) for i in range(n)],
     "instance asked for its dict": lambda: [WithDict(i) for i in range(5 * n)],

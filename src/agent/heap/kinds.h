@@ -80,6 +80,7 @@ typedef struct kind {
     kind_value_t value_rule;
     kind_dict_t dict;
     bool heap, has_gc;
+    uint8_t naive_bytes;   /* datetime, time: without a time zone they end before it; else 0 */
     bool has_links;        /* functools.lru_cache */
     bool has_order;        /* OrderedDict: its nodes are the last fixed label */
     bool asks_gc;          /* tp_is_gc says which instances have a GC head */

@@ -4,6 +4,7 @@
 #include "agent/heap/ndarray.h"
 #include "agent/heap/py_text.h"
 #include "agent/heap/sizes_core.h"
+#include "agent/heap/special.h"
 
 enum { METH_NOARGS_ONLY = 0x0004, WORD = sizeof(void *) };
 
@@ -179,7 +180,7 @@ uint64_t size_measure(walk_t *k, const kind_t *t, rt_addr_t object) {
     uint64_t size = 0;
     switch (t->size_rule) {
     case SIZE_BASIC:
-        size = size_basic(k, t, object);
+        size = size_basic(k, t, object) - special_less(t, object);
         break;
     case SIZE_DICT:
         size = size_dict(k, t, object);

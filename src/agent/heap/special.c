@@ -32,13 +32,24 @@ static void special_field(walk_t *k, kind_t *t, int32_t offset, int32_t guard, u
     t->fields[t->field_count - 1].owned = true;
 }
 
+/* An instance of a class in Python that derives from it has room for the zone all the same. */
+static void special_zone(walk_t *k, kind_t *t, rt_addr_t c_type, int32_t offset) {
+    special_field(k, t, offset, HAS_TIME_ZONE, LOWTIDE_ATTRIBUTE, "tzinfo");
+    if (t->type == c_type && t->basicsize == offset + 8) t->naive_bytes = (uint8_t)offset;
+}
+
+uint64_t special_less(const kind_t *t, rt_addr_t object) {
+    bool naive = t->naive_bytes && !rt_u8(object, HAS_TIME_ZONE);
+    return naive ? (uint64_t)t->basicsize - t->naive_bytes : 0;
+}
+
 void special_add(walk_t *k, kind_t *t, rt_addr_t c_type) {
     const char *name = (const char *)rt_ptr(c_type, k->lay->type_name);
     if (!name) return;
     if (strcmp(name, "datetime.datetime") == 0) {
-        special_field(k, t, DATETIME_ZONE, HAS_TIME_ZONE, LOWTIDE_ATTRIBUTE, "tzinfo");
+        special_zone(k, t, c_type, DATETIME_ZONE);
     } else if (strcmp(name, "datetime.time") == 0) {
-        special_field(k, t, TIME_ZONE, HAS_TIME_ZONE, LOWTIDE_ATTRIBUTE, "tzinfo");
+        special_zone(k, t, c_type, TIME_ZONE);
     } else if (strcmp(name, "datetime.timezone") == 0) {
         special_field(k, t, TIMEZONE_OFFSET, 0, LOWTIDE_FIELD, "offset");
         special_field(k, t, TIMEZONE_NAME, 0, LOWTIDE_FIELD, "name");
