@@ -403,8 +403,10 @@ static void look(collect_t *c, uint32_t number, bool now) {
         p->heap_peak_passed && observed_heap_bytes(&p->observed) < heap_peak - heap_peak / 64;
     if (p->rss_bytes < p->looked_rss || fell || now) look_back(c, p, now);
     if (fell) p->heap_peak_passed = false;
-    /* While a large block goes, the RSS may stand higher than at the look before, with nothing alive to show for it. */
+    /* While a large block goes, the RSS may stand higher than at the look before, with nothing alive to show for it: it may
+     * have gone since the heap was read. */
     bool falls = heap < p->looked_heap - p->looked_heap / 64 ||
+                 observed_heap_bytes(&p->observed) < heap - heap / 64 ||
                  p->rss_bytes < p->looked_rss - p->looked_rss / 256;
     p->looked_rss = p->rss_bytes;
     p->looked_heap = heap;

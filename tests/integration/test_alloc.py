@@ -191,12 +191,22 @@ tell(small=of(cells, "small", domain="object"), large=of(cells, "large", domain=
 def test_small_blocks_that_are_sampled_keep_what_they_hold_and_end_like_others(
     stateless: bool, target_python: Python, script: Script
 ) -> None:
-    """They lie outside of pymalloc's arenas. Of the smallest interval every tenth block is one of them."""
+    """They lie outside of pymalloc's arenas. Of the smallest interval every tenth block is one of them.
+
+    pymalloc keeps 128 KiB for every 16 GiB of addresses in which it has an arena (3.11's radix tree). They are libc's, and whoever
+    made the first object there: by chance one run in a thousand, so here each has some."""
     told = script(
         target_python,
         f"held.drive_stateless({stateless:d})"
         """
 import gc
+libc = ctypes.CDLL(None)
+libc.mmap.restype = ctypes.c_void_p
+def skip_addresses():  # 32 GiB: the kernel goes on below
+    assert libc.mmap(None, ctypes.c_size_t(32 << 30), 0, 0x4022, -1, ctypes.c_long(0)) != ctypes.c_void_p(-1).value
+def of_python(r, function):
+    cells = r.cells()
+    return sum(of(cells, function, domain=domain)[0] for domain in ("mem", "object"))
 def frees():
     words = [(ctypes.c_void_p * 5)() for domain in (1, 2)]
     for i in (0, 1): ctypes.pythonapi.PyMem_GetAllocator(i + 1, words[i])
@@ -216,20 +226,22 @@ fill()
 gc.collect()
 before = sys.getallocatedblocks()
 own = frees()
+skip_addresses()
 r = start(1, 1024)
 kept = fill()
 hooked = frees() != own
-live = of(r.cells(), "fill")[0]
+live = of_python(r, "fill")
 right = whole(kept)
 half = kept[::2]
 del kept
-left = of(r.cells(), "fill")[0]
+left = of_python(r, "fill")
 stop()
 right &= all(bytes(g[:6]) == b"%06d" % (2 * i) for i, (g, l, d) in enumerate(half))
+skip_addresses()
 r2 = start(1, 1024)
 also = fill()
 del half, also
-gone = of(r2.cells(), "fill", domain="mem")[0] + of(r2.cells(), "fill", domain="object")[0]
+gone = of_python(r2, "fill")
 large = [(c.domain, c.live, [(f.function, f.line) for f in c.stack]) for c in r2.cells() if c.live[0] > 50_000]
 stop()
 gc.collect()
@@ -240,7 +252,8 @@ tell(large=large, hooked=hooked, as_before=frees() == own, live=live, left=left,
     assert told["hooked"] == target_python.debug, (
         "no end of a small object passes a hook, but for the debug allocators' own"
     )
-    assert told["left"] == pytest.approx(told["live"] / 2, rel=0.05)
+    # Of 11,700 samples half: 0.9 %; what free lists keep of the other half is up to 1.5 %. Six standard deviations beyond that.
+    assert told["left"] == pytest.approx(told["live"] / 2, rel=0.07)
     assert told["gone"] < told["live"] / 100, told["large"]  # CPython keeps some for its free lists
     assert abs(told["blocks"]) < 2000
 

@@ -221,7 +221,7 @@ def test_how_a_child_ended_is_in_the_recording(end: str, status: int, run: Run) 
         import os, sys, time
         pid = os.fork()
         if pid == 0:
-            kept = [str(i) for i in range(100_000)]
+            kept = [str(i) for i in range(200_000)]  # 24 samples: that there is none, happens one time in 10^10
             {end}
             sys.exit(0)
         os.wait()
