@@ -13,7 +13,8 @@ def start(*, exact: bool = False, interval: int | str = "512KiB", native: bool =
 
     Sampled: one allocation in ``interval`` bytes on average (an int, or a text such as ``"64KiB"``), each chosen by
     chance and counted for what it stands for, so that the figures are unbiased and carry their error. With ``exact``
-    every allocation is counted, which costs more time. With ``native`` frames of C code are told too.
+    every allocation is counted, which costs more time. With ``native`` frames of C code are told too. Other processes
+    are not watched: the report says how many this one forked, but not how many programs it started.
 
     Raises RuntimeError where a profile is being taken already, or this Python is none that lowtide knows; ValueError
     where ``interval`` is no positive size up to 1 GiB.

@@ -60,7 +60,7 @@ static void count_in_parent(void) {
     if (recorder.on) atomic_fetch_add(&recorder.forked, 1);
 }
 
-/* What programs do by vfork, to run others, is not heard of. */
+/* Programs that are started by vfork and exec are not heard of, and mostly no Pythons: only an audit hook would tell, which never goes. */
 static void say_forked(void) {
     unsigned n = atomic_load(&recorder.forked);
     char line[200];
