@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 import warnings
@@ -47,29 +46,24 @@ def snapshot(path: str | os.PathLike[str], values: bool = True) -> Snapshot:
     Raises OSError where the file cannot be written, MemoryError where memory is short, RuntimeError where this Python
     is none that lowtide knows.
     """
+    from lowtide._output import Output
+
     name = os.fspath(path)
-    direct = os.path.exists(name) and not os.path.isfile(name)  # a device or a pipe, or a directory, which is refused
-    part = name if direct else f"{name}.{os.getpid()}.part"
-    flags = os.O_CLOEXEC | (os.O_WRONLY if direct else os.O_RDWR | os.O_CREAT | os.O_TRUNC)
     try:
-        fd = os.open(part, flags, 0o666)
-        try:
-            figures = _capture(fd, values)
-            if not direct:
-                _append_gpus(fd)
-                figures = (*figures[:2], os.fstat(fd).st_size, figures[3])
-        finally:
-            os.close(fd)
-        if not direct:
-            os.rename(part, name)
-    except BaseException as error:
-        if not direct:
-            with contextlib.suppress(OSError):
-                os.unlink(part)
-        if isinstance(error, OSError):
-            raise OSError(error.errno, os.strerror(error.errno or 0), name) from None
-        raise
-    return Snapshot(name, *figures)
+        if os.path.exists(name) and not os.path.isfile(name):  # a device or a pipe, or a directory, which is refused
+            fd = os.open(name, os.O_CLOEXEC | os.O_WRONLY)
+            try:
+                return Snapshot(name, *_capture(fd, values))
+            finally:
+                os.close(fd)
+        with Output(name) as output:
+            objects, references, _, pause_ms = _capture(output.fd, values)
+            _append_gpus(output.fd)
+            file_bytes = os.fstat(output.fd).st_size
+            output.publish()
+        return Snapshot(name, objects, references, file_bytes, pause_ms)
+    except OSError as error:
+        raise OSError(error.errno, os.strerror(error.errno or 0), name) from None
 
 
 def _explain(verb: str, *words: str) -> dict[str, Any]:

@@ -39,27 +39,21 @@ def stop(path: str | os.PathLike[str] | None = None, *, heap: bool = True) -> st
     be captured, in which case the profile goes on.
     """
     from lowtide._inside import _append_gpus, _capture
+    from lowtide._output import Output
 
     name = os.fspath(path) if path is not None else None
-    part = f"{name or f'lowtide-{os.getpid()}.tide'}.{os.getpid()}.part"
-    fd = os.open(part, os.O_RDWR | os.O_CLOEXEC | os.O_CREAT | os.O_TRUNC, 0o666)
-    try:
+    with Output(name or f"lowtide-{os.getpid()}.tide") as output:
         if heap:
-            _capture(fd, values=True)
-            _append_gpus(fd)
-        _core.profile_stop(fd, heap)
+            _capture(output.fd, values=True)
+            _append_gpus(output.fd)
+        _core.profile_stop(output.fd, heap)
         if name is None:
-            name = _name_fresh(part)
-        os.rename(part, name)
-    except BaseException:
-        os.unlink(part)
-        raise
-    finally:
-        os.close(fd)
+            name = _name_fresh()
+        output.publish(os.path.basename(name))
     return name
 
 
-def _name_fresh(part: str) -> str:
+def _name_fresh() -> str:
     """Take the first name that is free, so that of two that end at once none replaces the other's."""
     for number in itertools.count(1):
         name = f"lowtide-{os.getpid()}.tide" if number < 2 else f"lowtide-{os.getpid()}-{number}.tide"

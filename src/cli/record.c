@@ -7,11 +7,13 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <unistd.h>
+#include <xxhash.h>
 
 static const __rlimit_resource_t kinds[] = {RLIMIT_NOFILE, RLIMIT_FSIZE};
 enum { KINDS = sizeof kinds / sizeof kinds[0] };
@@ -33,6 +35,25 @@ void record_limits_restore(void) {
         if (limits[i].raised) setrlimit(kinds[i], &limits[i].before);
 }
 
+/* A name that would be too long with what is put behind it is cut, and marked so that it is no other one's. false: no room. */
+static bool live_name(const char *to, char *path, size_t room) {
+    enum { BEHIND = sizeof ".partial.old.99" - 1, MARK = sizeof "~01234567" - 1 };
+    const char *slash = strrchr(to, '/'), *own = slash ? slash + 1 : to;
+    int n, place = (int)(own - to);
+    snprintf(path, room, "%.*s.", place, to);
+    long most = pathconf(path, _PC_NAME_MAX);
+    size_t keep = (most > 0 ? (size_t)most : NAME_MAX) - BEHIND;
+    if (strlen(own) <= keep) {
+        n = snprintf(path, room, "%s.partial", to);
+    } else {
+        keep = keep > MARK ? keep - MARK : 0;
+        while (keep && ((unsigned char)own[keep] & 0xc0) == 0x80) keep--; /* within a character */
+        n = snprintf(path, room, "%.*s%.*s~%08x.partial", place, to, (int)keep, own,
+                     XXH32(own, strlen(own), 0));
+    }
+    return n > 0 && (size_t)n < room;
+}
+
 int record_open(record_t *r, const char *to, bool live, err_t *e) {
     char path[sizeof r->output.path];
     r->fd = -1;
@@ -51,8 +72,7 @@ int record_open(record_t *r, const char *to, bool live, err_t *e) {
         record_abandon(r);
         return status;
     }
-    int n = snprintf(path, sizeof path, "%s.partial", to ? to : "");
-    if (live && to && r->output.beside && (size_t)n < sizeof path)
+    if (live && to && r->output.beside && live_name(to, path, sizeof path))
         status = collect_live(&r->collect, path, e);
     if (status) record_abandon(r);
     if (!status && r->collect.live.saved)

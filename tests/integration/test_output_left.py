@@ -6,11 +6,13 @@ import fcntl
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from conftest import PATIENCE_S
+from tide_decoder import read_recording
 
 APP = "print('ready', flush=True)\nimport sys\nsys.stdin.read()\n"
 
@@ -158,6 +160,31 @@ def test_every_name_that_the_file_system_takes_gets_its_recording(
         assert path.stat().st_size > 1000
         path.unlink()
     assert [path for path in tmp_path.rglob("*") if not path.is_dir()] == []
+
+
+@pytest.mark.parametrize("letter, lengths", [("a", (240, 241, 250, 255)), ("ß", (120, 121, 127))])
+def test_what_a_killed_lowtide_knew_is_kept_beside_the_longest_names(
+    letter: str, lengths: tuple[int, ...], lowtide_exe: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "app.py").write_text(APP)
+    running = []
+    for length in lengths:
+        words = [lowtide_exe, "run", "--no-report", "-o", letter * length, "app.py"]
+        running.append(subprocess.Popen(words, cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+    end = time.monotonic() + PATIENCE_S
+    while True:
+        found = [path for path in tmp_path.glob("*.partial") if path.stat().st_size > 1000]
+        if len(found) == len(lengths):
+            break
+        assert time.monotonic() < end, os.listdir(tmp_path)
+        time.sleep(0.05)
+    for process in running:
+        process.kill()
+        process.communicate(timeout=PATIENCE_S)
+    assert (tmp_path / (letter * lengths[0] + ".partial")) in found
+    for path in found:
+        assert read_recording(path.read_bytes()).table_rows("processes")
+        assert path.name.startswith(letter * 100)
 
 
 def test_a_name_that_no_file_can_have_is_refused_before_anything_runs(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import errno
 import gc
 import os
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -180,6 +182,62 @@ def test_ctrl_c_gives_a_snapshot_up(this_python: Python, package: Path, lowtide_
         "except KeyboardInterrupt: print(['interrupted', os.listdir('.')])\n"
     )
     assert inside(this_python, package, lowtide_exe, code, tmp_path) == ["interrupted", []]
+
+
+WRITERS = ["lowtide.snapshot(name)", "lowtide.start(); lowtide.stop(name)"]
+
+
+@pytest.mark.parametrize("write", WRITERS)
+def test_a_file_has_no_name_until_it_is_whole(
+    write: str, local_python: Python, package: Path, lowtide_exe: Path, tmp_path: Path
+) -> None:
+    code = f"""
+import lowtide, lowtide._core, os, signal
+name = "t.tide"
+open(f"t.tide.{{os.getpid()}}.part", "w").write("another's")
+real = lowtide._core.capture
+def capture(fd, values):
+    real(fd, values)
+    files = os.listdir(".")
+    print(files, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+lowtide._core.capture = capture
+try: {write}
+finally: print("never")
+"""
+    env = {**os.environ, "PYTHONPATH": str(package), "LOWTIDE_EXE": str(lowtide_exe), "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run(local_python.command("-c", code), env=env, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    (there,) = ast.literal_eval(done.stdout)
+    assert os.listdir(tmp_path) == [there] and (tmp_path / there).read_text() == "another's"
+
+
+@pytest.mark.parametrize("tmpfiles", [True, False])
+@pytest.mark.parametrize("write", WRITERS)
+def test_every_name_that_the_file_system_takes_is_one_for_a_recording(
+    write: str, tmpfiles: bool, this_python: Python, package: Path, lowtide_exe: Path, tmp_path: Path
+) -> None:
+    code = f"""
+import errno, lowtide, os
+if not {tmpfiles}:
+    real = os.open
+    def open(path, flags, *more, **named):
+        if flags & os.O_TMPFILE == os.O_TMPFILE: raise OSError(errno.EOPNOTSUPP, "none")
+        return real(path, flags, *more, **named)
+    os.open = open
+for name in "a" * 100, "a" * 255, "ß" * 127: {write}
+for name in "a" * 256, "missing/t.tide", "/proc/t.tide":
+    try: {write}
+    except OSError as e: print((e.errno, e.filename == name), end=",")
+    try: lowtide.stop("kept")
+    except RuntimeError: pass
+"""
+    found = inside(this_python, package, lowtide_exe, code, tmp_path)
+    assert found == ((errno.ENAMETOOLONG, True), (errno.ENOENT, True), (errno.ENOENT, True))
+    names = {"a" * 100, "a" * 255, "ß" * 127}
+    assert set(os.listdir(tmp_path)) - {"kept"} == names
+    for name in names:
+        assert read_recording((tmp_path / name).read_bytes()).objects
 
 
 def test_a_snapshot_from_a_finalizer_in_a_collection_works(lowtide_package: object, tmp_path: Path) -> None:
