@@ -395,6 +395,12 @@ static void range_ends(const range_t *r, uint64_t bytes, int64_t blocks) {
     if (r->cell != RESERVED) store_died(r->cell, &c);
 }
 
+/* Of what is reserved, too: nobody will see it become usable. */
+static void range_lost(void) {
+    atomic_fetch_add_explicit(&store_region()->lost_blocks, 1, memory_order_relaxed);
+}
+
+/* Without room for what is left on both sides the longer one stays: what is used page by page from one end goes on being seen. */
 static void ranges_cut_locked(uintptr_t begin, uintptr_t end) {
     for (uint32_t i = 0; i < count.range_count;) {
         range_t *r = &count.ranges[i], old = *r;
@@ -413,7 +419,9 @@ static void ranges_cut_locked(uintptr_t begin, uintptr_t end) {
             range_show(behind);
             i++;
         } else {
-            if (r->begin < begin)
+            bool before = r->begin<begin, behind = r->end> end;
+            if (before && behind) range_lost();
+            if (before && (!behind || begin - r->begin > r->end - end))
                 r->end = begin;
             else
                 r->begin = end;
@@ -431,8 +439,7 @@ static size_t whole_pages(size_t bytes) {
 
 static void range_add_locked(uintptr_t begin, uintptr_t end, uint32_t cell) {
     if (count.range_count == RANGES) {
-        atomic_fetch_add_explicit(&store_region()->lost_blocks, cell != RESERVED,
-                                  memory_order_relaxed);
+        range_lost();
         return;
     }
     range_t *r = &count.ranges[count.range_count++];
