@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -432,3 +433,53 @@ def test_a_limit_on_address_space_harms_neither_the_program_nor_what_is_told(tar
     assert refused and some > 5000
     assert (first, both) == (pytest.approx(1, rel=0.01), pytest.approx(2, rel=0.01))
     assert told == pytest.approx(20_000, rel=0.01)
+
+
+# What C code tells of its own memory, as NumPy does; and a thread that looks functions up all the time, as loading others does.
+TRACKS = """
+#include <dlfcn.h>
+#include <pthread.h>
+#include <stdint.h>
+int PyTraceMalloc_Track(unsigned domain, uintptr_t at, size_t bytes);
+int PyTraceMalloc_Untrack(unsigned domain, uintptr_t at);
+int track(void) {
+    int status = PyTraceMalloc_Track(77, 4096, 100);
+    PyTraceMalloc_Untrack(77, 4096);
+    return status;
+}
+static volatile int over;
+static pthread_t thread;
+static void *look(void *unused) {
+    while (!over) dlsym(RTLD_DEFAULT, "malloc");
+    return unused;
+}
+int begin(void) { return pthread_create(&thread, 0, look, 0); }
+int end(void) { over = 1; return pthread_join(thread, 0); }
+"""
+
+
+def test_a_library_is_seen_that_is_loaded_while_another_thread_looks_something_up(
+    local_python: Python, ask: Ask, cc: str, tmp_path: Path
+) -> None:
+    libraries = 300
+    (tmp_path / "tracks.c").write_text(TRACKS)
+    subprocess.run([cc, "-shared", "-fPIC", "-o", tmp_path / "0.so", tmp_path / "tracks.c"], check=True)
+    for i in range(1, libraries):
+        shutil.copy(tmp_path / "0.so", tmp_path / f"{i}.so")
+    code = f"""
+import ctypes, time
+from lowtide import tracemalloc
+def seen(library):  # at once, or when the thread that is at it looks again
+    end = time.monotonic() + 5
+    while library.track():
+        if time.monotonic() > end: return False
+        time.sleep(0.001)
+    return True
+looker = ctypes.CDLL("./0.so")
+tracemalloc.start()
+looker.begin()
+told = all(seen(ctypes.CDLL(f"./{{i}}.so")) for i in range(1, {libraries}))
+looker.end()
+print(told)
+"""
+    assert ask(local_python, "-c", code) is True

@@ -13,7 +13,10 @@ typedef void *(*dlsym_t)(void *, const char *);
 
 static got_hook_t hooks[REALS];
 static got_t got;
+/* Since the last patching: by whomever, and by this thread. Where another one patches while a library is being loaded, it is that
+ * thread alone that knows when it is there. */
 static _Atomic bool on, something_loaded;
+static __thread bool loaded_here __attribute__((tls_model("initial-exec")));
 static atomic_flag patching = ATOMIC_FLAG_INIT;
 
 /* As CPython says that we are not tracing. */
@@ -28,22 +31,31 @@ static int hook_untrack(unsigned domain, uintptr_t at) {
 
 /* Both end in a jump to the real function, which looks at who calls it. */
 static void *hook_dlopen(const char *name, int flags) {
+    loaded_here = true;
     atomic_store_explicit(&something_loaded, true, memory_order_relaxed);
     return ((dlopen_t)got_real(&hooks[DLOPEN]))(name, flags);
 }
 
-static __attribute__((noinline)) void patch_loaded(void) {
-    int error = errno;
-    if (!atomic_flag_test_and_set(&patching)) {
+/* Nobody waits for who is patching, who may wait for the loader: that one looks again when it is done. */
+static void patch_new(void) {
+    while (atomic_load(&something_loaded) && !atomic_flag_test_and_set(&patching)) {
         atomic_store(&something_loaded, false);
         if (on) got_patch(&got);
         atomic_flag_clear(&patching);
     }
+}
+
+static __attribute__((noinline)) void patch_loaded(void) {
+    int error = errno;
+    loaded_here = false;
+    atomic_store(&something_loaded, true);
+    patch_new();
     errno = error;
 }
 
 static void *hook_dlsym(void *handle, const char *name) {
-    if (atomic_load_explicit(&something_loaded, memory_order_relaxed)) patch_loaded();
+    if (loaded_here || atomic_load_explicit(&something_loaded, memory_order_relaxed))
+        patch_loaded();
     return ((dlsym_t)got_real(&hooks[DLSYM]))(handle, name);
 }
 
@@ -71,6 +83,7 @@ void interpose_in(trace_traceback_fn *traceback) {
     on = true;
     got_patch(&got);
     atomic_flag_clear(&patching);
+    patch_new();
 }
 
 void interpose_out(void) {
