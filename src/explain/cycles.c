@@ -21,6 +21,7 @@ typedef struct cycles_level {
 typedef struct cycles_kind {
     uint64_t objects, bytes, count;
     uint32_t example; /* an object of one of them: the one mentioned first */
+    uint32_t self;    /* its number before they were sorted */
 } cycles_kind_t;
 VEC_DEFINE(cycles_kind_vec, cycles_kind_t);
 
@@ -134,7 +135,8 @@ static int cycles_sort_out(cycles_t *c) {
         uint32_t *kind = map_put(&index, cycles_signature(c, begin, c->ends.at[part]), &fresh);
         if (kind && fresh) {
             *kind = (uint32_t)c->kinds.count;
-            if (cycles_kind_vec_push(&c->kinds, (cycles_kind_t){.example = LOWTIDE_NONE}))
+            if (cycles_kind_vec_push(&c->kinds,
+                                     (cycles_kind_t){.example = LOWTIDE_NONE, .self = *kind}))
                 kind = NULL;
         }
         if (!kind) {
@@ -271,6 +273,28 @@ static int cycles_say(cycles_t *c, const cycles_kind_t *kind, arena_t *arena, mo
     return status;
 }
 
+/* The runs of places whose objects are all of one kind; `at` NULL: only how many. */
+static size_t cycles_runs(const cycles_t *c, uint32_t kind, model_span_t *at) {
+    size_t count = 0;
+    for (uint32_t i = 0; i < c->count; i++) {
+        if (c->low[i] != kind + 1) continue;
+        uint32_t begin = i;
+        while (i + 1 < c->count && c->low[i + 1] == kind + 1) i++;
+        if (at) at[count] = (model_span_t){c->base + begin, c->base + i + 1};
+        count++;
+    }
+    return count;
+}
+
+static int cycles_spans(cycles_t *c, const cycles_kind_t *kind, arena_t *arena,
+                        model_cycle_t *out) {
+    out->span_count = cycles_runs(c, kind->self, NULL);
+    out->spans = arena_alloc(arena, (out->span_count + 1) * sizeof *out->spans);
+    if (!out->spans) return cycles_no_memory(c);
+    cycles_runs(c, kind->self, out->spans);
+    return 0;
+}
+
 static int cycles_compare(const void *a, const void *b) {
     const cycles_kind_t *x = a, *y = b;
     if (x->bytes != y->bytes) return x->bytes < y->bytes ? 1 : -1;
@@ -290,8 +314,9 @@ int model_cycles(const model_t *m, uint32_t max, model_cycles_t *out, err_t *e) 
         out->cycles = arena_alloc(&out->memory, (used + (size_t)1) * sizeof *out->cycles);
         if (!out->cycles) status = cycles_no_memory(&c);
         for (; out->count < used && !status; out->count++) {
-            status =
-                cycles_say(&c, &c.kinds.at[out->count], &out->memory, &out->cycles[out->count]);
+            const cycles_kind_t *kind = &c.kinds.at[out->count];
+            status = cycles_say(&c, kind, &out->memory, &out->cycles[out->count]);
+            if (!status) status = cycles_spans(&c, kind, &out->memory, &out->cycles[out->count]);
         }
     }
     mem_unmap(c.number, (size_t)c.count * sizeof(uint32_t) + 1);

@@ -87,6 +87,10 @@ uint32_t model_referrers(const model_t *m, uint32_t id, const uint32_t **ids);
 uint32_t model_order(const model_t *m, uint32_t id);
 uint32_t model_at(const model_t *m, uint32_t order);
 
+typedef struct model_span {
+    uint32_t begin, end; /* places in dominator order */
+} model_span_t;
+
 /* ---- Types ---- */
 
 typedef struct model_type {
@@ -149,6 +153,7 @@ typedef struct model_route {
     uint32_t example;                       /* one of the objects */
     uint64_t count;                         /* how many of the objects */
     uint64_t shallow_bytes, retained_bytes; /* retained: union */
+    const uint32_t *orders; /* places of those `count` in dominator order, lowest first */
 } model_route_t;
 
 typedef struct model_routes {
@@ -239,6 +244,8 @@ void model_groups_free(model_groups_t *g);
 typedef struct model_cycle {
     uint64_t objects,
         bytes; /* of all cycles alike (same types, same closing edge), with what hangs on them */
+    model_span_t *spans; /* where those objects are in dominator order, lowest first */
+    size_t span_count;
     uint64_t count;    /* how many alike */
     uint32_t from, to; /* an example of the edge that closes it */
     const char *from_type, *to_type;
@@ -271,8 +278,12 @@ typedef struct model_finding {
     double site_share;  /* of what is named, made by a line that made less than half; else 0 */
     char *held_at_peak; /* of temporary-peak: the path that held it then; or NULL */
     char *fix;
-    const char *confidence; /* "high", "medium", "low" */
-    bool late;              /* the program has ended: the fix would return nothing any more */
+    const char *confidence;    /* "high", "medium", "low" */
+    bool late;                 /* the program has ended: the fix would return nothing any more */
+    const model_span_t *spans; /* its objects in the heap, lowest first; none of other memory */
+    size_t span_count;
+    uint64_t within_bytes; /* so many of its bytes are in findings before it, too … */
+    uint32_t within;       /* … most of them in that one; LOWTIDE_NONE: in none */
 } model_finding_t;
 
 typedef struct model_findings {
@@ -282,6 +293,8 @@ typedef struct model_findings {
 } model_findings_t;
 
 int model_findings(const model_t *m, model_findings_t *out, err_t *e);
+/* When all are there, in their order: which bytes are told twice. What findings return together is the sum of bytes − within_bytes. */
+int model_findings_within(const model_t *m, model_findings_t *out, err_t *e);
 void model_findings_free(model_findings_t *f);
 
 /* ---- Diff of recordings, oldest first ---- */

@@ -24,6 +24,7 @@ typedef struct routes_node {
     uint32_t example; /* the least id of those that come here: the one nearest to the root */
     uint64_t count, shallow, retained;
     uint32_t covered; /* end of the last subtree that was counted */
+    uint32_t self;    /* its number before the trie was sorted */
 } routes_node_t;
 VEC_DEFINE(routes_vec, routes_node_t);
 
@@ -37,6 +38,7 @@ typedef struct routes {
     routes_vec_t trie;
     map_t index;
     path_ids_t stack;
+    uint32_t *places; /* of those asked about, in dominator order */
     err_t *e;
 } routes_t;
 
@@ -163,11 +165,9 @@ static int routes_compare_places(const void *a, const void *b) {
     return x < y ? -1 : x > y;
 }
 
-static int routes_sum(routes_t *r, const uint32_t *ids, uint64_t count) {
+static void routes_sum(routes_t *r, const uint32_t *ids, uint64_t count) {
     const dom_tree_t *t = &r->m->tree;
-    size_t bytes = (size_t)(count + 1) * sizeof(uint32_t);
-    uint32_t *places = mem_map(bytes);
-    if (!places) return -ENOMEM;
+    uint32_t *places = r->places;
     for (uint64_t i = 0; i < count; i++) places[i] = t->place[ids[i]];
     qsort(places, (size_t)count, sizeof *places, routes_compare_places);
     for (uint64_t i = 0; i < count; i++) {
@@ -180,7 +180,26 @@ static int routes_sum(routes_t *r, const uint32_t *ids, uint64_t count) {
         node->covered = p + t->size[p];
         node->retained += t->sum[node->covered] - t->sum[p];
     }
-    mem_unmap(places, bytes);
+}
+
+/* To each route the places of its objects. */
+static int routes_members(const routes_t *r, uint64_t count, model_routes_t *out) {
+    uint32_t *orders = arena_alloc(&out->memory, (count + 1) * sizeof *orders), used = out->count;
+    uint32_t **to = mem_alloc((r->trie.count + 1) * sizeof *to);
+    if (!orders || !to) {
+        mem_free(to);
+        return -ENOMEM;
+    }
+    memset(to, 0, r->trie.count * sizeof *to);
+    for (uint32_t i = 0; i < used; i++) {
+        out->routes[i].orders = to[r->trie.at[i].self] = orders;
+        orders += r->trie.at[i].count;
+    }
+    for (uint64_t i = 0; i < count; i++) {
+        uint32_t **at = &to[r->node[r->m->tree.id[r->places[i]]] - 1];
+        if (*at) *(*at)++ = r->places[i];
+    }
+    mem_free(to);
     return 0;
 }
 
@@ -242,8 +261,9 @@ static int routes_find(routes_t *r, const uint32_t *ids, uint64_t count, model_r
     routes_node_t root = {.parent = LOWTIDE_NONE, .example = LOWTIDE_NONE};
     if (routes_vec_push(&r->trie, root)) return routes_no_memory(r);
     for (uint64_t i = 0; i < count && !status; i++) status = routes_lay(r, ids[i]);
-    if (!status) status = routes_sum(r, ids, count);
     if (status) return routes_no_memory(r);
+    routes_sum(r, ids, count);
+    for (size_t i = 0; i < r->trie.count; i++) r->trie.at[i].self = (uint32_t)i;
     qsort(r->trie.at, r->trie.count, sizeof *r->trie.at, routes_compare);
     uint32_t used = 0;
     while (used < r->trie.count && used < ROUTES_MAX && r->trie.at[used].count) used++;
@@ -252,6 +272,7 @@ static int routes_find(routes_t *r, const uint32_t *ids, uint64_t count, model_r
     for (; out->count < used && !status; out->count++) {
         status = routes_say(r, &r->trie.at[out->count], out, &out->routes[out->count]);
     }
+    if (!status && routes_members(r, count, out)) status = routes_no_memory(r);
     return status;
 }
 
@@ -270,7 +291,8 @@ int model_routes_of(const model_t *m, const uint32_t *ids, uint64_t count,
     r.inner = mem_map(bits);
     r.code = mem_map(n * sizeof *r.code);
     r.node = mem_map(n * sizeof *r.node);
-    if (r.marked && r.inner && r.code && r.node)
+    r.places = mem_map((size_t)(count + 1) * sizeof *r.places);
+    if (r.marked && r.inner && r.code && r.node && r.places)
         status = routes_find(&r, ids, count, out);
     else
         status = routes_no_memory(&r);
@@ -279,6 +301,7 @@ int model_routes_of(const model_t *m, const uint32_t *ids, uint64_t count,
     mem_unmap(r.inner, bits);
     mem_unmap(r.code, n * sizeof *r.code);
     mem_unmap(r.node, n * sizeof *r.node);
+    mem_unmap(r.places, (size_t)(count + 1) * sizeof *r.places);
     routes_vec_free(&r.trie);
     map_free(&r.index);
     path_ids_free(&r.stack);

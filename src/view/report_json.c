@@ -246,6 +246,8 @@ void view_findings_json(const model_findings_t *f, json_t *j) {
         json_text(j, "held_at_peak", one->held_at_peak);
         json_text(j, "fix", one->fix);
         json_text(j, "confidence", one->confidence);
+        uint_or_null(j, "within", one->within != LOWTIDE_NONE, one->within);
+        json_uint(j, "within_bytes", one->within_bytes);
         json_close(j);
     }
     json_close(j);

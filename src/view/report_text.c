@@ -50,6 +50,28 @@ static void sentence(const screen_t *s, const char *text, int indent, int cells)
     free(copy);
 }
 
+/* Who adds the figures up would count it twice. */
+static void within_text(const model_finding_t *one, const screen_t *s, int indent) {
+    enum { LEAST_PART = 20 };
+    static const char *const nth[] = {"first", "second",  "third",  "fourth", "fifth",
+                                      "sixth", "seventh", "eighth", "ninth",  "tenth"};
+    const size_t named = sizeof nth / sizeof *nth;
+    char line[128], size[UNITS_BYTES], which[32];
+    if (one->within == LOWTIDE_NONE || one->within_bytes < one->bytes / LEAST_PART) return;
+    if (one->within < named)
+        snprintf(which, sizeof which, "the %s", nth[one->within]);
+    else
+        snprintf(which, sizeof which, "finding %u", one->within + 1);
+    if (one->within_bytes >= one->bytes - one->bytes / LEAST_PART)
+        snprintf(line, sizeof line, "part of %s: their bytes do not add up", which);
+    else
+        snprintf(line, sizeof line, "%s of it are part of %s, too",
+                 units_size(size, one->within_bytes), which);
+    screen_gap(s, indent);
+    screen_dim(s, line, s->width - indent);
+    screen_end(s);
+}
+
 void view_findings_text(const model_findings_t *f, const screen_t *s) {
     char size[UNITS_BYTES];
     int indent = BYTES_CELLS + GAP, cells = s->width - indent;
@@ -101,6 +123,7 @@ void view_findings_text(const model_findings_t *f, const screen_t *s) {
             screen_style(s, STYLE_PLAIN);
             screen_end(s);
         }
+        within_text(one, s, indent);
     }
 }
 

@@ -56,6 +56,7 @@ int report_build(const model_t *m, const report_options_t *options, report_t *ou
     if (!status) status = model_resources(m, out->profile, &out->resources, e);
     if (!status) status = model_findings(m, &out->findings, e);
     if (!status) status = profile_findings(out->profile, m, out->peak, &out->findings, e);
+    if (!status) status = model_findings_within(m, &out->findings, e);
     /* A line that holds less than a thousandth is no answer to where the memory went. */
     uint64_t least = model_totals(m)->shallow_bytes / 1000;
     if (!status) status = model_dominators(m, options->top, least, &out->dominators, e);

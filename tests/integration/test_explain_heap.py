@@ -409,6 +409,58 @@ def test_the_first_line_says_what_to_write(what: str, record: Record, lowtide: L
         assert json.loads(why.stdout)["type"] == "functools._lru_cache_wrapper", why.stderr
 
 
+# Exceptions that a list keeps, whose tracebacks keep what their frames had.
+NESTED = """
+import gc
+class Job: pass
+errors, jobs, shared = [], [], []
+def work():
+    rows = [str(i) for i in range(1000)]
+    raise ValueError
+def fail():
+    try: work()
+    except ValueError as e: return e
+for i in range(400): errors.append(fail())
+{more}
+gc.collect()
+walk()
+del errors, jobs, shared
+gc.collect()
+walk()"""
+# Some of them are in another list as well, some in none.
+SHARED = """
+shared += [fail() for i in range(300)]
+errors += shared
+for i in range(100):
+    jobs.append(Job())
+    jobs[i].error = fail()
+"""
+
+
+@pytest.mark.parametrize("more", ["", SHARED], ids=["within", "in part"])
+def test_bytes_that_several_findings_name_are_told_as_such_and_the_rest_adds_up_to_what_all_fixes_return(
+    more: str, record: Record, lowtide: Lowtide, local_python: Python
+) -> None:
+    target, tide = record(local_python, NESTED.format(more=more))
+    found = findings(lowtide, tide)
+    shown = lowtide("report", tide).stdout
+    total = "select sum(size + buffers) from objects"
+    ((before,),) = rows(lowtide, tide, total)
+    target.say("go")
+    target.wait_for("ready")
+    ((after,),) = rows(lowtide, tide, total)
+    target.kill()
+    kinds = [(f["kind"], f["path"]) for f in found]
+    suspect, traceback = ("leak-suspect", "errors"), ("held-traceback", "errors[…]")
+    # What another list keeps as well is none of the list's alone, but goes with its tracebacks.
+    assert kinds == ([traceback, suspect, ("held-traceback", "jobs[…].error")] if more else [suspect, traceback])
+    assert [f["within"] for f in found] == [None, 0, None][: len(found)]
+    assert found[1]["within_bytes"] == pytest.approx(found[1]["bytes"], rel=0.01)
+    assert shown.count("part of the first: their bytes do not add up\n") == 1
+    returned = sum(f["bytes"] - f["within_bytes"] for f in found)
+    assert returned == pytest.approx(before - after, rel=0.02) and sum(f["bytes"] for f in found) > 1.4 * returned
+
+
 def test_a_view_that_keeps_an_array_is_to_be_copied(record: Record, lowtide: Lowtide, this_python: Python) -> None:
     pytest.importorskip("numpy")
     target, tide = record(this_python, "import numpy\nF = numpy.ones((1000, 9000))[:, :60]\nwalk()")

@@ -140,3 +140,23 @@ def test_chromium_shows_what_is_in_many_small_lines_by_function(lowtide_exe, tmp
     (peak,) = re.findall(r"<h2>Many small lines, by function: at the peak</h2>.*?</table>", dom, re.S)
     assert "build" in peak and "1,500" in peak and re.search(r"8\d\.\d MiB", peak)
     assert "Many small lines, by function: alive at the end" in dom
+
+
+def test_chromium_shows_which_findings_name_the_same_bytes(lowtide_exe, tmp_path):
+    (tmp_path / "app.py").write_text("""
+def work():
+    rows = [str(i) for i in range(1000)]
+    raise ValueError
+errors = []
+for i in range(400):
+    try: work()
+    except ValueError as e: errors.append(e)
+""")
+    recording, to = tmp_path / "a.tide", tmp_path / "a.html"
+    words = ["run", "--no-profile", "--no-report", "-o", recording, "--python", sys.executable, tmp_path / "app.py"]
+    subprocess.run([lowtide_exe, *words], capture_output=True, check=True)
+    done = subprocess.run([lowtide_exe, "report", recording, "--html", to], capture_output=True, text=True)
+    if "built without its page" in done.stderr:
+        pytest.skip("this build has no page: Node.js was missing")
+    dom = html.unescape(shown(to, tmp_path / "home").split('<script type="application/json"', 1)[0])
+    assert dom.count("part of finding 1: their bytes do not add up") == 1

@@ -63,6 +63,9 @@ export interface Finding {
   confidence: string;
   site?: Site | null;
   held_at_peak?: string | null;
+  /** The place in the list of an earlier one that has most of `within_bytes`, too: those are told twice. */
+  within: number | null;
+  within_bytes: number;
 }
 
 export interface Report {

@@ -2,6 +2,7 @@ import "./page.css";
 import {
   readData,
   type Dominator,
+  type Finding,
   type Group,
   type MadeSite,
   type PageData,
@@ -79,10 +80,22 @@ function findings(report: Report, home: string): HTMLElement[] {
           ? [element("p", { class: "quiet" }, `held at the peak by ${f.held_at_peak}`)]
           : []),
         ...(f.site ? [line(f.site, `${part(f.site)}made by `, home)] : []),
+        ...twice(f),
       ),
     ),
   );
   return [...native, ...found, ...missing, ...whose];
+}
+
+/** Who adds the figures up would count it twice. */
+function twice(f: Finding): HTMLElement[] {
+  if (f.within === null || f.within_bytes < f.bytes / 20) return [];
+  const which = `finding ${f.within + 1}`;
+  const whole = f.within_bytes >= f.bytes - f.bytes / 20;
+  const text = whole
+    ? `part of ${which}: their bytes do not add up`
+    : `${bytes(f.within_bytes)} of it are part of ${which}, too`;
+  return [element("p", { class: "quiet" }, text)];
 }
 
 function part(site: Site): string {

@@ -33,7 +33,7 @@ model_finding_t *findings_add(findings_t *f, const char *kind) {
         f->room = room;
     }
     model_finding_t *finding = &out->findings[out->count++];
-    *finding = (model_finding_t){.kind = kind, .confidence = "medium"};
+    *finding = (model_finding_t){.kind = kind, .confidence = "medium", .within = LOWTIDE_NONE};
     return finding;
 }
 

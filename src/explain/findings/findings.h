@@ -29,6 +29,9 @@ int findings_no_memory(findings_t *f);
 /* A new finding, to be filled in; texts come from findings_text. NULL when there is no memory. */
 model_finding_t *findings_add(findings_t *f, const char *kind);
 char *findings_text(findings_t *f, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* Which objects of the heap a finding names: those at the places, with all that each dominates; or just those in the spans. */
+int findings_name(findings_t *f, model_finding_t *x, const uint32_t *places, size_t count);
+int findings_name_spans(findings_t *f, model_finding_t *x, const model_span_t *spans, size_t count);
 void findings_sort(model_findings_t *out); /* most bytes first, late ones last */
 
 /* For titles: "1,234,567", "12.3 MiB". `to` has room for 32 bytes and is returned. */

@@ -47,6 +47,8 @@ static int garbage_report(findings_t *f, const model_cycle_t *c) {
     x->type = (char *)c->from_type;
     x->confidence = "high";
     x->path = findings_text(f, "%s", c->text);
+    int named = findings_name_spans(f, x, c->spans, c->span_count);
+    if (named) return named;
     const char *edge = c->edge[0] ? c->edge : c->from_type;
     x->title = findings_text(f, "%s cycle%s closed by %s wait%s for the collector: %s",
                              findings_count(c->count, number), c->count == 1 ? "" : "s", edge,

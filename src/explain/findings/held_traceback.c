@@ -40,6 +40,8 @@ static int traceback_report(findings_t *f, const model_route_t *r) {
     x->objects = r->count;
     x->type = (char *)model_type_name(f->m, holder);
     x->confidence = "high";
+    status = findings_name(f, x, r->orders, r->count);
+    if (status) return status;
     status = path_text(f->m, holder, r->count == 1 ? PATH_EXACT : PATH_SHAPE, &f->out->memory,
                        &x->path, &x->expression, f->e);
     if (status) return status;

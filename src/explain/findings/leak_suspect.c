@@ -287,7 +287,9 @@ static int suspect_report(suspect_t *s, uint32_t place, const suspect_view_t *vi
     x->bytes = bytes;
     x->objects = m->tree.size[place];
     x->type = (char *)model_type_name(m, id);
-    int status = path_text(m, id, PATH_EXACT, &f->out->memory, &x->path, &x->expression, f->e);
+    int status = findings_name(f, x, &place, 1);
+    if (!status)
+        status = path_text(m, id, PATH_EXACT, &f->out->memory, &x->path, &x->expression, f->e);
     if (status) return status;
     const char *last = suspect_local(x->path);
     bool local = last && !strpbrk(last, ".[");
@@ -377,6 +379,15 @@ static int suspect_scattered(suspect_t *s, uint32_t type, path_ids_t *ids, uint6
     return 0;
 }
 
+static int suspect_name_all(findings_t *f, model_finding_t *x, const path_ids_t *ids) {
+    uint32_t *places = mem_alloc((ids->count + 1) * sizeof *places);
+    if (!places) return findings_no_memory(f);
+    for (size_t i = 0; i < ids->count; i++) places[i] = f->m->tree.place[ids->at[i]];
+    int status = findings_name(f, x, places, ids->count);
+    mem_free(places);
+    return status;
+}
+
 /* Instances of one class that several containers share, so that none of those keeps them alone. */
 static int suspect_alike(suspect_t *s, uint32_t type, const path_ids_t *ids, uint64_t bytes) {
     findings_t *f = s->f;
@@ -401,6 +412,7 @@ static int suspect_alike(suspect_t *s, uint32_t type, const path_ids_t *ids, uin
             "or let all but one hold them by weakref",
             r->through, t->name);
         x->confidence = "medium";
+        status = suspect_name_all(f, x, ids);
         if (!x->path || !x->title || !x->fix) status = findings_no_memory(f);
     } else if (r && r->count > ids->count / 2) {
         status = findings_no_memory(f);

@@ -13,6 +13,20 @@ typedef struct native_sum {
     uint32_t biggest; /* place */
 } native_sum_t;
 
+static int native_name(findings_t *f, uint32_t type, model_finding_t *x) {
+    const dom_tree_t *t = &f->m->tree;
+    path_ids_t places = {0};
+    uint32_t node = t->place[model_node(f->m, MODEL_NODE_C)], end = node + t->size[node];
+    int status = 0;
+    for (uint32_t c = node + 1; c < end && !status; c += t->size[c]) {
+        bool of = !findings_is_structure(f->m, t->id[c]) && model_type_of(f->m, t->id[c]) == type;
+        if (of && path_ids_push(&places, c)) status = findings_no_memory(f);
+    }
+    if (!status) status = findings_name(f, x, places.at, places.count);
+    path_ids_free(&places);
+    return status;
+}
+
 static int native_report(findings_t *f, uint32_t type, const native_sum_t *sum) {
     char number[32], size[32];
     const char *name = f->m->types[type].name;
@@ -22,8 +36,10 @@ static int native_report(findings_t *f, uint32_t type, const native_sum_t *sum) 
     x->objects = sum->objects;
     x->type = (char *)name;
     x->confidence = sum->count >= 1000 ? "medium" : "low";
-    int status = path_text(f->m, f->m->tree.id[sum->biggest], PATH_SHAPE, &f->out->memory, &x->path,
-                           &x->expression, f->e);
+    int status = native_name(f, type, x);
+    if (status) return status;
+    status = path_text(f->m, f->m->tree.id[sum->biggest], PATH_SHAPE, &f->out->memory, &x->path,
+                       &x->expression, f->e);
     if (status) return status;
     x->title = findings_text(f, "C code alone holds %s %s: %s", findings_count(sum->count, number),
                              name, findings_bytes(sum->bytes, size));

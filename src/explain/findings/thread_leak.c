@@ -100,6 +100,15 @@ static int holder_of(search_t *s, const crowd_t *c, char **path, char **through)
     return status;
 }
 
+/* Without their stacks, which are no objects. */
+static int name(search_t *s, const crowd_t *c, model_finding_t *x) {
+    size_t count = 0;
+    for (uint32_t i = 0; i < s->all.count; i++)
+        if (s->target[i] == (uint32_t)(c - s->crowds))
+            s->ids[count++] = model_order(s->f->m, s->all.rows[i].id);
+    return findings_name(s->f, x, s->ids, count);
+}
+
 static int report(search_t *s, const crowd_t *c) {
     findings_t *f = s->f;
     const model_resource_t *at = &s->all.rows[c->first];
@@ -109,16 +118,17 @@ static int report(search_t *s, const crowd_t *c) {
     if (!status) status = holder_of(s, c, &path, &through);
     model_finding_t *x = status ? NULL : findings_add(f, "thread-leak");
     if (x) {
-        const char *name =
+        const char *does =
             c->target != LOWTIDE_NONE ? strbuf_text(&what) : f->m->types[c->type].name;
         x->bytes = c->bytes;
         x->objects = c->count;
         x->type = findings_text(f, "%s", f->m->types[c->type].name);
         x->path = path;
+        status = name(s, c, x);
         x->confidence = c->count >= 4 * (uint64_t)THREADS_MIN ? "high" : "medium";
         x->title =
             findings_text(f, "%s threads alive run %s%s%s: %s of stacks and their objects",
-                          findings_count(c->count, number), name, through ? ", held by " : "",
+                          findings_count(c->count, number), does, through ? ", held by " : "",
                           through ? through : "", findings_bytes(c->bytes, size));
         if (at->file) {
             x->site_file = findings_text(f, "%s", at->file);

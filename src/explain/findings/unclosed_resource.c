@@ -87,6 +87,9 @@ static int report(findings_t *f, const model_resources_t *all, const sort_t *s,
     if (route) {
         x->type = findings_text(f, "%s", model_type_name(f->m, route->example));
         x->path = findings_text(f, "%s", route->text);
+        /* The bytes of deleted files are the disk's. */
+        int status = s->least ? findings_name(f, x, route->orders, route->count) : 0;
+        if (status) return status;
         if (!x->type || !x->path) return findings_no_memory(f);
     }
     if (at) {
