@@ -1,5 +1,6 @@
 #include "explain/model_owners.h"
 
+#include "base/mem.h"
 #include "base/vec.h"
 
 #include <errno.h>
@@ -179,6 +180,12 @@ static int say(owners_work_t *w, uint32_t max) {
     return 0;
 }
 
+static void end(owners_work_t *w) {
+    if (w->table) lowtide_table_free(w->table);
+    owned_places_free(&w->places);
+    owner_shares_free(&w->shares);
+}
+
 int model_owners(const model_t *m, uint32_t max, model_owners_t *out, err_t *e) {
     owners_work_t w = {.m = m, .out = out, .e = e};
     *out = (model_owners_t){0};
@@ -189,11 +196,50 @@ int model_owners(const model_t *m, uint32_t max, model_owners_t *out, err_t *e) 
         add_up(&w.shares);
         if (!status) status = say(&w, max);
     }
-    if (w.table) lowtide_table_free(w.table);
-    owned_places_free(&w.places);
-    owner_shares_free(&w.shares);
+    end(&w);
     if (status) model_owners_free(out);
     return status;
+}
+
+/* What is left of the line's mappings when each owner has been given its part. */
+static int take_pool(owners_work_t *w, const char *line, model_pool_t *out) {
+    uint32_t name = lowtide_table_column(w->table, "line");
+    uint32_t resident = lowtide_table_column(w->table, "resident_bytes");
+    out->ranges = mem_alloc((w->places.count + 1) * sizeof *out->ranges);
+    if (!out->ranges) return no_memory(w);
+    for (size_t i = 0; i < w->places.count; i++) {
+        const owned_t *p = &w->places.at[i];
+        if (strcmp(lowtide_table_text(w->table, name, p->row), line) != 0) continue;
+        out->ranges[out->count++] = (model_pool_range_t){p->begin, p->end};
+        out->resident += lowtide_table_number(w->table, resident, p->row);
+        out->unowned += p->left;
+    }
+    return 0;
+}
+
+int model_pool_of(const model_t *m, const char *line, model_pool_t *out, err_t *e) {
+    model_owners_t owners = {0};
+    owners_work_t w = {.m = m, .out = &owners, .e = e};
+    *out = (model_pool_t){0};
+    int status = read_places(&w);
+    if (!status && w.places.count) {
+        status = give_blocks(&w);
+        if (!status) status = take_pool(&w, line, out);
+    }
+    end(&w);
+    if (status) model_pool_free(out);
+    return status;
+}
+
+void model_pool_free(model_pool_t *pool) {
+    mem_free(pool->ranges);
+    *pool = (model_pool_t){0};
+}
+
+bool model_pool_has(const model_pool_t *pool, uint64_t address, uint64_t bytes) {
+    for (uint32_t i = 0; i < pool->count; i++)
+        if (address < pool->ranges[i].end && pool->ranges[i].begin < address + bytes) return true;
+    return false;
 }
 
 void model_owners_free(model_owners_t *o) {

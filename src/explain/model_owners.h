@@ -26,4 +26,23 @@ typedef struct model_owners {
 int model_owners(const model_t *m, uint32_t max, model_owners_t *out, err_t *e);
 void model_owners_free(model_owners_t *o);
 
+/* The ledger's line of memory that Arrow's own allocator has of the kernel. */
+#define MODEL_ARROW_POOL "pyarrow's memory pool (mimalloc)"
+
+typedef struct model_pool_range {
+    uint64_t begin, end;
+} model_pool_range_t;
+
+typedef struct model_pool {
+    uint64_t resident, unowned; /* unowned: no object is known to have it */
+    uint32_t count;
+    model_pool_range_t *ranges; /* its mappings, lowest first */
+} model_pool_t;
+
+/* All that is zero where the recording has no mapping of that line. model_pool_free it. */
+int model_pool_of(const model_t *m, const char *line, model_pool_t *out, err_t *e);
+void model_pool_free(model_pool_t *pool);
+/* Whether it has any of those bytes. */
+bool model_pool_has(const model_pool_t *pool, uint64_t address, uint64_t bytes);
+
 #endif

@@ -10,6 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { DOMAIN_MMAP = 4 };
+
 /* The last sample of [begin, end) that does not begin behind the address. */
 static profile_sample_t *join_sample(profile_sample_t *begin, profile_sample_t *end,
                                      uint64_t address) {
@@ -102,6 +104,7 @@ int profile_join(profile_t *p, const model_t *m, const model_t *peak, err_t *e) 
 typedef struct join_sum {
     double variance;
     uint64_t bytes, samples, interval;
+    bool mapped; /* address space is in it, of which not all has been touched */
 } join_sum_t;
 
 static void join_add(const profile_t *p, const profile_sample_t *s, join_sum_t *to) {
@@ -109,6 +112,7 @@ static void join_add(const profile_t *p, const profile_sample_t *s, join_sum_t *
     double weight = (double)s->weight, bytes = (double)s->bytes;
     to->bytes += s->weight;
     to->samples++;
+    to->mapped |= s->domain >= DOMAIN_MMAP;
     if (weight > bytes) to->variance += weight * (weight - bytes);
     if (interval > to->interval) to->interval = interval;
 }
@@ -143,6 +147,19 @@ static void join_sum(const profile_t *p, const profile_kept_t *kept, join_sum_t 
     }
 }
 
+/* Of what was mapped no more than the holders keep: a library's allocator takes a GiB at a time, and what lies in it is made by many. */
+static void join_bound(const profile_kept_t *kept, join_sum_t *sums, uint32_t lines) {
+    uint64_t retained = 0, end = 0;
+    for (uint64_t i = 0; i < kept->count; i++) {
+        uint32_t order = kept->orders[i], id = model_at(kept->model, order);
+        if (order < end) continue;
+        end = order + (uint64_t)model_retained_objects(kept->model, id);
+        retained += model_retained(kept->model, id);
+    }
+    for (uint32_t i = 0; i < lines; i++)
+        if (sums[i].mapped && sums[i].bytes > retained) sums[i].bytes = retained;
+}
+
 static int join_compare(const void *a, const void *b) {
     const profile_share_t *x = a, *y = b;
     if (x->bytes != y->bytes) return x->bytes < y->bytes ? 1 : -1;
@@ -157,6 +174,7 @@ uint32_t profile_makers(const profile_t *p, const profile_kept_t *kept, uint32_t
     if (sums && shares) {
         memset(sums, 0, lines * sizeof *sums);
         join_sum(p, kept, sums);
+        join_bound(kept, sums, lines);
         for (uint32_t i = 0; i < lines; i++) {
             if (!sums[i].samples) continue;
             shares[count++] = (profile_share_t){i, sums[i].bytes,

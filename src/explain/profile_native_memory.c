@@ -6,6 +6,7 @@
 
 #include "base/mem.h"
 #include "base/origin.h"
+#include "explain/model_owners.h"
 
 #include <ctype.h>
 #include <string.h>
@@ -14,6 +15,8 @@ enum {
     NATIVE_MIN_BYTES = 16 << 20,
     NATIVE_SHARE = 10,
     NATIVE_MOST = 3,
+    NATIVE_EACH = 3,   /* blocks of an object at most */
+    NATIVE_MANY = 100, /* of fewer, a multiple says nothing */
     DOMAIN_RAW = 1,
     DOMAIN_MMAP = 4
 };
@@ -100,22 +103,35 @@ static size_t native_package(const char *file, const char **package) {
     return origin_of(file, package) == ORIGIN_PACKAGE ? strcspn(*package, "/") : 0;
 }
 
-/* Of the package's types the one that has an instance for each block. */
+/* Whether so many objects have `each` blocks, as far as samples tell how many blocks there are. */
+static bool native_fits(uint64_t count, uint64_t each, const profile_sums_t *s,
+                        uint64_t off_bytes) {
+    uint64_t blocks = s->blocks[PROFILE_LIVE], all = count * each;
+    uint64_t off = all > blocks ? all - blocks : blocks - all, doubt = blocks / 10;
+    if (each == 1) return off <= doubt;
+    if (blocks < NATIVE_MANY || !s->bytes[PROFILE_LIVE]) return false;
+    return off <=
+           doubt + (uint64_t)((double)blocks * (double)off_bytes / (double)s->bytes[PROFILE_LIVE]);
+}
+
+/* Of the package's types the one that has an instance for each block, or for each two or three. */
 static uint32_t native_type(const profile_t *p, const profile_site_t *line, const model_t *m,
                             const native_advice_t *advice) {
     const char *package;
+    const profile_sums_t none = {0},
+                         *sums = line->most < p->site_count ? &p->sites[line->most].sums : &none;
+    uint64_t off = profile_error(p, sums, PROFILE_LIVE);
     size_t length = native_package(native_taker(p, line)->file, &package);
-    uint64_t blocks =
-        line->most < p->site_count ? p->sites[line->most].sums.blocks[PROFILE_LIVE] : 0;
-    for (uint32_t i = 0; i < m->type_count; i++) {
-        const model_type_t *t = &m->types[i];
-        if (advice && advice->owner) {
-            if (strcmp(t->name, advice->owner) == 0) return i;
-            continue;
+    for (uint64_t each = 1; each <= NATIVE_EACH; each++) {
+        for (uint32_t i = 0; i < m->type_count; i++) {
+            const model_type_t *t = &m->types[i];
+            if (advice && advice->owner) {
+                if (strcmp(t->name, advice->owner) == 0) return i;
+                continue;
+            }
+            bool its = length && strncmp(t->name, package, length) == 0 && t->name[length] == '.';
+            if (its && t->count > 1 && native_fits(t->count, each, sums, off)) return i;
         }
-        bool its = length && strncmp(t->name, package, length) == 0 && t->name[length] == '.';
-        uint64_t off = t->count > blocks ? t->count - blocks : blocks - t->count;
-        if (its && t->count > 1 && off <= blocks / 10) return i;
     }
     return LOWTIDE_NONE;
 }
@@ -195,14 +211,16 @@ static int native_report(findings_t *f, const profile_t *p, uint32_t at, const n
     return is_known ? profile_set_site(f, &line->frame, x) : 0;
 }
 
-/* What each line has alive without an object in it. Of a mapping a sample tells the address space, and the table what was touched of
+/* What each line has alive without an object in it. What Arrow's pool holds free is an allocator's, whichever line it was first mapped
+ * for (allocator-retention tells it). Of a mapping a sample tells the address space, and the table what was touched of
  * it: no line has more than the table says. Returns what is alive in all. */
-static uint64_t native_sums(const profile_t *p, native_sum_t *sums) {
+static uint64_t native_sums(const profile_t *p, const model_pool_t *pool, native_sum_t *sums) {
     uint64_t all = 0;
     for (uint32_t i = 0; i < p->sample_count; i++) {
         const profile_sample_t *s = &p->samples[i];
         if (s->process != p->main_process || s->object != LOWTIDE_NONE ||
-            (s->domain != DOMAIN_RAW && s->domain < DOMAIN_MMAP))
+            (s->domain != DOMAIN_RAW && s->domain < DOMAIN_MMAP) ||
+            model_pool_has(pool, s->address, s->bytes))
             continue;
         native_sum_t *sum = &sums[s->line];
         double weight = (double)s->weight, bytes = (double)s->bytes;
@@ -223,10 +241,13 @@ static uint64_t native_sums(const profile_t *p, native_sum_t *sums) {
 
 int profile_native_memory(findings_t *f, const profile_t *p) {
     if (!model_objects(f->m) || !p->sample_count || !p->line_count) return 0;
+    model_pool_t pool;
+    int status = model_pool_of(f->m, MODEL_ARROW_POOL, &pool, f->e);
+    if (status) return status;
     native_sum_t *sums = mem_map(p->line_count * sizeof *sums);
+    uint64_t all = sums ? native_sums(p, &pool, sums) : 0;
+    model_pool_free(&pool);
     if (!sums) return findings_no_memory(f);
-    uint64_t all = native_sums(p, sums);
-    int status = 0;
     for (int found = 0; !status && found < NATIVE_MOST; found++) {
         uint32_t most = 0;
         for (uint32_t i = 1; i < p->line_count; i++)

@@ -49,28 +49,51 @@ static int temporary_usual(const profile_t *p, uint32_t process, uint64_t *out, 
     return 0;
 }
 
-/* What to write in place of what is made all at once, by what made it. */
+/* What to write in place of what is made all at once: by what made it, before what the line's text lets one guess. */
+static const struct {
+    const char *in, *source; /* a part of the file's or function's name; or of the line */
+    const char *advice;
+} temporary_rows[] = {
+    {"/json/", NULL, "read it record by record (JSON Lines, or a streaming parser such as ijson)"},
+    {"/csv.py", NULL, "take row by row what the reader yields"},
+    {"/openpyxl/", NULL, "load_workbook(path, read_only=True), and iter_rows() of it"},
+    {"/pandas/", NULL,
+     "read and work in chunks (chunksize=), with fewer columns (usecols=) or smaller "
+     "types (dtype=), and del what is done with"},
+    {"/pyarrow/", NULL, "read it batch by batch (lowtide.stream, iter_batches)"},
+    {"/polars/", NULL, "scan_… and collect(engine=\"streaming\") in place of read_…"},
+    {"/scipy/sparse/", "toarray(", "keep the matrix sparse, or take it in blocks of rows"},
+    {"/scipy/sparse/", "todense(", "keep the matrix sparse, or take it in blocks of rows"},
+    {"/sklearn/", NULL,
+     "hand it data that it need not copy (float32 or float64 in C order, sparse where most is "
+     "zero), or fit in batches (partial_fit)"},
+    {"/numpy/", NULL, "work in place (out=, +=), in blocks of rows, or on a smaller dtype"},
+    {"/multiprocessing/", NULL,
+     "take each result when it comes (imap_unordered, as_completed) and keep none, or have tasks "
+     "return less"},
+    {"/django/db/", NULL,
+     "queryset.iterator() in place of the queryset, which keeps all its objects; or .values_list() "
+     "of what is needed"},
+    {"/sqlalchemy/", NULL,
+     "flush, commit and expunge_all() every thousand objects; read with yield_per(1000)"},
+    {"<listcomp>", NULL,
+     "a generator expression in place of the list, where it is gone through once"},
+    {"/pickle.py", NULL, "store and load it in parts"},
+    {"/copy.py", NULL, "copy what changes alone in place of all (copy.deepcopy)"},
+    {NULL, ".fetchall(", "a loop over the cursor itself, or fetchmany(1000)"},
+    {NULL, ".readlines(", "a loop over the file itself"},
+};
+
 static const char *temporary_advice(const profile_t *p, const profile_site_t *line) {
-    static const struct {
-        const char *in, *advice; /* a part of the file's or function's name */
-    } rows[] = {
-        {"/json/", "read it record by record (JSON Lines, or a streaming parser such as ijson)"},
-        {"/csv.py", "take row by row what the reader yields"},
-        {"/pandas/",
-         "read and work in chunks (chunksize=), with fewer columns (usecols=) or smaller "
-         "types (dtype=), and del what is done with"},
-        {"/pyarrow/", "read it batch by batch (lowtide.stream, iter_batches)"},
-        {"/numpy/", "work in place (out=, +=), in blocks of rows, or on a smaller dtype"},
-        {"<listcomp>",
-         "a generator expression in place of the list, where it is gone through once"},
-        {"/pickle.py", "store and load it in parts"},
-    };
-    const profile_frame_t *by =
-        line->most < p->site_count ? &p->sites[line->most].frame : &line->frame;
-    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
-        if (strstr(by->file, rows[i].in) || strstr(by->function, rows[i].in)) return rows[i].advice;
+    const profile_site_t *most = line->most < p->site_count ? &p->sites[line->most] : line;
+    const profile_frame_t *by = &most->frame;
+    const char *source = line->frame.source ? line->frame.source : "";
+    for (size_t i = 0; i < sizeof temporary_rows / sizeof *temporary_rows; i++) {
+        const char *in = temporary_rows[i].in, *text = temporary_rows[i].source;
+        if (in && !strstr(by->file, in) && !strstr(by->function, in)) continue;
+        if (!text || strstr(source, text)) return temporary_rows[i].advice;
     }
-    const profile_sums_t *s = &line->sums;
+    const profile_sums_t *s = &most->sums;
     if (s->bytes[PROFILE_PEAK] / LARGE_BYTES > s->blocks[PROFILE_PEAK])
         return "an operation in place (out=, +=) or part by part, a smaller type, or del of what "
                "is "

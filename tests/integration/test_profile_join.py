@@ -190,15 +190,35 @@ def test_the_fix_of_a_temporary_peak_returns_what_was_said(what: str, lowtide: L
     assert ("; the peak falls by " in found[0]["title"] and f"to that of {made}" in found[0]["title"]) == bool(after)
 
 
-@pytest.mark.parametrize(
-    "line, generator",
-    [("n = len([[i] for i in range(500_000)])", True), ("n = b'x' * 60_000_000; n = 0", False)],
-)
-def test_what_to_write_instead_fits_what_was_made(line: str, generator: bool, lowtide: Lowtide, tmp_path: Path) -> None:
-    (tmp_path / "app.py").write_text(AROUND.format(before="", line=line, after=""))
-    lowtide("run", "--exact", "--no-report", "-o", tmp_path / "t.tide", tmp_path / "app.py", cwd=tmp_path)
-    (found,) = json.loads(lowtide("report", tmp_path / "t.tide", "--json").stdout)["findings"]
-    assert (found["kind"], "generator" in found["fix"]) == ("temporary-peak", generator), found["fix"]
+# The line that makes it, with what comes before it, and a word of what is advised.
+INSTEAD = {
+    "n = len([[i] for i in range(500_000)])": ("", "generator"),
+    "n = b'x' * 60_000_000; n = 0": ("", "in place"),
+    "n = len(b'x' * 60_000_000) + len([str(i) for i in range(20_000)])": ("", "in place"),
+    "n = len(copy.deepcopy(rows))": ("import copy; rows = [[i] for i in range(200_000)]", "what changes alone"),
+    "n = len(db.execute('select * from t').fetchall())": (
+        "import sqlite3; db = sqlite3.connect('t.db'); db.execute('create table t (x, y)'); "
+        "db.executemany('insert into t values (?, ?)', ((i, 'x' * 50) for i in range(200_000)))",
+        "over the cursor",
+    ),
+    "n = sum(map(len, pool.map(range_of, [600_000] * 2)))": (
+        "import multiprocessing\ndef range_of(n): return list(range(n))\n"
+        "pool = multiprocessing.get_context('fork').Pool(2)",
+        "imap_unordered",
+    ),
+}
+
+
+@pytest.mark.parametrize("line", INSTEAD)
+def test_what_to_write_instead_fits_what_was_made(line: str, lowtide: Lowtide, tmp_path: Path) -> None:
+    before, advice = INSTEAD[line]
+    (tmp_path / "app.py").write_text(AROUND.format(before=before, line=line, after=""))
+    words = ["--exact", "--no-report", "-o", tmp_path / "t.tide", "--python", sys.executable, tmp_path / "app.py"]
+    done = lowtide("run", *words, cwd=tmp_path)
+    assert done.status == 0, done.stderr
+    findings = json.loads(lowtide("report", tmp_path / "t.tide", "--json").stdout)["findings"]
+    (found,) = (f for f in findings if f["kind"] == "temporary-peak")
+    assert advice in found["fix"], found["fix"]
 
 
 # A worker whose list is freed before its end, or is kept until then as a model of it would be.
@@ -419,6 +439,57 @@ def test_memory_that_threads_of_c_took_is_told_without_a_line(
     assert finding["title"].startswith(f"{place} made "), finding
     assert ("--native" in finding["fix"]) == (not options)
     assert bool(finding["site"]) == bool(options)
+
+
+PAIRS_OF_BLOCKS = """
+#include <stdlib.h>
+#include <string.h>
+int grow(void) {
+    return memset(malloc(40000), 1, 40000) && memset(malloc(60000), 1, 60000);
+}
+"""
+
+
+def test_objects_that_own_two_blocks_each_are_named_with_what_holds_them(lowtide: Lowtide, tmp_path: Path) -> None:
+    """The model of a forest has a tree's nodes and its values apart."""
+    package = tmp_path / "site-packages" / "woods"
+    package.mkdir(parents=True)
+    (package / "grow.c").write_text(PAIRS_OF_BLOCKS)
+    cc = shutil.which("cc") or shutil.which("gcc") or pytest.skip("no compiler")
+    subprocess.run([cc, "-shared", "-fPIC", "-o", package / "grow.so", package / "grow.c"], check=True)
+    (package / "__init__.py").write_text("""
+import ctypes, pathlib
+library = ctypes.CDLL(str(pathlib.Path(__file__).with_name("grow.so")))
+class Tree:
+    def __init__(self): assert library.grow()
+""")
+    (tmp_path / "app.py").write_text("""
+import sys; sys.path.insert(0, "site-packages")
+import woods
+models = {}
+for name in range(4): models[name] = [woods.Tree() for _ in range(250)]
+""")
+    out = tmp_path / "t.tide"
+    words = ["--no-report", "-o", out, "--python", sys.executable, tmp_path / "app.py"]
+    done = lowtide("run", *words, cwd=tmp_path)
+    assert done.status == 0, done.stderr
+    report = json.loads(lowtide("report", out, "--json").stdout)
+    (finding,) = (f for f in report["findings"] if f["kind"] == "native-memory")
+    assert (finding["type"], finding["path"], finding["objects"]) == ("woods.Tree", "models", 1000), finding
+
+
+def test_modules_are_nothing_that_gathers(lowtide: Lowtide, tmp_path: Path) -> None:
+    """One is told to bound what grows; `sys.modules` does not, and nobody takes entries out of it."""
+    (tmp_path / "app.py").write_text("""
+import sys, types
+for i in range(300):
+    module = sys.modules[f"part{i}"] = types.ModuleType(f"part{i}")
+    module.table = [str(k) * 20 for k in range(800)]
+del module
+""")
+    done = lowtide("run", "--json", "--python", sys.executable, tmp_path / "app.py")
+    assert done.status == 0, done.stderr
+    assert not json.loads(done.stdout)["findings"]
 
 
 def test_what_was_mapped_and_never_touched_is_no_memory_of_c_code(lowtide: Lowtide, tmp_path: Path) -> None:

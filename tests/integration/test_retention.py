@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
 from conftest import PATIENCE_S, Lowtide, Python, Spawn, Target
 from test_allocators import allocator
 from test_free import run
@@ -91,6 +92,49 @@ def test_what_pins_arenas_is_named_with_its_path_and_is_what_keeps_them(
     obey(target, "import gc; shop.cache.clear(); gc.collect()")
     assert before - rss(target) > stays * 0.6, (before, rss(target), pin)
     assert target.finish()[0] == 0
+
+
+ARROW = """
+import pyarrow
+def load(): return pyarrow.array(range(15_000_000)).cast(pyarrow.float64())
+n = len(load())
+"""
+
+
+def test_what_arrow_keeps_of_tables_that_are_gone_is_its_pools_to_give_back(
+    this_python: Python, spawn: Spawn, lowtide: Lowtide, tmp_path: Path
+) -> None:
+    """No line can free it: who first took the mapping is as good as any."""
+    pytest.importorskip("pyarrow")
+    target = spawn(this_python, ARROW + OBEY)
+    told = report(lowtide, target, tmp_path / "a.tide")
+    found = retention(told, "pyarrow")
+    assert told["findings"][0] == found and "release_unused()" in found["fix"], told["findings"]
+    before = rss(target)
+    obey(target, "pyarrow.default_memory_pool().release_unused()")
+    assert before - rss(target) == pytest.approx(found["bytes"], rel=0.2)
+    assert target.finish()[0] == 0
+
+    (tmp_path / "app.py").write_text(ARROW)
+    done = lowtide("run", "--json", "--python", this_python.executable, tmp_path / "app.py")
+    assert done.status == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert retention(told, "pyarrow") == told["findings"][-1], told["findings"]
+    assert not [f for f in told["findings"] if f["kind"] == "native-memory"], told["findings"]
+
+
+def test_what_arrow_keeps_beside_tables_in_use_is_no_finding_and_no_gib_of_the_line_that_made_them(
+    this_python: Python, lowtide: Lowtide, tmp_path: Path
+) -> None:
+    pytest.importorskip("pyarrow")
+    (tmp_path / "app.py").write_text(ARROW.replace("n = len(load())", "kept = [load(), load()]"))
+    done = lowtide("run", "--json", "--python", this_python.executable, tmp_path / "app.py")
+    assert done.status == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert not [f for f in told["findings"] if "pyarrow's memory pool" in f["title"]], told["findings"]
+    (kept,) = (d for d in told["heap"]["dominators"] if d["path"] == "kept")
+    assert kept["retained_bytes"] == pytest.approx(2 * 120_000_000, rel=0.1)
+    assert sum(made["bytes"] for made in kept["made_at"]) <= kept["retained_bytes"] * 1.1, kept
 
 
 def test_what_pins_arenas_is_told_with_the_line_that_made_it_where_a_profile_knows(

@@ -2,6 +2,7 @@
  * that lay free in whole pages when the recording was made, so giving them back returns just those. The fix says what each change
  * would have returned: where the free memory lies decides which one helps. */
 #include "explain/findings/findings.h"
+#include "explain/model_owners.h"
 #include "explain/model_pins.h"
 
 #include <errno.h>
@@ -141,6 +142,28 @@ static int report_heap(findings_t *f, const layers_t *l) {
     return add(f, l->heap, "malloc keeps memory that was freed", fix);
 }
 
+/* Arrow keeps what its tables gave back, for the next ones: tens of seconds, or for ever where nobody asks it for more. */
+static int report_arrow(findings_t *f, uint64_t floor) {
+    model_pool_t pool;
+    char size[32];
+    int status = model_pool_of(f->m, MODEL_ARROW_POOL, &pool, f->e);
+    if (status) return status;
+    uint64_t kept = pool.unowned;
+    /* Between blocks that tables have it is kept for their sizes, and does not go back. */
+    bool spare = kept >= floor && kept >= pool.resident / 4 * 3;
+    model_pool_free(&pool);
+    if (!spare) return 0;
+    char *fix = findings_text(
+        f,
+        "%scall pyarrow.default_memory_pool().release_unused() once the peak is over: up to %s; "
+        "or start the program with ARROW_DEFAULT_MEMORY_POOL=system in its environment, which "
+        "keeps less",
+        lead(f), findings_bytes(kept, size));
+    status = add(f, kept, "pyarrow's memory pool keeps what no Arrow object has", fix);
+    if (!status) f->out->findings[f->out->count - 1].confidence = "medium";
+    return status;
+}
+
 static int read_tables(findings_t *f, layers_t *l) {
     lowtide_table *t;
     lowtide_error error;
@@ -166,5 +189,6 @@ int finding_allocator_retention(findings_t *f) {
     if (floor < RETENTION_MIN_BYTES) floor = RETENTION_MIN_BYTES;
     if (l.pools >= floor) status = report_pools(f, &l);
     if (!status && l.heap >= floor) status = report_heap(f, &l);
+    if (!status) status = report_arrow(f, floor);
     return status;
 }

@@ -320,6 +320,8 @@ static bool suspect_is_point(const suspect_t *s, uint32_t place, const suspect_v
     uint64_t retained = suspect_retained(m, place),
              own = m->tree.sum[place + 1] - m->tree.sum[place];
     if (findings_is_structure(m, m->tree.id[place]) || view->big_bytes > retained / 2) return false;
+    /* Nobody takes entries out of sys.modules. */
+    if (view->type != UINT32_MAX && strcmp(m->types[view->type].name, "module") == 0) return false;
     bool many = view->children >= SUSPECT_MIN_CHILDREN &&
                 (view->biggest < retained / 4 || retained - own - view->biggest >= s->floor);
     bool few = suspect_is_container(m, m->tree.id[place]) && view->children >= SUSPECT_FEW &&
