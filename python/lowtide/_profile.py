@@ -17,13 +17,15 @@ def start(*, exact: bool = False, interval: int | str = "512KiB", native: bool =
     are not watched: the report says how many this one forked, but not how many programs it started.
 
     Raises RuntimeError where a profile is being taken already, or this Python is none that lowtide knows; ValueError
-    where ``interval`` is no positive size up to 1 GiB.
+    where ``interval`` is no positive size up to 1 GiB, or ``exact`` leaves nothing to it.
     """
     if not isinstance(interval, (int, str)):
         raise TypeError(f"interval must be an int or a str, not {type(interval).__name__}")
     size = interval if isinstance(interval, int) else _core.limit_parse(interval)[0]
     if not 0 < size <= 1 << 30:
         raise ValueError(f"interval must be positive and at most 1 GiB, not {interval!r}")
+    if exact and interval != "512KiB":
+        raise ValueError("interval must be left out where exact counts every allocation")
     _core.profile_start(exact, size, native)
 
 

@@ -64,3 +64,10 @@ bool arguments_size(const char *text, uint64_t *bytes) {
 bool arguments_interval(const char *text, uint64_t *bytes) {
     return arguments_size(text, bytes) && *bytes >= INTERVAL_MIN && *bytes <= INTERVAL_MAX;
 }
+
+bool arguments_mode(const command_t *self, bool exact, uint64_t interval_bytes, int *status) {
+    if (!exact || !interval_bytes) return true;
+    *status = command_usage(self, "--exact counts every allocation, so there is no --interval; "
+                                  "leave one of the two out");
+    return false;
+}

@@ -17,5 +17,7 @@ bool arguments_process(const command_t *self, int argc, char **argv, pid_t *pid,
 bool arguments_size(const char *text, uint64_t *bytes);
 /* A size that makes sense between two samples: from 1K to 1G. */
 bool arguments_interval(const char *text, uint64_t *bytes);
+/* No interval (0) where every allocation is counted; else the error has been printed, and *status is what to exit with. */
+bool arguments_mode(const command_t *self, bool exact, uint64_t interval_bytes, int *status);
 
 #endif

@@ -234,7 +234,10 @@ static int attach_exec(const command_t *self, int argc, char **argv) {
                                  got == 'f' ? "for" : "timeout", optarg);
         if (got == 't') a.heap_ms = a.timeout_ms;
     }
-    if (!arguments_process(self, argc, argv, &a.pid, &status)) return status;
+    bool exact = a.profile.mode == REGION_EXACT;
+    if (!arguments_mode(self, exact, a.profile.interval_bytes, &status) ||
+        !arguments_process(self, argc, argv, &a.pid, &status))
+        return status;
     a.fresh = !a.to;
     if (a.fresh) a.to = output_fresh_name(a.pid, name, sizeof name);
     if (strcmp(a.to, "-") == 0 && isatty(STDOUT_FILENO))

@@ -311,6 +311,8 @@ static int run_exec(const command_t *self, int argc, char **argv) {
             return command_usage(self, "--interval takes bytes like 512K, from 1K to 1G, not '%s'",
                                  optarg);
     }
+    bool exact = profile->mode == REGION_EXACT;
+    if (!arguments_mode(self, exact, profile->interval_bytes, &status)) return status;
     err_t e;
     if (limit_is_wrong(&r, &e)) return command_usage(self, "%s", e.text);
     bool command = !module && optind > 1 && strcmp(argv[optind - 1], "--") == 0;

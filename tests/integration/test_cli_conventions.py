@@ -202,6 +202,16 @@ def test_an_output_that_cannot_be_written_is_one_line_and_leaves_nothing(lowtide
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("command", [["run"], ["attach"]])
+@pytest.mark.parametrize("options", [["--exact", "--interval", "64K"], ["--interval=64K", "--exact"]])
+def test_an_interval_beside_exact_is_wrong_usage(command, options, lowtide, tmp_path):
+    (tmp_path / "app.py").write_text("print('ran')")
+    done = lowtide(*command, *options, tmp_path / "app.py" if command == ["run"] else os.getpid(), cwd=tmp_path)
+    said = "lowtide: --exact counts every allocation, so there is no --interval; leave one of the two out; see "
+    assert (done.status, done.stdout, done.stderr) == (2, "", f"{said}`lowtide {command[0]} --help`\n")
+    assert os.listdir(tmp_path) == ["app.py"]
+
+
 def test_a_full_disk_behind_standard_output_is_a_failure(lowtide_exe, shop):
     for call in (*(words(command, shop) for command in READERS), ["--help"], ["doctor"]):
         with open("/dev/full", "w") as full:

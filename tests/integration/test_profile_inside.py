@@ -126,14 +126,16 @@ said = []
 for wrong in 0, 10**30, "2GiB", 1.5, None:
     try: lowtide.start(interval=wrong)
     except (TypeError, ValueError) as error: said.append((type(error).__name__, str(error)))
+try: lowtide.start(exact=True, interval="64KiB")
+except ValueError as error: said.append((type(error).__name__, str(error)))
 try: lowtide.mark(3)
 except TypeError as error: said.append(("TypeError", str(error)))
 print(repr(said))
 """
     said = inside(local_python, package, lowtide_exe, program, tmp_path)
-    assert [kind for kind, _ in said] == ["ValueError"] * 3 + ["TypeError"] * 3
-    assert all(text.startswith("interval must be") for _, text in said[:5])
-    assert said[5][1].startswith("mark()")
+    assert [kind for kind, _ in said] == ["ValueError"] * 3 + ["TypeError"] * 2 + ["ValueError", "TypeError"]
+    assert all(text.startswith("interval must be") for _, text in said[:6])
+    assert said[6][1].startswith("mark()")
 
 
 def test_a_limit_on_the_size_of_files_is_an_error_and_no_signal(local_python, package, lowtide_exe, tmp_path):
