@@ -416,11 +416,11 @@ def test_no_values_leaves_contents_out(this_python: Python, spawn: Spawn, lowtid
 
 
 ENDING = """
-import sys, time
+import os, sys
 class Late:
-    def __del__(self, sleep=time.sleep, say=print, out=sys.stdout.fileno(), write=__import__("os").write):
+    def __del__(self, out=sys.stdout.fileno(), wait=sys.stdin.fileno(), write=os.write, read=os.read):
         write(out, b"late\\n")
-        sleep(1.5)
+        read(wait, 1)
         write(out, b"gone\\n")
 late = Late()
 print("ready", flush=True)
