@@ -596,7 +596,8 @@ def test_what_tasks_and_caches_hold_is_said_by_their_names(
         why = json.loads(lowtide("why", file, path, "--json").stdout)
         assert (why["type"], why["paths"][0]["path"]) == (kind, path)
     assert "task … > crawl() > rows" in lowtide("why", file, "list", "--paths", "200").stdout
-    lists = "select path from paths join objects using (id) where type = 'list' and size > 20000"  # of few: it takes time
+    # Of few objects: each path takes time.
+    lists = "select path from paths join objects using (id) where type = 'list' and size > 20000"
     unnamed = lowtide("sql", file, f"{lists} and path like 'task ''Task-% > crawl() > rows'")
     assert len(unnamed.stdout.splitlines()) == 2
     finding = json.loads(lowtide("report", file, "--json").stdout)["findings"][0]
