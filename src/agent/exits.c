@@ -5,7 +5,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-enum { VARARGS = 1, KEYWORDS = 2, FASTCALL = 128, NAME_MOST = 16 };
+enum { VARARGS = 1, KEYWORDS = 2, NOARGS = 4, FASTCALL = 128, NAME_MOST = 16 };
 
 /* PyMethodDef of a function that takes keywords. */
 typedef struct method_def {
@@ -15,23 +15,65 @@ typedef struct method_def {
     const char *doc;
 } method_def_t;
 
+typedef void *call_t(void *self, void *args, void *keywords);
+static call_t add, count, clear, run;
+
+/* Functions of atexit that ours stand in for, under the same names. */
+enum { REGISTER, COUNT, CLEAR, RUN, STAND_INS };
+static struct stand_in {
+    const char *name;
+    int flags;
+    call_t *ours;
+    method_def_t def, before; /* ours, and atexit's own */
+} stand_ins[STAND_INS] = {
+    [REGISTER] = {.name = "register", .flags = VARARGS | KEYWORDS, .ours = add},
+    [COUNT] = {.name = "_ncallbacks", .flags = NOARGS, .ours = count},
+    [CLEAR] = {.name = "_clear", .flags = NOARGS, .ours = clear},
+    [RUN] = {.name = "_run_exitfuncs", .flags = NOARGS, .ours = run},
+};
+
 static struct {
     const rt_t *rt;
-    method_def_t def, before; /* ours, and atexit's own */
     void *registers, *callback;
     bool (*wanted)(void);
-    int count;
+    int count; /* ever registered */
+    int there; /* of ours in atexit's list: those, and the one before exits_begin */
 } exits;
 
+static void *real(int which, void *self, void *args, void *keywords) {
+    return stand_ins[which].before.call(self, args, keywords);
+}
+
 static void *add(void *self, void *args, void *keywords) {
-    void *done = exits.before.call(self, args, keywords);
+    void *done = real(REGISTER, self, args, keywords);
     if (!done || !exits.callback || exits.count >= EXITS_MOST || !exits.wanted()) return done;
     exits.count++;
     void *again = exits.rt->PyObject_CallFunctionObjArgs(exits.registers, exits.callback, NULL);
-    if (again)
+    if (again) {
+        exits.there++;
         exits.rt->Py_DecRef(again);
-    else
+    } else {
         exits.rt->PyErr_Clear(); /* no memory: what is registered is called all the same */
+    }
+    return done;
+}
+
+static void *count(void *self, void *args, void *unused) {
+    void *all = real(COUNT, self, args, unused), *theirs;
+    if (!all) return NULL;
+    theirs = exits.rt->PyLong_FromLong(exits.rt->PyLong_AsLong(all) - exits.there);
+    exits.rt->Py_DecRef(all);
+    return theirs;
+}
+
+static void *clear(void *self, void *args, void *unused) {
+    exits.there = 0;
+    return real(CLEAR, self, args, unused);
+}
+
+static void *run(void *self, void *args, void *unused) {
+    void *done = real(RUN, self, args, unused);
+    exits.there = 0;
     return done;
 }
 
@@ -47,25 +89,38 @@ static rt_addr_t read_own(const rt_t *rt, void *function, const char *name, int 
     return same ? def : 0;
 }
 
-void exits_begin(const rt_t *rt, void *atexit, void *callback, bool (*wanted)(void)) {
-    void *function = rt->PyObject_GetAttrString(atexit, "register"), *ours = NULL;
-    void *module = function ? rt->PyObject_GetAttrString(function, "__module__") : NULL;
-    if (module && rt->PyObject_SetAttrString &&
-        read_own(rt, function, "register", VARARGS | KEYWORDS, &exits.before)) {
-        exits.def = exits.before;
-        exits.def.call = add;
-        ours = rt->PyCFunction_NewEx(&exits.def, atexit, module);
+/* Whether it does. Else nothing has changed. */
+static bool stand_in(const rt_t *rt, void *atexit, void *module, struct stand_in *s) {
+    void *function = rt->PyObject_GetAttrString(atexit, s->name), *ours = NULL;
+    if (function && read_own(rt, function, s->name, s->flags, &s->before)) {
+        s->def = s->before;
+        s->def.call = s->ours;
+        ours = rt->PyCFunction_NewEx(&s->def, atexit, module);
     }
-    if (ours && rt->PyObject_SetAttrString(atexit, "register", ours) == 0) {
+    bool done = ours && rt->PyObject_SetAttrString(atexit, s->name, ours) == 0;
+    if (function) rt->Py_DecRef(function);
+    if (ours) rt->Py_DecRef(ours);
+    return done;
+}
+
+void exits_begin(const rt_t *rt, void *atexit, void *callback, bool (*wanted)(void)) {
+    void *function = rt->PyObject_GetAttrString(atexit, "register");
+    void *module = function ? rt->PyObject_GetAttrString(function, "__module__") : NULL;
+    bool may = module && rt->PyObject_SetAttrString;
+    if (may && stand_in(rt, atexit, module, &stand_ins[REGISTER])) {
         exits.rt = rt;
         exits.wanted = wanted;
+        exits.there = 1;
         rt->Py_IncRef(exits.registers = function);
         rt->Py_IncRef(exits.callback = callback);
+        bool clears = stand_in(rt, atexit, module, &stand_ins[CLEAR]) &&
+                      stand_in(rt, atexit, module, &stand_ins[RUN]);
+        if (clears && rt->PyLong_AsLong && rt->PyLong_FromLong)
+            stand_in(rt, atexit, module, &stand_ins[COUNT]);
     }
     rt->PyErr_Clear();
-    void *const made[] = {function, module, ours};
-    for (size_t i = 0; i < sizeof made / sizeof made[0]; i++)
-        if (made[i]) rt->Py_DecRef(made[i]);
+    if (function) rt->Py_DecRef(function);
+    if (module) rt->Py_DecRef(module);
 }
 
 /* Not given back: who ends the process may be in another interpreter, whose allocator does not know them. */

@@ -4,6 +4,8 @@
  * is, from exits_begin on, a function that does that, and otherwise the same function under the same name. It allocates what a
  * registration takes; after the first EXITS_MOST there are no more, and the later ones of the program are called before ours.
  *
+ * Ours are not counted: `atexit._ncallbacks` says how many the program has registered, and for that we hear of `_clear` and `_run_exitfuncs`.
+ *
  * What looked `register` up before, or in a module that was made anew, is not seen: those are called before ours, too.
  *
  * With the GIL. One a process.
@@ -15,7 +17,7 @@
 
 enum { EXITS_MOST = 10000 };
 
-/* atexit: the module; callback: a callable; rt: proven. All stay the caller's. wanted: asked before each registration of ours. Where
+/* atexit: the module, in which one of ours is registered already; callback: a callable; rt: proven. All stay the caller's. wanted: asked before each registration of ours. Where
  * `register` is not what it is in CPython, nothing is changed. */
 void exits_begin(const rt_t *rt, void *atexit, void *callback, bool (*wanted)(void));
 /* Nothing is registered any more. With or without a GIL. */

@@ -129,6 +129,43 @@ def test_exit_functions_run_as_they_would_without(local_python: Python, lowtide:
     assert "from a thread" in done.stdout
 
 
+COUNTED = """
+import atexit, os
+def say(*words): print(atexit._ncallbacks(), *words, flush=True)
+say("at first")
+for i in range(3): atexit.register(say, i)
+say("registered")
+def other(): say("other")
+atexit.register(other)
+atexit.unregister(other)
+say("taken out")
+child = os.fork()
+if not child:
+    atexit.register(other)
+    say("in a child")
+    atexit._clear()
+    say("cleared")
+    atexit.register(other)
+    say("one more")
+    atexit._run_exitfuncs()
+    say("run")
+    os._exit(0)
+os.waitpid(child, 0)
+atexit._clear()
+say("cleared")
+atexit.register(say, "at the end")
+say(repr(atexit._ncallbacks).split(" at ")[0], atexit._clear.__doc__, atexit._run_exitfuncs.__name__)
+"""
+
+
+def test_a_program_counts_its_own_exit_functions(local_python: Python, lowtide: Lowtide, tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(COUNTED)
+    alone = subprocess.run([local_python.executable, tmp_path / "app.py"], capture_output=True, text=True)
+    done = lowtide("run", "--no-report", "--python", local_python.executable, tmp_path / "app.py")
+    assert (done.status, plain(done.stdout)) == (0, plain(alone.stdout)), done.stderr
+    assert " at the end" in done.stdout
+
+
 def test_what_was_unregistered_does_not_run(lowtide: Lowtide, tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(
         "import atexit\n"

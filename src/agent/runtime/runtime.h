@@ -55,6 +55,8 @@ typedef uintptr_t rt_addr_t;
     F(PyImport_ImportModule, void *, (const char *), 1)                                            \
     F(PyObject_GetAttrString, void *, (void *, const char *), 1)                                   \
     F(PyObject_SetAttrString, int, (void *, const char *, void *), 0)                              \
+    F(PyLong_FromLong, void *, (long), 0)                                                          \
+    F(PyLong_AsLong, long, (void *), 0)                                                            \
     F(PyObject_CallFunctionObjArgs, void *, (void *, ...), 1)                                      \
     F(PyCFunction_NewEx, void *, (void *, void *, void *), 1)                                      \
     F(PyErr_Clear, void, (void), 1)                                                                \
