@@ -355,7 +355,8 @@ def test_forks_in_the_middle_of_allocations(mode: str, lowtide: Lowtide, this_py
     assert live == (KEPT if mode == "--exact" else pytest.approx(20_000 * 1041, rel=0.2))
 
 
-INTERPRETERS = """
+# The module of subinterpreters, or None, and code run in a new one.
+ANOTHER = """
 try:
     import _interpreters as interpreters
 except ImportError:
@@ -364,17 +365,22 @@ except ImportError:
     except ImportError:
         interpreters = None
 import threading
-code = "import json; kept = [json.dumps([i] * 50) for i in range(3000)]"
-def one():
+def run_in_another(code):
     i = interpreters.create()
     interpreters.run_string(i, code)
     interpreters.destroy(i)
+"""
+INTERPRETERS = (
+    ANOTHER
+    + """
+code = "import json; kept = [json.dumps([i] * 50) for i in range(3000)]"
 if interpreters:
-    threads = [threading.Thread(target=one) for i in range(3)]
+    threads = [threading.Thread(target=run_in_another, args=(code,)) for i in range(3)]
     for t in threads: t.start()
     for t in threads: t.join()
 kept = keep()
 """
+)
 
 
 @pytest.mark.parametrize("mode", ["--exact", "--native"])
@@ -383,15 +389,9 @@ def test_subinterpreters_come_and_go(mode: str, lowtide: Lowtide, local_python: 
     assert live == (KEPT if mode == "--exact" else pytest.approx(20_000 * 1041, rel=0.2))
 
 
-OWN_GILS = """
-try:
-    import _interpreters as interpreters
-except ImportError:
-    try:
-        import _xxsubinterpreters as interpreters
-    except ImportError:
-        interpreters = None
-import threading
+OWN_GILS = (
+    ANOTHER
+    + """
 code = '''
 def bottom():
     return [bytes(5000) for i in range(20)]
@@ -400,17 +400,14 @@ def deep(n):
 for i in range(100):
     deep(i * 37 % 700)
 '''
-def one():
-    i = interpreters.create()
-    interpreters.run_string(i, code)
-    interpreters.destroy(i)
-threads = [threading.Thread(target=one) for i in range(4)] if interpreters else []
+threads = [threading.Thread(target=run_in_another, args=(code,)) for i in range(4)] if interpreters else []
 for t in threads: t.start()
 exec(code)
 kept = keep()
 exec(code)
 for t in threads: t.join()
 """
+)
 
 
 @pytest.mark.parametrize("mode", [["--exact"], ["--exact", "--native"]], ids=" ".join)
@@ -428,15 +425,9 @@ def test_interpreters_with_gils_of_their_own_lose_no_count_to_each_other(
     assert blocks % 100 == 0, "each round makes as many as any other"
 
 
-ENTERED = """
-try:
-    import _interpreters as interpreters
-except ImportError:
-    try:
-        import _xxsubinterpreters as interpreters
-    except ImportError:
-        interpreters = None
-import threading
+ENTERED = (
+    ANOTHER
+    + """
 code = '''
 def bottom():
     return [bytes(5000) for i in range(20)]
@@ -444,9 +435,7 @@ for i in range(25):
     bottom()
 '''
 def one():
-    i = interpreters.create()
-    interpreters.run_string(i, code)
-    interpreters.destroy(i)
+    run_in_another(code)
     kept_by_it.append(after())
 def after(): return [bytes(3000) for i in range(100)]
 kept_by_it = []
@@ -457,6 +446,7 @@ if interpreters:
     thread.join()
 kept = keep()
 """
+)
 
 
 @pytest.mark.parametrize("mode", [["--exact"], ["--exact", "--native"]], ids=" ".join)
