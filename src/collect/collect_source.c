@@ -13,16 +13,31 @@
 
 enum { FILE_MOST_BYTES = 16 << 20, LINE_MOST_BYTES = 200 };
 
+/* A script with a name of its own: `#!/usr/bin/env python3`. */
+static bool source_is_script(FILE *f) {
+    char first[256] = "";
+    bool is =
+        fgets(first, sizeof first, f) && strncmp(first, "#!", 2) == 0 && strstr(first, "python");
+    rewind(f);
+    return is;
+}
+
 /* The observed process said the name: no device, no pipe, nothing but Python. */
 static FILE *source_open(const char *path) {
     size_t n = strlen(path);
     struct stat st;
-    if (path[0] != '/' || n < 4 || strcmp(path + n - 3, ".py") != 0) return NULL;
+    /* Some devices do something when they are opened. */
+    if (path[0] != '/' || stat(path, &st) || !S_ISREG(st.st_mode)) return NULL;
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
     if (fd < 0) return NULL;
     bool plain = fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && st.st_size <= FILE_MOST_BYTES;
     FILE *f = plain ? fdopen(fd, "r") : NULL;
-    if (!f) close(fd);
+    if (!f) {
+        close(fd);
+    } else if ((n < 4 || strcmp(path + n - 3, ".py") != 0) && !source_is_script(f)) {
+        fclose(f);
+        f = NULL;
+    }
     return f;
 }
 

@@ -43,6 +43,11 @@ static const native_advice_t native_advices[] = {
      "lxml.etree._Element",
      "el.clear() for each element that iterparse has told, and keep texts and numbers, no "
      "elements: each keeps its whole tree"},
+    {"/_polars_runtime",
+     {NULL},
+     "polars.dataframe.frame.DataFrame",
+     "scan_… and collect(engine=\"streaming\") in place of read_…, and del of frames that are "
+     "done with: its allocator gives back what they had some seconds later"},
     {"/sqlalchemy/",
      {".execute(", ".executemany("},
      NULL,
@@ -94,6 +99,25 @@ static const native_advice_t *native_advice(const profile_t *p, const profile_si
         const native_advice_t *row = &native_advices[i];
         for (size_t k = 0; k < sizeof row->call / sizeof *row->call && row->call[k]; k++)
             if (native_calls(source, row->call[k])) return row;
+    }
+    return NULL;
+}
+
+/* Of threads that are in no Python no frame tells whose they are, but for C's. Of a library that works in threads of its own, and takes
+ * memory in no other way worth telling, it is enough that the program has it. */
+static const native_advice_t *native_threads(const model_t *m, const char **library) {
+    static const struct { const char *module, *file; } rows[] = {{"polars", "/_polars_runtime"}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        err_t unfound;
+        model_found_t found;
+        if (model_find(m, rows[i].module, &found, &unfound)) continue;
+        bool loaded = found.what == MODEL_WHAT_OBJECT && found.count == 1;
+        model_found_free(&found);
+        for (size_t k = 0; loaded && k < sizeof native_advices / sizeof *native_advices; k++) {
+            if (strcmp(native_advices[k].file, rows[i].file) != 0) continue;
+            *library = rows[i].module;
+            return &native_advices[k];
+        }
     }
     return NULL;
 }
@@ -176,6 +200,8 @@ static int native_report(findings_t *f, const profile_t *p, uint32_t at, const n
     bool sure;
     const native_advice_t *advice = native_advice(p, line, &sure);
     const bool is_known = *line->frame.file;
+    const char *library = NULL;
+    if (!is_known) advice = native_threads(f->m, &library);
     const char *place = native_place(f, &line->frame);
     char size[32], error[32], number[32];
     uint64_t off = profile_spread(sum->variance, sum->interval);
@@ -200,13 +226,15 @@ static int native_report(findings_t *f, const profile_t *p, uint32_t at, const n
     x->title =
         findings_text(f, "%s made %s (± %s) outside of Python's heap that C code has not freed%s",
                       place, findings_bytes(sum->bytes, size), findings_bytes(off, error), of);
-    x->fix = is_known
-                 ? findings_text(f, "free what %s makes: %s", place,
+    x->fix =
+        is_known ? findings_text(f, "free what %s makes: %s", place,
                                  advice ? advice->advice
                                         : "close it, or drop the object that owns it, as soon as "
                                           "it is done with; or make less of it at a time")
-                 : findings_text(f, "bound what a library's own threads keep, by its settings: "
-                                    "`lowtide run --native` tells which library it is");
+        : advice
+            ? findings_text(f, "free what %s makes in its threads: %s", library, advice->advice)
+            : findings_text(f, "bound what a library's own threads keep, by its settings: "
+                               "`lowtide run --native` tells which library it is");
     if (!x->title || !x->fix) return findings_no_memory(f);
     return is_known ? profile_set_site(f, &line->frame, x) : 0;
 }

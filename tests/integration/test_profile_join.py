@@ -441,6 +441,40 @@ def test_memory_that_threads_of_c_took_is_told_without_a_line(
     assert bool(finding["site"]) == bool(options)
 
 
+def test_what_threads_of_polars_keep_is_told_as_what_to_write_in_its_words(lowtide: Lowtide, tmp_path: Path) -> None:
+    pytest.importorskip("polars")
+    (tmp_path / "app.py").write_text("""
+import polars as pl
+with open("t.csv", "w") as f: f.writelines(f"{i},some text of row {i}\\n" for i in range(1_200_000))
+kept = [pl.read_csv("t.csv", has_header=False)]
+""")
+    out = tmp_path / "t.tide"
+    words = ["--no-report", "-o", out, "--python", sys.executable, tmp_path / "app.py"]
+    done = lowtide("run", *words, cwd=tmp_path)
+    assert done.status == 0, done.stderr
+    report = json.loads(lowtide("report", out, "--json").stdout)
+    (finding,) = (f for f in report["findings"] if f["kind"] == "native-memory")
+    assert "scan_" in finding["fix"] and "--native" not in finding["fix"], finding
+    assert (finding["type"], finding["objects"], finding["path"]) == ("polars.dataframe.frame.DataFrame", 1, "kept")
+
+
+def test_the_script_that_starts_a_command_is_no_line_that_made_anything(lowtide: Lowtide, tmp_path: Path) -> None:
+    """All that a server's libraries do is below it."""
+    library = tmp_path / "lib" / "site-packages"
+    library.mkdir(parents=True)
+    (library / "server.py").write_text(
+        "def main():\n    import app\n    app.LOG.extend(str(i) * 9 for i in range(300_000))\n"
+    )
+    (library / "app.py").write_text("LOG = []\n")
+    (tmp_path / "serve").write_text(
+        "#!/usr/bin/env python3\nimport sys\nsys.path.insert(0, 'lib/site-packages')\nfrom server import main\nsys.exit(main())\n"
+    )
+    done = lowtide("run", "--json", "--python", sys.executable, tmp_path / "serve", cwd=tmp_path)
+    assert done.status == 0, done.stderr
+    (finding,) = (f for f in json.loads(done.stdout)["findings"] if f["kind"] == "leak-suspect")
+    assert finding["path"] == "app.LOG" and finding["site"]["file"].endswith("server.py"), finding
+
+
 PAIRS_OF_BLOCKS = """
 #include <stdlib.h>
 #include <string.h>
