@@ -137,7 +137,7 @@ static void from_json(const profile_frame_t *from, json_t *j) {
 
 /* Those that are among the first by one figure or another; NULL: no memory. */
 static bool *sites_chosen(const profile_t *p, uint32_t top) {
-    static const int figures[] = {PROFILE_PEAK, PROFILE_LIVE, PROFILE_TOTAL};
+    static const int figures[] = {PROFILE_PEAK, PROFILE_LIVE, PROFILE_TOTAL, PROFILE_GONE};
     bool *chosen = mem_alloc(p->site_count + 1);
     for (uint32_t i = 0; chosen && i < p->site_count; i++) chosen[i] = false;
     for (size_t f = 0; chosen && f < sizeof figures / sizeof *figures; f++) {

@@ -145,6 +145,14 @@ static void missing_text(const report_t *r, const screen_t *s) {
     screen_wrapped(s, note, 0, s->width);
 }
 
+/* What follows is of one process, and so is every finding about objects. */
+static void whose_text(const report_t *r, const screen_t *s) {
+    char note[REPORT_NOTE_ROOM];
+    if (!report_whose_note(r, note)) return;
+    screen_end(s);
+    screen_wrapped(s, note, 0, s->width);
+}
+
 static void nothing_found(const report_t *r, const screen_t *s, bool noted) {
     const model_totals_t *t = model_totals(r->model);
     if (!t->objects) {
@@ -588,6 +596,7 @@ void report_text(const report_t *r, const screen_t *s) {
     else
         nothing_found(r, s, noted);
     missing_text(r, s);
+    if (r->findings.count) whose_text(r, s);
     screen_end(s);
     process_text(r, s);
     memory_text(r, s);

@@ -124,7 +124,7 @@ def test_chromium_draws_a_huge_recording(huge, tmp_path):
     dom = shown(huge, tmp_path / "home")
     page = html.unescape(dom.split('<script type="application/json"', 1)[0])
     assert "Lines that make the memory" in page and "function_0" in page
-    assert "one in 512 KiB: a frame of 10.0 MiB may be off by 4.7 MiB, one of 100 MiB by 14.0 MiB, at the peak" in page
+    assert "one in 512.0 KiB: a frame of 10.0 MiB may be off by 4.7 MiB, one of 100.0 MiB by 14.0 MiB, at the peak" in page
     assert page.count("<rect") > 100  # frames of the flame graph
 
 
@@ -160,3 +160,20 @@ for i in range(400):
         pytest.skip("this build has no page: Node.js was missing")
     dom = html.unescape(shown(to, tmp_path / "home").split('<script type="application/json"', 1)[0])
     assert dom.count("part of finding 1: their bytes do not add up") == 1
+
+
+def test_chromium_shows_what_the_text_report_says_with_the_same_figures(lowtide_exe, tmp_path):
+    recording, to = tmp_path / "p.tide", tmp_path / "p.html"
+    subprocess.run([lowtide_exe.parent / "profile_recording", recording, "/srv/app/app.py"], check=True)
+    recording.write_bytes(recording.read_bytes()[:-20])  # cut, so that its END is missing
+    done = subprocess.run([lowtide_exe, "report", recording, "--html", to], capture_output=True, text=True)
+    if "built without its page" in done.stderr:
+        pytest.skip("this build has no page: Node.js was missing")
+    dom = html.unescape(shown(to, tmp_path / "home").split('<script type="application/json"', 1)[0])
+    words = " ".join(re.sub(r"<[^>]*>", " ", dom).split())
+    text = subprocess.run([lowtide_exe, "report", recording], capture_output=True, text=True, check=True).stdout
+    assert " ".join(text.split("\n\n")[0].split()) in words  # where it was cut
+    (figure,) = re.findall(r"^ +(200\.0 MiB)  Make what", text, re.M)
+    assert f">{figure}</span>" in dom and "200 MiB" not in words
+    # What went with the process that was killed.
+    assert re.search(r'data-title="gone with ended processes"[^>]*>16\.0 MiB', dom)

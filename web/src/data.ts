@@ -19,6 +19,8 @@ export interface MadeSite extends Site {
   error_bytes: number;
   live_error_bytes: number;
   total_error_bytes: number;
+  gone_bytes: number;
+  gone_error_bytes: number;
   from: Site | null;
   held_by: string | null;
   peak_held_by: string | null;
@@ -69,6 +71,8 @@ export interface Finding {
 }
 
 export interface Report {
+  /** Where the recording was cut off. */
+  cut: string | null;
   process: {
     pid: number | null;
     command: string[];
@@ -99,9 +103,12 @@ export interface Report {
     dominators: Dominator[];
   } | null;
   processes: Process[];
+  not_followed: string[];
   allocations: {
     mode?: string;
     interval_bytes?: number;
+    lost_stacks?: number;
+    lost_blocks?: number;
     sites?: MadeSite[];
     groups?: Group[];
   };

@@ -137,7 +137,8 @@ function told(site: MadeSite): boolean {
   return (
     site.error_bytes < site.peak_bytes ||
     site.live_error_bytes < site.live_bytes ||
-    site.total_error_bytes < site.total_bytes
+    site.total_error_bytes < site.total_bytes ||
+    site.gone_error_bytes < site.gone_bytes
   );
 }
 
@@ -220,6 +221,17 @@ function peakHolders(report: Report): HTMLElement[] {
   return holders("Who held it at the peak", peak.dominators, facts.join(" · "));
 }
 
+/** What the figures above do not have. */
+function lost(report: Report): HTMLElement[] {
+  const { lost_stacks: stacks = 0, lost_blocks: blocks = 0 } = report.allocations;
+  const texts = [
+    stacks > 0 &&
+      "The program has more call stacks than there is room for: some allocations count for their line alone, without its callers.",
+    blocks > 0 && `There was no room for ${count(blocks)} blocks: they are missing above.`,
+  ].filter((text): text is string => Boolean(text));
+  return texts.map((text) => element("p", { class: "quiet" }, text));
+}
+
 function tables(report: Report, home: string): HTMLElement[] {
   const sites = (report.allocations.sites ?? []).filter(told);
   const processes = report.processes.length > 1 ? report.processes : [];
@@ -228,8 +240,18 @@ function tables(report: Report, home: string): HTMLElement[] {
       { title: "at the peak", cell: (s) => figure(s.peak_bytes, s.error_bytes), kind: "n" },
       { title: "alive at the end", cell: (s) => figure(s.live_bytes, s.live_error_bytes), kind: "n" },
       { title: "made in all", cell: (s) => figure(s.total_bytes, s.total_error_bytes), kind: "n" },
+      ...(sites.some((s) => s.gone_bytes > s.gone_error_bytes)
+        ? [
+            {
+              title: "gone with ended processes",
+              cell: (s: MadeSite) => figure(s.gone_bytes, s.gone_error_bytes),
+              kind: "n" as const,
+            },
+          ]
+        : []),
       { title: "line", cell: (s) => madeBy(s, home), kind: "block" },
     ]),
+    ...lost(report),
     ...groupTables(report.allocations.groups ?? [], home),
     ...table("Processes", processes, [
       { title: "highest RSS", cell: (p) => bytes(p.peak_rss_bytes), kind: "n" },
@@ -239,6 +261,7 @@ function tables(report: Report, home: string): HTMLElement[] {
       { title: "exit status", cell: (p) => (p.exit_status === null ? "" : `${p.exit_status}`), kind: "n" },
       { title: "command", cell: (p) => p.command.join(" "), kind: "code" },
     ]),
+    ...report.not_followed.map((why) => element("p", { class: "quiet" }, `not followed: ${why}`)),
     ...holders("Who holds it", report.heap.dominators),
     ...peakHolders(report),
     ...table("Types", report.heap.types, [
@@ -267,7 +290,12 @@ function draw(page: HTMLElement, data: PageData): void {
   const { report, tree, moments, events } = data;
   const own = (report.allocations.sites ?? []).map((site) => site.from?.file ?? site.file);
   const home = commonDirectory(own);
-  page.replaceChildren(...header(report), element("h2", {}, "What to change"), ...findings(report, home));
+  page.replaceChildren(
+    ...header(report),
+    ...note(report.cut),
+    element("h2", {}, "What to change"),
+    ...findings(report, home),
+  );
   if (moments.t_s.length > 1) {
     const room = element("div");
     page.append(element("h2", {}, "Memory over time"), room);

@@ -1,15 +1,15 @@
-const UNITS = ["B", "KiB", "MiB", "GiB", "TiB"];
+const UNITS = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
 
 /** 1536 → "1.5 KiB", as the text report has it. */
 export function bytes(n: number): string {
   let unit = 0;
   let value = Math.abs(n);
-  while (value >= 1024 && unit < UNITS.length - 1) {
+  // 1023.95 would be told as 1024.0.
+  while (value >= (unit === 0 ? 1024 : 1023.95) && unit < UNITS.length - 1) {
     value /= 1024;
     unit++;
   }
-  const digits = unit === 0 || value >= 100 ? 0 : 1;
-  return `${n < 0 ? "−" : ""}${value.toFixed(digits)} ${UNITS[unit]}`;
+  return `${n < 0 ? "−" : ""}${value.toFixed(unit === 0 ? 0 : 1)} ${UNITS[unit]}`;
 }
 
 export function count(n: number): string {

@@ -63,7 +63,8 @@ const char *findings_bytes(uint64_t bytes, char *to) {
     static const char *const unit[] = {"B", "KiB", "MiB", "GiB", "TiB"};
     double x = (double)bytes;
     int u = 0;
-    for (; x >= 1024 && u < 4; u++) x /= 1024;
+    /* As the figure beside the title has it: 1023.95 would be told as 1024.0. */
+    for (; x >= (u ? 1023.95 : 1024) && u < 4; u++) x /= 1024;
     snprintf(to, 32, u == 0 ? "%.0f %s" : "%.1f %s", x, unit[u]);
     return to;
 }
