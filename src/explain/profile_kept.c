@@ -163,7 +163,7 @@ static char *kept_title(findings_t *f, const profile_t *p, const kept_part_t *of
     if (!who) return NULL;
     if (t->off) snprintf(error, sizeof error, " (± %s)", findings_bytes(t->off, off));
     if (t->course == KEPT_LEVEL)
-        snprintf(since, sizeof since, ", level from %.1f s after its begin on in each",
+        snprintf(since, sizeof since, ", in each level since %.1f s after its begin",
                  (double)t->level_us / 1e6);
     else if (t->course == KEPT_GREW) {
         uint64_t life = kept_end_us(p, t->largest) - p->processes[t->largest].begin_us;

@@ -620,7 +620,7 @@ def test_what_each_worker_makes_at_its_begin_and_needs_is_to_be_shared_and_one_c
     assert finding["bytes"] == pytest.approx(2 * 40_000 * 1040, rel=0.1)
     assert finding["fix"].startswith("share what app.py:7 makes between the 3 processes, should each need the same: ")
     assert "make it before they are forked" in finding["fix"] and "of small objects" in finding["fix"]
-    assert ", level from " in finding["title"] and "lowtide dump" not in finding["fix"]
+    assert ", in each level since " in finding["title"] and "lowtide dump" not in finding["fix"]
 
 
 def test_what_a_process_alone_makes_at_its_begin_and_needs_until_its_end_is_no_finding(
