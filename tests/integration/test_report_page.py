@@ -124,7 +124,9 @@ def test_chromium_draws_a_huge_recording(huge, tmp_path):
     dom = shown(huge, tmp_path / "home")
     page = html.unescape(dom.split('<script type="application/json"', 1)[0])
     assert "Lines that make the memory" in page and "function_0" in page
-    assert "one in 512.0 KiB: a frame of 10.0 MiB may be off by 4.7 MiB, one of 100.0 MiB by 14.0 MiB, at the peak" in page
+    assert (
+        "one in 512.0 KiB: a frame of 10.0 MiB may be off by 4.7 MiB, one of 100.0 MiB by 14.0 MiB, at the peak" in page
+    )
     assert page.count("<rect") > 100  # frames of the flame graph
 
 
