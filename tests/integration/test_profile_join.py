@@ -221,36 +221,50 @@ def test_what_to_write_instead_fits_what_was_made(line: str, lowtide: Lowtide, t
     assert advice in found["fix"], found["fix"]
 
 
-# A worker whose list is freed before its end, or is kept until then as a model of it would be.
-WORKER = """
+# Workers in groups, one after the other: each does its part and ends.
+WORKERS = """
 import multiprocessing, time
-def work(told, go):
+def work(step):
     global rows
-    rows = [bytes(100_000) for _ in range(800)]
-    told.set()
-    go.wait()
-    if {freed}:
-        del rows
-        time.sleep(2)
+{work}
 if __name__ == "__main__":
     context = multiprocessing.get_context("fork")
-    told, go = context.Event(), context.Event()
-    worker = context.Process(target=work, args=(told, go))
-    worker.start()
-    told.wait()
-    time.sleep(1.5)
-    go.set()
-    worker.join()
+    for group in {groups}:
+        step = context.Barrier(group)
+        workers = [context.Process(target=work, args=(step,)) for _ in range(group)]
+        for worker in workers: worker.start()
+        for worker in workers: worker.join()
 """
+TOGETHER, ONE_BY_ONE = [3], [1, 1, 1]
+# A list that is freed before the end, or is kept until then as a model of it would be.
+KEEPS = """\
+    rows = [bytes(100_000) for _ in range(800)]
+    time.sleep(1.5)
+    if {freed}:
+        del rows
+        time.sleep(2)"""
+# Workers that have what they make until they end, all at once or one after the other: it grows as long as they live, or is there from
+# their begin on.
+GROWS = """\
+    rows, began = [], time.monotonic()
+    for part in range({parts}):
+        rows += [bytes(1000) for _ in range(40_000 // {parts})]
+        step.wait()
+        time.sleep(1 / {parts} if {parts} > 1 else max(1, 10 * (time.monotonic() - began)))
+    step.wait()"""
+
+
+def report_of_workers(lowtide: Lowtide, home: Path, work: str, groups: list[int]) -> dict[str, Any]:
+    (home / "app.py").write_text(WORKERS.format(work=work, groups=groups))
+    words = ["--exact", "--no-report", "--no-peak-snapshot", "-o", home / "t.tide", "--python", sys.executable]
+    assert lowtide("run", *words, "app.py", cwd=home).status == 0
+    report: dict[str, Any] = json.loads(lowtide("report", home / "t.tide", "--json").stdout)
+    return report
 
 
 @pytest.mark.parametrize("freed", [True, False])
 def test_what_a_worker_keeps_until_its_end_is_no_temporary_peak(freed: bool, lowtide: Lowtide, tmp_path: Path) -> None:
-    (tmp_path / "app.py").write_text(WORKER.format(freed=freed))
-    out = tmp_path / "t.tide"
-    done = lowtide("run", "--exact", "--no-report", "-o", out, "--python", sys.executable, tmp_path / "app.py")
-    assert done.status == 0, done.stderr
-    report = json.loads(lowtide("report", out, "--json").stdout)
+    report = report_of_workers(lowtide, tmp_path, KEEPS.format(freed=freed), [1])
     assert any(s["line"] == 5 and s["peak_bytes"] > 75e6 for s in report["allocations"]["sites"])
     told = [f["site"]["line"] for f in report["findings"] if f["kind"] == "temporary-peak"]
     assert told == ([5] if freed else [])
@@ -559,42 +573,11 @@ db.executemany("insert into t values (zeroblob(?))", ((100_000,) for i in range(
     assert re.match(amount, memory["native_note"])
 
 
-# Workers that have what they make until they end, all at once or one after the other: it grows as long as they live, or is there from
-# their begin on.
-WORKERS = """
-import multiprocessing, time
-def work(step):
-    global rows
-    rows, began = [], time.monotonic()
-    for part in range({parts}):
-        rows += [bytes(1000) for _ in range({blocks} // {parts})]
-        step.wait()
-        time.sleep(1 / {parts} if {parts} > 1 else max(1, 10 * (time.monotonic() - began)))
-    step.wait()
-if __name__ == "__main__":
-    context = multiprocessing.get_context("fork")
-    for group in {groups}:
-        step = context.Barrier(group)
-        workers = [context.Process(target=work, args=(step,)) for _ in range(group)]
-        for worker in workers: worker.start()
-        for worker in workers: worker.join()
-"""
-TOGETHER, ONE_BY_ONE = [3], [1, 1, 1]
-
-
-def report_of_workers(lowtide: Lowtide, home: Path, parts: int, groups: list[int]) -> dict[str, Any]:
-    (home / "app.py").write_text(WORKERS.format(parts=parts, groups=groups, blocks=40_000))
-    words = ["--exact", "--no-report", "--no-peak-snapshot", "-o", home / "t.tide", "--python", sys.executable]
-    assert lowtide("run", *words, "app.py", cwd=home).status == 0
-    report: dict[str, Any] = json.loads(lowtide("report", home / "t.tide", "--json").stdout)
-    return report
-
-
 @pytest.mark.parametrize("groups", [TOGETHER, ONE_BY_ONE])
 def test_what_grew_in_workers_until_their_end_is_told_by_the_line_that_made_it(
     groups: list[int], lowtide: Lowtide, tmp_path: Path
 ) -> None:
-    report = report_of_workers(lowtide, tmp_path, 10, groups)
+    report = report_of_workers(lowtide, tmp_path, GROWS.format(parts=10), groups)
     (finding,) = report["findings"]
     assert (finding["kind"], finding["site"]["line"]) == ("kept-memory", 7)
     # Of those that came one after the other no more can be returned than one had.
@@ -615,7 +598,7 @@ def test_what_grew_in_workers_until_their_end_is_told_by_the_line_that_made_it(
 def test_what_each_worker_makes_at_its_begin_and_needs_is_to_be_shared_and_one_copy_stays(
     lowtide: Lowtide, tmp_path: Path
 ) -> None:
-    (finding,) = report_of_workers(lowtide, tmp_path, 1, TOGETHER)["findings"]
+    (finding,) = report_of_workers(lowtide, tmp_path, GROWS.format(parts=1), TOGETHER)["findings"]
     assert (finding["kind"], finding["site"]["line"], finding["confidence"]) == ("kept-memory", 7, "low")
     assert finding["bytes"] == pytest.approx(2 * 40_000 * 1040, rel=0.1)
     assert finding["fix"].startswith("share what app.py:7 makes between the 3 processes, should each need the same: ")
@@ -626,7 +609,7 @@ def test_what_each_worker_makes_at_its_begin_and_needs_is_to_be_shared_and_one_c
 def test_what_a_process_alone_makes_at_its_begin_and_needs_until_its_end_is_no_finding(
     lowtide: Lowtide, tmp_path: Path
 ) -> None:
-    assert report_of_workers(lowtide, tmp_path, 1, ONE_BY_ONE)["findings"] == []
+    assert report_of_workers(lowtide, tmp_path, GROWS.format(parts=1), ONE_BY_ONE)["findings"] == []
 
 
 def test_who_held_the_memory_of_a_killed_program_is_told_where_the_peak_knows_it(
