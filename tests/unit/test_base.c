@@ -3,6 +3,7 @@
 #include "base/map.h"
 #include "base/mem.h"
 #include "base/origin.h"
+#include "base/pages.h"
 #include "base/strbuf.h"
 #include "base/varint.h"
 #include "base/vec.h"
@@ -12,6 +13,8 @@
 #include <stdarg.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -256,6 +259,51 @@ static void a_path_tells_whose_code_it_is(void **state) {
     }
 }
 
+enum { PAGE = 4096, SET_ASIDE = 64 };
+
+static void pages_that_nobody_wrote_to_are_no_memory(void **state) {
+    (void)state;
+    pages_t p;
+    uint8_t *at =
+        mmap(NULL, SET_ASIDE * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    assert_true(at != MAP_FAILED);
+    uint64_t begin = (uint64_t)(uintptr_t)at, end = begin + SET_ASIDE * PAGE;
+    madvise(at, SET_ASIDE * PAGE, MADV_NOHUGEPAGE);
+    at[0] = at[5 * PAGE] = at[7 * PAGE + 9] = 1;
+    for (int scan = 1; scan >= 0; scan--) {
+        pages_open(&p, scan ? 0 : (uint32_t)getpid(), 1000);
+        if (p.fd < 0) skip();
+        p.no_scan = !scan;
+        assert_int_equal(pages_untouched(&p, begin, end), (SET_ASIDE - 3) * PAGE);
+        /* Whole pages alone. */
+        assert_int_equal(pages_untouched(&p, begin + 5 * PAGE + 1, begin + 7 * PAGE - 1), 0);
+        assert_int_equal(pages_untouched(&p, begin + 5 * PAGE + 1, begin + 7 * PAGE), PAGE);
+        assert_int_equal(pages_untouched(&p, begin + 6 * PAGE + 1, begin + 6 * PAGE + 2), 0);
+        assert_int_equal(pages_untouched(&p, end, begin), 0);
+        pages_close(&p);
+    }
+    munmap(at, SET_ASIDE * PAGE);
+}
+
+static void pages_that_the_kernel_does_not_tell_of_count_as_memory(void **state) {
+    (void)state;
+    pages_t p;
+    uint8_t *at =
+        mmap(NULL, SET_ASIDE * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    assert_true(at != MAP_FAILED);
+    uint64_t begin = (uint64_t)(uintptr_t)at, end = begin + SET_ASIDE * PAGE;
+    pages_open(&p, 0, 10); /* a budget of ten pages */
+    if (p.fd < 0) skip();
+    assert_int_equal(pages_untouched(&p, begin, end), 10 * PAGE);
+    assert_int_equal(pages_untouched(&p, begin, end), 0);
+    pages_close(&p);
+    assert_int_equal(pages_untouched(&p, begin, end), 0);
+    pages_open(&p, 0x7fffffff, 1000); /* there is no such process */
+    assert_int_equal(pages_untouched(&p, begin, end), 0);
+    pages_close(&p);
+    munmap(at, SET_ASIDE * PAGE);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(an_error_is_one_line_and_hands_its_code_on),
@@ -272,6 +320,8 @@ int main(void) {
         cmocka_unit_test(numbers_come_back_from_varints_and_cut_ones_are_refused),
         cmocka_unit_test(varints_beyond_64_bits_are_refused),
         cmocka_unit_test(a_path_tells_whose_code_it_is),
+        cmocka_unit_test(pages_that_nobody_wrote_to_are_no_memory),
+        cmocka_unit_test(pages_that_the_kernel_does_not_tell_of_count_as_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
