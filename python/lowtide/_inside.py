@@ -105,8 +105,9 @@ def why(obj: object, /, *, paths: int = 5) -> list[str]:
 def retained(obj: object, /) -> int:
     """How many bytes would go if ``obj`` went: its own and those of all that only it keeps alive.
 
-    Exact, from the dominator tree over all objects of the process; at least ``sys.getsizeof(obj)``. An object that only
-    the call itself refers to is gone before it can be measured: give it a name first.
+    Exact, from the dominator tree over all objects of the process; at least ``sys.getsizeof(obj)``, less what of large
+    blocks (64 KiB and more) was never touched: of ``numpy.zeros`` counts what has been written to. An object that only the
+    call itself refers to is gone before it can be measured: give it a name first.
 
     Raises what :func:`why` raises.
     """

@@ -8,10 +8,10 @@
 #include "agent/heap/heap.h"
 #include "agent/ledger/ledger.h"
 #include "agent/ledger/ledger_write.h"
-#include "agent/ledger/resident.h"
 #include "agent/resources/resources.h"
 #include "base/clock.h"
 #include "base/mem.h"
+#include "base/pages.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -46,6 +46,7 @@ typedef struct work {
     uint64_t agent_tid; /* of the thread that captures, where it is the agent's own; else 0 */
     ledger_t ledger;
     resources_t resources;
+    pages_t pages, own_pages; /* of the program; of its child, where there is one */
 } work_t;
 
 static bool ask_stop(const capture_t *c, int wait_ms) {
@@ -115,22 +116,16 @@ static bool may_know(uintptr_t block) {
     return alloc_may_know(block) || ledger_in_mapping(walked, block);
 }
 
-/* A reader of pages, of the program's and not of its child: of what it shares a child has no page yet. */
-typedef struct touched {
-    res_t pages;
-    uint64_t budget_pages; /* what lies beyond is memory */
-} touched_t;
-
-static uint64_t touched(void *arg, uintptr_t begin, uint64_t bytes) {
-    touched_t *t = arg;
-    uint64_t pages = (bytes + RES_PAGE - 1) / RES_PAGE, there = 0;
-    if (pages > t->budget_pages || begin % RES_PAGE) return bytes;
-    t->budget_pages -= pages;
-    for (uint64_t i = 0; i < pages; i++) {
-        uintptr_t at = begin + i * RES_PAGE;
-        if (res_page(&t->pages, at) || res_swapped(&t->pages, at)) there += RES_PAGE;
-    }
-    return there < bytes ? there : bytes;
+/* The child's own pages tell how things stood at the fork, while the program runs on and may let go of a block. Of shared memory, and of
+ * what is kept from children (MADV_DONTFORK), a child has no page: what looks untouched there is asked of the program, too. */
+static uint64_t untouched(void *arg, uintptr_t begin, uint64_t bytes, bool mapping) {
+    enum { PAGE = 1 << PAGES_BITS };
+    work_t *work = arg;
+    uint64_t end = begin + bytes, none = UINT64_MAX;
+    if (mapping) end = (end + PAGE - 1) / PAGE * PAGE;
+    if (!mapping && work->own_pages.fd >= 0) none = pages_untouched(&work->own_pages, begin, end);
+    uint64_t also = none ? pages_untouched(&work->pages, begin, end) : 0;
+    return also < none ? also : none;
 }
 
 static int tick_in_place(void *arg, uint64_t objects) {
@@ -153,16 +148,17 @@ static int explain(const work_t *work, int status, err_t *e) {
 /* The walk and the recording; figures and errors go into r. */
 static void record(work_t *work, bool in_place, ctl_result_t *r) {
     const capture_t *c = work->c;
-    enum { TOUCHED_PAGES_MOST = 1 << 24 }; /* of 64 GiB: a second */
-    touched_t pages = {.budget_pages = TOUCHED_PAGES_MOST};
-    res_open_of(&pages.pages, in_place ? 0 : work->self);
+    enum { PAGES_MOST = 1 << 24 }; /* of 64 GiB: a second at worst */
+    pages_open(&work->pages, in_place ? 0 : work->self, PAGES_MOST);
+    work->own_pages.fd = -1;
+    if (!in_place) pages_open(&work->own_pages, 0, PAGES_MOST);
     heap_options_t options = {.values = !(c->flags & CTL_NO_VALUES),
                               .hide_tid = c->join ? (uint64_t)gettid() : 0,
                               .tick = in_place ? tick_in_place : NULL,
                               .tick_arg = work,
                               .known = may_know,
-                              .touched = touched,
-                              .touched_arg = &pages,
+                              .untouched = untouched,
+                              .untouched_arg = work,
                               .handle = c->leave ? NULL : resources_handle,
                               .handle_arg = &work->resources};
     heap_stats_t stats = {0};
@@ -197,7 +193,8 @@ static void record(work_t *work, bool in_place, ctl_result_t *r) {
         }
         if (status) status = explain(work, status, &e);
     }
-    res_close(&pages.pages);
+    pages_close(&work->pages);
+    pages_close(&work->own_pages);
     r->mode = in_place ? CTL_MODE_IN_PLACE : CTL_MODE_FORK;
     r->objects = stats.objects;
     r->references = stats.references;

@@ -5,6 +5,7 @@
 #include "bind/born.h"
 
 #include "base/map.h"
+#include "explain/untouched.h"
 #include "lowtide/recording.h"
 
 #include <errno.h>
@@ -23,6 +24,7 @@ typedef struct born {
     uint64_t *address;    /* of each object */
     born_group_t *groups; /* of each shape */
     lowtide_chunk *chunk;
+    untouched_vec_t untouched;
 } born_t;
 
 static void drop(born_t *b) {
@@ -30,6 +32,7 @@ static void drop(born_t *b) {
     if (b->rec) lowtide_close(b->rec);
     free(b->address);
     free(b->groups);
+    untouched_vec_free(&b->untouched);
     memset(b, 0, sizeof *b);
 }
 
@@ -77,6 +80,8 @@ static int remember(born_t *before, map_t *places, lowtide_error *e) {
 }
 
 static int count_new(born_t *after, const map_t *places, lowtide_error *e) {
+    size_t next = 0;
+    if (untouched_load(after->rec, &after->untouched)) return -ENOMEM;
     for (uint32_t i = 0; i < lowtide_chunks(after->rec); i++) {
         int status = lowtide_chunk_load(after->rec, i, COLUMNS, &after->chunk, e);
         if (status) return status;
@@ -85,7 +90,8 @@ static int count_new(born_t *after, const map_t *places, lowtide_error *e) {
             const uint32_t *old = map_get(places, c->address[k]);
             uint32_t shape = c->shape[k];
             if (!is_object(after, shape) || (old && *old == type_of(after, shape))) continue;
-            uint64_t bytes = c->size[k] + c->buffers[k];
+            uint64_t bytes =
+                untouched_less(&after->untouched, &next, c->first + k, c->size[k] + c->buffers[k]);
             born_group_t *g = &after->groups[shape];
             g->count++;
             g->bytes += bytes;

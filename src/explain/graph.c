@@ -27,6 +27,7 @@ void graph_free(graph_t *g) {
     mem_unmap(g->immortal, bits);
     spare_free(&g->spare);
     graph_big_vec_free(&g->big);
+    untouched_vec_free(&g->untouched);
     *g = (graph_t){0};
 }
 

@@ -14,6 +14,7 @@
 #include "base/err.h"
 #include "base/vec.h"
 #include "explain/spare.h"
+#include "explain/untouched.h"
 #include "lowtide/recording.h"
 
 #include <stdbool.h>
@@ -38,12 +39,13 @@ typedef struct graph {
     uint32_t *target;
     size_t target_room;
     uint32_t *owners;    /* n: owning references to it; freed once the predecessors stand */
-    uint32_t *shallow;   /* n: bytes; UINT32_MAX: look into big */
+    uint32_t *shallow;   /* n: bytes, without those untouched; UINT32_MAX: look into big */
     graph_big_vec_t big; /* sorted by id */
-    uint32_t *shape;     /* n */
-    uint32_t *via; /* n: who refers to it on its best path from object 0; LOWTIDE_NONE where there
+    untouched_vec_t untouched;
+    uint32_t *shape; /* n */
+    uint32_t *via;   /* n: who refers to it on its best path from object 0; LOWTIDE_NONE where there
                       is none */
-    uint8_t *cost; /* n: what that path costs (label.h), GRAPH_UNSEEN where there is none */
+    uint8_t *cost;   /* n: what that path costs (label.h), GRAPH_UNSEEN where there is none */
     uint64_t *surplus; /* bits: C code holds references to it */
     uint64_t *immortal;
 } graph_t;

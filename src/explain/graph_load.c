@@ -24,6 +24,7 @@ typedef struct graph_pass {
     uint64_t *late;     /* bits: a better path was found after its references had been followed */
     bool any_late, settling;
     uint32_t count;          /* references so far */
+    size_t untouched;        /* of g->untouched, the next row */
     graph_u32_vec_t first;   /* object of each chunk, and the end */
     graph_u32_vec_t foreign; /* frames of libraries, in rising order */
     arena_t arena;
@@ -76,6 +77,7 @@ static int graph_make_room(graph_pass_t *p, uint64_t more) {
 static int graph_put_size(graph_pass_t *p, uint32_t id, uint64_t size, uint64_t buffers) {
     uint64_t bytes;
     if (__builtin_add_overflow(size, buffers, &bytes)) bytes = UINT64_MAX;
+    bytes = untouched_less(&p->g->untouched, &p->untouched, id, bytes);
     p->g->shallow[id] = bytes < UINT32_MAX ? (uint32_t)bytes : UINT32_MAX;
     if (bytes < UINT32_MAX) return 0;
     return graph_big_vec_push(&p->g->big, (graph_big_t){id, bytes}) ? graph_no_memory(p) : 0;
@@ -270,6 +272,7 @@ int graph_load(graph_t *g, const lowtide_recording *rec, err_t *e) {
     }
     if (lowtide_references(rec) >= UINT32_MAX) return graph_too_many(e);
     int status = graph_allocate(&p);
+    if (!status && untouched_load(rec, &g->untouched)) status = graph_no_memory(&p);
     if (!status) status = graph_read(&p);
     if (!status) {
         graph_mark_surplus(&p);

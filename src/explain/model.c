@@ -27,6 +27,7 @@ static void model_count(model_t *m) {
     model_totals_t *t = &m->totals;
     t->references = m->g.references;
     t->shallow_bytes = m->tree.sum[m->tree.count];
+    t->untouched_bytes = model_retained_untouched(m, model_node(m, MODEL_NODE_ROOT));
     for (uint32_t id = 0; id < m->g.n; id++)
         t->objects += model_shape_of(m, id)->kind == LOWTIDE_SHAPE_OBJECT;
     model_sum_node(m, MODEL_NODE_GARBAGE, &t->unreachable_objects, &t->unreachable_bytes);
@@ -119,6 +120,19 @@ uint32_t model_shape(const model_t *m, uint32_t id) {
 uint64_t model_shallow(const model_t *m, uint32_t id) {
     return id < m->g.n ? graph_shallow(&m->g, id) : 0;
 }
+uint64_t model_untouched(const model_t *m, uint32_t id) {
+    return untouched_of(&m->g.untouched, id);
+}
+
+uint64_t model_retained_untouched(const model_t *m, uint32_t id) {
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < m->g.untouched.count; i++) {
+        const untouched_row_t *row = &m->g.untouched.at[i];
+        if (model_dominates(m, id, row->id)) bytes += row->bytes;
+    }
+    return bytes;
+}
+
 uint32_t model_order(const model_t *m, uint32_t id) {
     return m->tree.place[id];
 }

@@ -13,7 +13,9 @@
  * so that the dominator tree covers every object, and what C code holds is not credited to somebody
  * else. Borrowed references keep nothing alive and are no edges here.
  *
- *   shallow    the object's own blocks and the buffers it owns
+ *   shallow    the object's own blocks and the buffers it owns, without the pages of large ones that were set aside and never touched:
+ *              they are no memory, and nothing returns them
+ *   untouched  those
  *   retained   what would go if the object went: the shallow bytes of all it dominates, itself
  * among them
  *
@@ -49,6 +51,7 @@ typedef struct model_totals {
         objects; /* Python objects; the pseudo-objects (runtime, threads, frames) are not counted */
     uint64_t references; /* owning, not NULL */
     uint64_t shallow_bytes;
+    uint64_t untouched_bytes;
     uint64_t unreachable_objects, unreachable_bytes; /* garbage: what gc.collect() would free */
     uint64_t native_objects,
         native_bytes; /* kept alive by C code alone: what only the C code node holds */
@@ -69,6 +72,9 @@ uint32_t model_node(const model_t *m, int virtual_node); /* its id */
 
 uint32_t model_shape(const model_t *m, uint32_t id); /* of an object, not of a virtual node */
 uint64_t model_shallow(const model_t *m, uint32_t id);
+uint64_t model_untouched(const model_t *m, uint32_t id);
+/* Of all that it dominates, itself too. */
+uint64_t model_retained_untouched(const model_t *m, uint32_t id);
 uint64_t model_retained(const model_t *m, uint32_t id);
 uint32_t model_retained_objects(const model_t *m, uint32_t id); /* itself counted */
 uint32_t model_idom(const model_t *m, uint32_t id);             /* LOWTIDE_NONE for the root */

@@ -111,7 +111,8 @@ static int give_blocks(owners_work_t *w) {
         if (!p || id >= model_objects(w->m)) continue;
         uint64_t bytes = address - p->begin < WHOLE_BLOCK_HEAD ? p->left : 0;
         uint64_t told = lowtide_table_number(t, part, i);
-        uint64_t shallow = told ? told : model_shallow(w->m, (uint32_t)id);
+        uint64_t shallow = model_shallow(w->m, (uint32_t)id);
+        if (told && told < shallow) shallow = told;
         /* Of a page more than told: malloc's own words, and rounding. */
         if (!bytes || bytes > shallow + WHOLE_BLOCK_HEAD * 2) bytes = shallow;
         status = give(w, p, (uint32_t)id, bytes);

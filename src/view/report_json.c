@@ -188,6 +188,7 @@ static void heap_json(const report_t *r, json_t *j) {
     json_open(j, "heap", '{');
     json_uint(j, "objects", t->objects);
     json_uint(j, "shallow_bytes", t->shallow_bytes);
+    json_uint(j, "untouched_bytes", t->untouched_bytes);
     json_uint(j, "unreachable_objects", t->unreachable_objects);
     json_uint(j, "unreachable_bytes", t->unreachable_bytes);
     uint32_t count;

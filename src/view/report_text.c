@@ -13,6 +13,7 @@
 /* Figures stand left, right-aligned in columns of these widths, and names right, where they have
  * the rest of the line: so bytes stand below bytes through the whole report, at any width. */
 enum { BYTES_CELLS = 10, COUNT_CELLS = 11, GAP = 2, NARROW = 64, DEPTH_MAX = 12 };
+enum { UNTOUCHED_MIN_BYTES = 1 << 20 };
 
 static void figure(const screen_t *s, const char *text, int cells) {
     fprintf(s->file, "%*s", cells, text);
@@ -322,6 +323,8 @@ static void memory_text(const report_t *r, const screen_t *s) {
     memory_line(s, t->shallow_bytes, whole, note);
     if (t->unreachable_objects) memory_line(s, t->unreachable_bytes, whole, "  garbage");
     if (t->native_objects) memory_line(s, t->native_bytes, whole, "  held by C code alone");
+    if (t->untouched_bytes >= UNTOUCHED_MIN_BYTES)
+        memory_line(s, t->untouched_bytes, 0, "  and never touched");
     if (!r->from_system && r->ledger_count == 2)
         memory_line(s, r->ledger[1].bytes, whole, "not Python objects");
     if (!r->from_system) return;

@@ -24,7 +24,8 @@ enum {
     OBJECT_GARBAGE,
     OBJECT_HELD_BY_C,
     OBJECT_LENGTH,
-    OBJECT_VALUE
+    OBJECT_VALUE,
+    OBJECT_UNTOUCHED
 };
 enum { REF_SOURCE, REF_TARGET, REF_KIND, REF_NAME, REF_POSITION };
 enum { TYPE_NAME, TYPE_MODULE, TYPE_ID, TYPE_COUNT, TYPE_SHALLOW, TYPE_RETAINED };
@@ -69,6 +70,10 @@ const sql_table_t sql_tables[] = {
           LOWTIDE_COL_VALUES},
          {"value", "", "number, text or bytes (of long ones the beginning), or name", 0,
           LOWTIDE_COL_VALUES},
+         {"untouched", "INTEGER",
+          "of size and buffers, what was set aside and never touched: no memory, and not in "
+          "retained",
+          0, 0},
      }},
     {"refs",
      "every reference that keeps its target alive",
@@ -88,7 +93,8 @@ const sql_table_t sql_tables[] = {
          {"module", "TEXT", "its module", 0, 0},
          {"id", "INTEGER", "of the type object", 0, 0},
          {"count", "INTEGER", "instances", 0, 0},
-         {"shallow", "INTEGER", "bytes of the instances and the buffers they own", 0, 0},
+         {"shallow", "INTEGER", "bytes of the instances and the buffers they own, less untouched",
+          0, 0},
          {"retained", "INTEGER", "bytes that would go if all instances went", 0, 0},
      }},
     {"dominators",
@@ -98,7 +104,8 @@ const sql_table_t sql_tables[] = {
          ID("the object; pseudo-objects and roots have ids too"),
          {"idom", "INTEGER", "the node above it; NULL for the root", SQL_KEY_PARENT, 0},
          {"type", "TEXT", "its type; in angle brackets what is no Python object", SQL_KEY_TYPE, 0},
-         {"shallow", "INTEGER", "bytes of its own blocks and the buffers it owns", 0, 0},
+         {"shallow", "INTEGER", "bytes of its own blocks and the buffers it owns, less untouched",
+          0, 0},
          RETAINED,
          RETAINED_OBJECTS,
          {"preorder", "INTEGER",
@@ -285,6 +292,9 @@ static int object_value(const sql_table_t *t, const sql_row_t *row, int column,
         break;
     case OBJECT_VALUE:
         put_value(ctx, &o.value);
+        break;
+    case OBJECT_UNTOUCHED:
+        put_bytes(ctx, model_untouched(m, id));
         break;
     default:
         break;

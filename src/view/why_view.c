@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { BYTES_CELLS = 10, COUNT_CELLS = 11, GAP = 2, STEPS_MAX = 12 };
+enum { BYTES_CELLS = 10, COUNT_CELLS = 11, GAP = 2, STEPS_MAX = 12, UNTOUCHED_MIN_BYTES = 1 << 20 };
 
 /* Of a type, those instances that nothing leads to but what is to be avoided are told by the type's name alone: they
  * are counted, and are no route. */
@@ -178,6 +178,13 @@ static void object_text(const why_t *w, const screen_t *s) {
     screen_style(s, STYLE_BOLD);
     screen_wrapped(s, line, 0, s->width);
     screen_style(s, STYLE_PLAIN);
+    uint64_t untouched = model_retained_untouched(m, id);
+    if (untouched >= UNTOUCHED_MIN_BYTES) {
+        snprintf(line, sizeof line,
+                 "%s more was set aside and never touched: that is no memory yet.",
+                 units_size(size, untouched));
+        screen_wrapped(s, line, 0, s->width);
+    }
     made_text(w, s);
     if (model_is_garbage(m, id)) {
         screen_wrapped(s, "Nothing holds it: it is garbage, and gc.collect() would free it.", 0,
@@ -303,6 +310,7 @@ static void object_json(const why_t *w, json_t *j, const char *object) {
     json_uint(j, "shallow_bytes", model_shallow(m, id));
     json_uint(j, "retained_bytes", model_retained(m, id));
     json_uint(j, "retained_objects", model_retained_objects(m, id));
+    json_uint(j, "untouched_bytes", model_retained_untouched(m, id));
     json_bool(j, "garbage", model_is_garbage(m, id));
     json_bool(j, "held_by_c", model_has_surplus(m, id));
     json_open(j, "paths", '[');

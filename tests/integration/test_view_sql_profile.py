@@ -85,7 +85,7 @@ PROGRAM = """
 import gc, lowtide, mmap
 class Node: pass
 kept = [[i] for i in range(200_000)]
-large, mapped = bytearray(4_000_000), mmap.mmap(-1, 1 << 20)
+large, mapped, zeros = bytearray(4_000_000), mmap.mmap(-1, 1 << 20), bytes(4_000_000)
 lowtide.mark("made")
 gc.collect()
 opened = open(__file__)

@@ -15,6 +15,7 @@
 
 #include "base/mem.h"
 #include "explain/model.h"
+#include "format/rec_table.h"
 #include "format/rec_writer.h"
 
 #include <errno.h>
@@ -37,7 +38,8 @@ typedef struct world_object {
     uint32_t *edges;
     uint32_t edge_count, edge_room;
     uint64_t size;
-    uint32_t extra; /* references from C code */
+    uint64_t untouched; /* of it */
+    uint32_t extra;     /* references from C code */
     int immortal;
     int value_kind;
     int64_t integer;
@@ -61,6 +63,7 @@ typedef struct world {
     uint32_t runtime, interpreter, modules, main, main_dict;
     uint32_t s_runtime, s_interpreter, s_thread, s_frame, s_type, s_module, s_namespace, s_dict,
         s_list, s_tuple, s_str, s_int;
+    int untouched; /* the recording has that table */
     void *bytes;
     size_t size;
     lowtide_recording *rec;
@@ -285,6 +288,22 @@ static inline void world_write_value(const world_object_t *o, rec_writer_t *out)
     }
 }
 
+static inline void world_write_untouched(const world_t *w, rec_writer_t *out) {
+    static const rec_table_column_t columns[] = {{"object", REC_DELTA}, {"bytes", REC_VARINT}};
+    rec_table_begin(out, "untouched", columns, 2);
+    for (uint32_t id = 0; id < w->count; id++) {
+        if (!w->objects[id].untouched) continue;
+        rec_table_number(out, id);
+        rec_table_number(out, w->objects[id].untouched);
+    }
+    /* What no recording says: an object before the last one, and none at all. */
+    rec_table_number(out, 0);
+    rec_table_number(out, 99);
+    rec_table_number(out, w->count);
+    rec_table_number(out, 99);
+    rec_table_end(out);
+}
+
 static inline void world_write(world_t *w) {
     err_t e;
     rec_writer_t *out;
@@ -305,6 +324,7 @@ static inline void world_write(world_t *w) {
         world_write_value(o, out);
     }
     free(counts);
+    if (w->untouched) world_write_untouched(w, out);
     if (rec_close(out, w->count, 0, &e)) fail_msg("%s", e.text);
     w->size = (size_t)lseek(fd, 0, SEEK_END);
     w->bytes = mmap(NULL, w->size, PROT_READ, MAP_PRIVATE, fd, 0);

@@ -67,6 +67,33 @@ static void a_types_retained_bytes_are_those_of_the_whole_group(void **state) {
     world_end(&w);
 }
 
+static void what_was_never_touched_is_in_no_figure(void **state) {
+    (void)state;
+    world_t w;
+    world_begin(&w);
+    uint32_t outer = world_list(&w), zeros = world_list(&w), less = world_list(&w);
+    world_name(&w, w.main, "outer", outer);
+    world_edge(&w, outer, zeros);
+    world_edge(&w, outer, less);
+    w.objects[outer].size = 50;
+    w.objects[zeros].size = UINT64_C(8) << 30;
+    w.objects[zeros].untouched = UINT64_C(6) << 30;
+    w.objects[less].size = 1000;
+    w.objects[less].untouched = 5000; /* nobody can have more than there is */
+    w.untouched = 1;
+    model_t *m = world_model(&w);
+    assert_int_equal(model_shallow(m, zeros), UINT64_C(2) << 30);
+    assert_int_equal(model_shallow(m, less), 0);
+    assert_int_equal(model_retained(m, outer), (UINT64_C(2) << 30) + 50);
+    assert_int_equal(model_untouched(m, zeros), UINT64_C(6) << 30);
+    assert_int_equal(model_untouched(m, outer), 0);
+    assert_int_equal(model_retained_untouched(m, outer), (UINT64_C(6) << 30) + 1000);
+    assert_int_equal(model_retained_untouched(m, less), 1000);
+    assert_int_equal(model_totals(m)->untouched_bytes, (UINT64_C(6) << 30) + 1000);
+    model_free(m);
+    world_end(&w);
+}
+
 static void every_byte_belongs_to_one_group(void **state) {
     (void)state;
     world_t w;
@@ -539,6 +566,8 @@ static void every_allocation_that_fails_is_reported(void **state) {
     world_edge(&w, w.objects[w.main_dict].edges[2], first);
     world_edge(&w, cycle, cycle);
     w.objects[cycle].size = 3 << 20;
+    w.objects[cycle].untouched = 1 << 20;
+    w.untouched = 1;
     world_write(&w);
     long nth = 1;
     for (;; nth++) {
@@ -560,6 +589,7 @@ static void every_allocation_that_fails_is_reported(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_types_retained_bytes_are_those_of_the_whole_group),
+        cmocka_unit_test(what_was_never_touched_is_in_no_figure),
         cmocka_unit_test(every_byte_belongs_to_one_group),
         cmocka_unit_test(shared_objects_show_each_of_their_holders),
         cmocka_unit_test(alike_objects_are_counted_by_the_shape_of_their_paths),

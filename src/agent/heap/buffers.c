@@ -53,8 +53,9 @@ static void buffer_of_mmap(walk_t *k, rt_addr_t object) {
     const heap_options_t *o = k->options;
     uint64_t bytes = (uint64_t)rt_i64(object, MMAP_SIZE);
     rt_addr_t data = rt_ptr(object, MMAP_DATA);
-    k->buffer += o->touched && data ? o->touched(o->touched_arg, data, bytes) : bytes;
-    blocks_note(k, data);
+    uint64_t none = o->untouched && data ? o->untouched(o->untouched_arg, data, bytes, true) : 0;
+    k->buffer += none < bytes ? bytes - none : 0;
+    blocks_note(k, data, 0);
 }
 
 /* Small values lie in the object itself; what was made from_buffer or is a part of another is not its own. */
@@ -64,7 +65,7 @@ static void buffer_of_ctypes(walk_t *k, rt_addr_t object) {
     uint64_t own = (uint64_t)rt_i64(rt_type(k->rt, object), k->lay->type_basicsize);
     if (!data || !rt_i32(object, CDATA_NEEDS_FREE) || data - object < own) return;
     k->buffer += size;
-    blocks_note(k, data);
+    blocks_note(k, data, size);
 }
 
 /* Of a type that has learned to tell it in its __sizeof__ (SimpleQueue in 3.15) the size has it already. */

@@ -57,9 +57,10 @@ typedef struct heap_options {
     void *tick_arg;
     /* Does a profile know the block at that address? May be wrong in saying so. May be NULL: there is none. */
     bool (*known)(uintptr_t block);
-    /* So many bytes of a mapping of the program's are memory by now; the others are address space. May be NULL: all are. */
-    uint64_t (*touched)(void *arg, uintptr_t begin, uint64_t bytes);
-    void *touched_arg;
+    /* So many bytes of a mapping of the program's, or of a large block, are address space that nobody ever touched, and no memory. Asked once
+     * of each. May be NULL: all is memory. */
+    uint64_t (*untouched)(void *arg, uintptr_t begin, uint64_t bytes, bool mapping);
+    void *untouched_arg;
     /* Told of each handle, in the middle of the walk: must not fault. May be NULL. */
     void (*handle)(void *arg, const heap_handle_t *h);
     void *handle_arg;

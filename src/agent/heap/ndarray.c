@@ -38,8 +38,9 @@ static bool ndarray_owns(rt_addr_t array) {
 
 uint64_t ndarray_size(walk_t *k, const kind_t *t, rt_addr_t array) {
     if (ndarray_owns(array)) {
-        k->buffer += ndarray_bytes(array);
-        blocks_note(k, rt_ptr(array, ND_DATA));
+        uint64_t bytes = ndarray_bytes(array);
+        k->buffer += bytes;
+        blocks_note(k, rt_ptr(array, ND_DATA), bytes);
     }
     int32_t n = rt_i32(array, ND_COUNT);
     return (uint64_t)t->basicsize + (n > 0 ? 2 * 8 * (uint64_t)n : 0);

@@ -154,7 +154,7 @@ uint64_t size_call(walk_t *k, const kind_t *t, rt_addr_t object) {
 /* A block of values, where they do not lie in an instance. Before 3.13 its length in front of them is told by the byte in front. */
 static void size_note_values(walk_t *k, rt_addr_t values) {
     if (!k->options->known || !values) return;
-    blocks_note(k, k->rt->minor < 13 ? values - rt_u8(values, -1) : values);
+    blocks_note(k, k->rt->minor < 13 ? values - rt_u8(values, -1) : values, 0);
 }
 
 static uint64_t size_inline(walk_t *k, const kind_t *t, rt_addr_t object) {
@@ -169,30 +169,33 @@ static uint64_t size_inline(walk_t *k, const kind_t *t, rt_addr_t object) {
 }
 
 void size_note_dict(walk_t *k, rt_addr_t dict) {
-    rt_addr_t values = rt_ptr(dict, k->lay->dict_values);
-    blocks_note(k, rt_ptr(dict, k->lay->dict_keys));
+    rt_addr_t values = rt_ptr(dict, k->lay->dict_values), keys = rt_ptr(dict, k->lay->dict_keys);
+    blocks_note(k, keys, 0); /* a table is all written when it is made */
     bool embedded = values && rt_has(k->lay->dict_values_embedded) &&
                     rt_u8(values, k->lay->dict_values_embedded);
     if (!embedded) size_note_values(k, values);
 }
 
 uint64_t size_measure(walk_t *k, const kind_t *t, rt_addr_t object) {
-    uint64_t size = 0;
+    uint64_t size = 0, beside;
     switch (t->size_rule) {
     case SIZE_BASIC:
         size = size_basic(k, t, object) - special_less(t, object);
+        blocks_untouched(k, object, size); /* bytes, a tuple */
         break;
     case SIZE_DICT:
         size = size_dict(k, t, object);
         size_note_dict(k, object);
         break;
     case SIZE_LIST:
-        size = (uint64_t)t->basicsize + (uint64_t)rt_i64(object, k->lay->list_allocated) * WORD;
-        blocks_note(k, rt_ptr(object, k->lay->list_items));
+        beside = (uint64_t)rt_i64(object, k->lay->list_allocated) * WORD;
+        size = (uint64_t)t->basicsize + beside;
+        blocks_note(k, rt_ptr(object, k->lay->list_items), beside);
         break;
     case SIZE_SET:
         size = size_set(k, t, object);
-        blocks_note(k, rt_ptr(object, k->lay->set_table));
+        beside = size - (uint64_t)t->basicsize;
+        blocks_note(k, rt_ptr(object, k->lay->set_table), beside);
         break;
     case SIZE_STR:
         size = size_str(k, object);
@@ -203,7 +206,7 @@ uint64_t size_measure(walk_t *k, const kind_t *t, rt_addr_t object) {
     case SIZE_TYPE:
         size = size_type(k, object);
         if (rt_type_flags(k->rt, object) & RT_TPFLAGS_HEAPTYPE)
-            blocks_note(k, rt_ptr(object, k->lay->heap_type_cached_keys));
+            blocks_note(k, rt_ptr(object, k->lay->heap_type_cached_keys), 0);
         break;
     case SIZE_KNOWN:
         size = t->measure(k, t, object);

@@ -43,9 +43,9 @@ static uint64_t size_of_bytearray(walk_t *k, const kind_t *t, rt_addr_t o) {
     /* Since 3.15 the bytes are those of a bytes object of its own. */
     if (room && rt_has(k->lay->bytearray_bytes_object)) {
         room += (uint64_t)k->lay->bytes_data + 1;
-        blocks_note(k, rt_ptr(o, k->lay->bytearray_bytes_object));
+        blocks_note(k, rt_ptr(o, k->lay->bytearray_bytes_object), room);
     } else if (room) {
-        blocks_note(k, rt_ptr(o, k->lay->bytearray_alloc + WORD)); /* ob_bytes */
+        blocks_note(k, rt_ptr(o, k->lay->bytearray_alloc + WORD), room); /* ob_bytes */
     }
     return (uint64_t)t->basicsize + room;
 }
@@ -63,15 +63,16 @@ static uint64_t size_of_deque(walk_t *k, const kind_t *t, rt_addr_t o) {
 
 static uint64_t size_of_array(walk_t *k, const kind_t *t, rt_addr_t o) {
     rt_addr_t descr = rt_ptr(o, ARRAY_DESCR);
-    blocks_note(k, rt_ptr(o, ARRAY_ITEMS));
-    return (uint64_t)t->basicsize +
-           rt_ptr(o, ARRAY_ALLOCATED) * (uint64_t)rt_i32(descr, ARRAY_DESCR_ITEMSIZE);
+    uint64_t room = rt_ptr(o, ARRAY_ALLOCATED) * (uint64_t)rt_i32(descr, ARRAY_DESCR_ITEMSIZE);
+    blocks_note(k, rt_ptr(o, ARRAY_ITEMS), room);
+    return (uint64_t)t->basicsize + room;
 }
 
 static uint64_t size_of_decimal(walk_t *k, const kind_t *t, rt_addr_t o) {
     bool dynamic = !(rt_u8(o, DECIMAL_FLAGS) & DECIMAL_NOT_DYNAMIC);
-    if (dynamic) blocks_note(k, rt_ptr(o, DECIMAL_DATA));
-    return (uint64_t)t->basicsize + (dynamic ? rt_ptr(o, DECIMAL_ALLOC) * WORD : 0);
+    uint64_t room = dynamic ? rt_ptr(o, DECIMAL_ALLOC) * WORD : 0;
+    if (dynamic) blocks_note(k, rt_ptr(o, DECIMAL_DATA), room);
+    return (uint64_t)t->basicsize + room;
 }
 
 /* What getsizeof adds, the bytes inside, is an object that the heap knows. */

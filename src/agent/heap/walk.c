@@ -54,6 +54,9 @@ void walk_emit(walk_t *k, uint32_t shape, uint32_t fixed, uint32_t repeat, uint6
     rec_object(k->w, shape, k->address, size, refcount, flags);
     for (size_t i = 0; i < k->edges.count; i++) rec_edge(k->w, k->edges.at[i]);
     if (k->buffer) rec_buffer(k->w, k->buffer);
+    if (__builtin_expect(k->untouched != 0, 0) &&
+        (u64_vec_push(&k->unused, k->id) || u64_vec_push(&k->unused, k->untouched)))
+        walk_fail(k, -ENOMEM);
     k->shallow_bytes += size;
     k->buffer_bytes += k->buffer;
     k->emitting = false;
@@ -156,7 +159,7 @@ static void walk_one(walk_t *k) {
     unsigned tag = entry & WALK_TAG_MASK;
     k->address = entry & ~(uint64_t)WALK_TAG_MASK;
     k->edges.count = 0;
-    k->buffer = 0;
+    k->buffer = k->untouched = 0;
     k->kind = NULL;
     if (tag <= WALK_INTERNED && k->id)
         walk_write_object(k, tag);
@@ -224,6 +227,7 @@ static void walk_close(walk_t *k) {
     u64_vec_free(&k->visited);
     u64_vec_free(&k->names);
     u64_vec_free(&k->blocks);
+    u64_vec_free(&k->unused);
     kind_vec_free(&k->kinds);
     holder_vec_free(&k->holders);
     root_vec_free(&k->roots);

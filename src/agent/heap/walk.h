@@ -101,6 +101,7 @@ typedef struct walk {
     uint32_t id;
     rt_addr_t address;
     uint64_t buffer;        /* bytes beyond its size */
+    uint64_t untouched;     /* of its large blocks */
     struct kind *kind;      /* NULL until known */
     volatile bool emitting; /* the writer is at work on it */
     volatile bool looking;  /* ahead, at others */
@@ -108,6 +109,7 @@ typedef struct walk {
     u32_vec_t edges;
     u64_vec_t visited; /* what tp_traverse told */
     u64_vec_t blocks;  /* id, address and bytes, in threes (blocks.h) */
+    u64_vec_t unused;  /* id and untouched bytes, in pairs */
     u64_vec_t names;   /* a bit for each id that is a key of a namespace */
     map_t paths;       /* with values on: addresses of the long names of modules' files */
     map_t name_keys;   /* with values off: addresses of all such keys, found before the walk */

@@ -7,16 +7,9 @@
 #include <unistd.h>
 
 #define PRESENT (UINT64_C(1) << 63)
-#define SWAPPED (UINT64_C(1) << 62)
 
 void res_open(res_t *r) {
-    res_open_of(r, 0);
-}
-
-void res_open_of(res_t *r, uint32_t pid) {
-    char path[64] = "/proc/self/pagemap";
-    if (pid) snprintf(path, sizeof path, "/proc/%u/pagemap", (unsigned)pid);
-    r->fd = open(path, O_RDONLY | O_CLOEXEC);
+    r->fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
     r->guessed = false;
     res_forget(r);
 }
@@ -48,10 +41,6 @@ static uint64_t entry(res_t *r, uintptr_t address) {
 
 bool res_page(res_t *r, uintptr_t address) {
     return entry(r, address) & PRESENT;
-}
-
-bool res_swapped(res_t *r, uintptr_t address) {
-    return entry(r, address) & SWAPPED;
 }
 
 uint64_t res_bytes(res_t *r, uintptr_t begin, uintptr_t end) {

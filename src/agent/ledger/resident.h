@@ -19,8 +19,6 @@ typedef struct res {
 } res_t;
 
 void res_open(res_t *r);
-/* Of the process with that PID; 0: this one. */
-void res_open_of(res_t *r, uint32_t pid);
 void res_close(res_t *r);
 /* Forgets what was read: after something changed. */
 void res_forget(res_t *r);
@@ -29,8 +27,6 @@ void res_forget(res_t *r);
 uint64_t res_bytes(res_t *r, uintptr_t begin, uintptr_t end);
 /* Is the page with this address resident? */
 bool res_page(res_t *r, uintptr_t address);
-/* Swapped out? */
-bool res_swapped(res_t *r, uintptr_t address);
 
 /* The resident size of this process as /proc/self/statm has it, 0 where it cannot be read. */
 uint64_t res_rss(void);

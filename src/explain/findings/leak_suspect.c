@@ -20,7 +20,8 @@ enum {
     SUSPECT_ALIKE_SHARE = 5,
     SUSPECT_FEW = 3, /* of so many children big ones gather, where together they are much of all */
     SUSPECT_FEW_BYTES = 16 << 20,
-    SUSPECT_FEW_SHARE = 4
+    SUSPECT_FEW_SHARE = 4,
+    SUSPECT_UNTOUCHED_SHARE = 10
 };
 
 typedef struct suspect {
@@ -270,6 +271,15 @@ static const char *suspect_things(const char *type) {
     return strcmp(type, "bytes") == 0 ? "bytes objects" : type;
 }
 
+/* Who knows that it is larger learns why it is less here. */
+static const char *suspect_untouched(findings_t *f, uint32_t id, uint64_t bytes) {
+    uint64_t untouched = model_retained_untouched(f->m, id);
+    char size[32];
+    if (untouched < bytes / SUSPECT_UNTOUCHED_SHARE) return "";
+    return findings_text(f, "; %s more of it was never touched, and is no memory",
+                         findings_bytes(untouched, size));
+}
+
 static int suspect_report(suspect_t *s, uint32_t place, const suspect_view_t *view) {
     findings_t *f = s->f;
     const model_t *m = f->m;
@@ -294,12 +304,14 @@ static int suspect_report(suspect_t *s, uint32_t place, const suspect_view_t *vi
     const char *last = suspect_local(x->path);
     bool local = last && !strpbrk(last, ".[");
     unsigned share = (unsigned)(bytes * 100 / (findings_heap(m) ? findings_heap(m) : 1));
+    const char *more = suspect_untouched(f, id, bytes);
+    if (!more) return findings_no_memory(f);
     findings_bytes(bytes, size);
-    x->title = alone ? findings_text(f, "%s (%s) is %s by itself, %u %% of the heap", x->path,
-                                     x->type, size, share)
-                     : findings_text(f, "%s (%s) has gathered %s %s: %s, %u %% of the heap",
+    x->title = alone ? findings_text(f, "%s (%s) is %s by itself, %u %% of the heap%s", x->path,
+                                     x->type, size, share, more)
+                     : findings_text(f, "%s (%s) has gathered %s %s: %s, %u %% of the heap%s",
                                      x->path, x->type, findings_count(view->type_count, number),
-                                     suspect_things(m->types[view->type].name), size, share);
+                                     suspect_things(m->types[view->type].name), size, share, more);
     if ((status = suspect_advise(s, x, id, alone ? NULL : m->types[view->type].name)))
         return status;
     x->confidence = local || alone                                              ? "low"
