@@ -62,17 +62,42 @@ class Bytes:
         return self.data[self.at - n : self.at]
 
     def varint(self) -> int:
-        value = 0
-        for shift in range(0, 70, 7):
-            byte = self.take(1)[0]
-            value |= (byte & 0x7F) << shift
-            if byte < 0x80:
-                need(value < 1 << 64, "a varint beyond 64 bits")
-                return value
-        raise ValueError("a varint of more than 10 bytes")
+        end = self.at
+        while end < len(self.data) and self.data[end] >= 0x80:
+            end += 1
+        if end == self.at:  # as most
+            return self.take(1)[0]
+        (value,) = varints(self.take(end + 1 - self.at))
+        return value
 
     def text(self) -> str:
         return self.take(self.varint()).decode()
+
+
+def varints(data: bytes) -> list[int]:
+    """All that stand there, one behind the other."""
+    found, value, shift = [], 0, 0
+    for byte in data:
+        if byte >= 0x80:
+            value |= (byte & 0x7F) << shift
+            shift += 7
+            need(shift < 70, "a varint of more than 10 bytes")
+        elif shift:
+            value |= byte << shift
+            need(value < 1 << 64, "a varint beyond 64 bits")
+            found.append(value)
+            value = shift = 0
+        else:
+            found.append(byte)
+    need(not shift, "bytes end too early")
+    return found
+
+
+def texts(data: bytes) -> list[str]:
+    b, found = Bytes(data), []
+    while b:
+        found.append(b.text())
+    return found
 
 
 @dataclass
@@ -137,35 +162,52 @@ class Recording:
             if stored < raw:
                 column = unfold(column)
             need(len(column) == raw, "a column's size")
-            columns.append(Bytes(column))
-        shapes, addresses, sizes_, held, flags, repeats, edges, buffers, values = columns[:9]
+            columns.append(column)
+        numbers = [iter(varints(column)) for column in columns[:7]]
+        buffers, values = map(Bytes, columns[7:9])
+        try:
+            lines = self.read_lines(range(first, first + n), frontier, references, numbers)
+        except StopIteration:
+            raise ValueError("bytes end too early") from None
+        place = 0
+        while buffers:
+            place += buffers.varint()
+            lines[place]["buffers"] = buffers.varint()
+        place = 0
+        while values:
+            place += values.varint()
+            lines[place]["value"] = read_value(values)
+        self.objects += lines
 
+    def read_lines(self, ids: range, frontier: int, references: int, numbers: list[Iterator[int]]) -> list[Line]:
+        shapes, addresses, sizes, held, flags, repeats, edges = numbers
         lines: list[Line] = []
         before: dict[int, int] = {}
         count = 0
-        for id in range(first, first + n):
-            number = shapes.varint()
+        for id in ids:
+            number = next(shapes)
             shape = self.shapes[number]
-            before[number] = before.get(number, 0) + unzigzag(addresses.varint()) * 8
+            before[number] = before.get(number, 0) + unzigzag(next(addresses)) * 8
             line: Line = {
                 "id": id,
                 "shape": number,
                 "address": before[number],
-                "size": sizes_.varint(),
-                "refcount": held.varint(),
-                "flags": flags.varint(),
+                "size": next(sizes),
+                "refcount": next(held),
+                "flags": next(flags),
                 "buffers": 0,
                 "edges": [],
                 "value": None,
             }
-            left = len(shape.fixed) + (repeats.varint() if shape.repeat else 0)
+            left = len(shape.fixed) + (next(repeats) if shape.repeat else 0)
             frontier = max(frontier, id + 1)
             if shape.hides_class and shape.type is not None:
                 line["edges"].append(shape.type)
                 frontier = max(frontier, shape.type + 1)
+                count += 1
                 left -= 1
             for _ in range(left):
-                c = edges.varint()
+                c = next(edges)
                 target: int | None
                 if c == 0:
                     target = None
@@ -176,23 +218,15 @@ class Recording:
                 else:
                     target = frontier - 1 - ((c - 2) >> 1)
                 if target is not None:
-                    frontier = max(frontier, target + 1)
+                    count += 1
+                    if target >= frontier:
+                        frontier = target + 1
                 line["edges"].append(target)
-            count += sum(target is not None for target in line["edges"])
             lines.append(line)
         need(count == references, "a chunk's references do not add up")
         self.references += count
-
-        place = 0
-        while buffers:
-            place += buffers.varint()
-            lines[place]["buffers"] = buffers.varint()
-        place = 0
-        while values:
-            place += values.varint()
-            lines[place]["value"] = read_value(values)
-        need(not any(columns[:9]), "a column has bytes left")
-        self.objects += lines
+        need(not any(True for column in numbers for _ in column), "a column has bytes left")
+        return lines
 
     def read_table(self, b: Bytes) -> None:
         rows = self.tables.setdefault(b.text(), [])
@@ -205,16 +239,15 @@ class Recording:
             if stored < raw:
                 column = unfold(column)
             need(len(column) == raw, "a column's size")
-            values = Bytes(column)
+            values: list[Any] = texts(column) if type == 4 else varints(column)
+            need(len(values) == n, "a column of a table has other rows")
             before = 0
-            for row in rows[first:]:
-                value: int | str = values.text() if type == 4 else values.varint()
-                if isinstance(value, int) and type in (2, 3):
+            for row, value in zip(rows[first:], values):
+                if type in (2, 3):
                     value = unzigzag(value) % (1 << 64)
                     if type == 3:
                         value = before = (before + value) % (1 << 64)
                 row[name] = value
-            need(not values, "a column of a table has bytes left")
 
     def table_rows(self, name: str) -> Iterator[dict[str, int | str]]:
         """Rows with all columns that any of them has; a missing one reads as 0 or ""."""
