@@ -209,9 +209,7 @@ print((lowtide.retained(a), sum(x.bytes for x in mine), s.bytes))
     assert born < MIB and all_born < 8 * MIB
 
 
-def test_a_diff_grows_by_what_is_touched(
-    this_python: Python, spawn: Spawn, lowtide: Lowtide, tmp_path: Path
-) -> None:
+def test_a_diff_grows_by_what_is_touched(this_python: Python, spawn: Spawn, lowtide: Lowtide, tmp_path: Path) -> None:
     pytest.importorskip("numpy")
     target = spawn(this_python, QUARTER + OBEY)
     assert lowtide("dump", target.pid, "-o", tmp_path / "a.tide").status == 0
