@@ -44,9 +44,8 @@ static void *real(int which, void *self, void *args, void *keywords) {
     return stand_ins[which].before.call(self, args, keywords);
 }
 
-static void *add(void *self, void *args, void *keywords) {
-    void *done = real(REGISTER, self, args, keywords);
-    if (!done || !exits.callback || exits.count >= EXITS_MOST || !exits.wanted()) return done;
+static void put_ours_last(void) {
+    if (!exits.callback || exits.count >= EXITS_MOST || !exits.wanted()) return;
     exits.count++;
     void *again = exits.rt->PyObject_CallFunctionObjArgs(exits.registers, exits.callback, NULL);
     if (again) {
@@ -55,6 +54,11 @@ static void *add(void *self, void *args, void *keywords) {
     } else {
         exits.rt->PyErr_Clear(); /* no memory: what is registered is called all the same */
     }
+}
+
+static void *add(void *self, void *args, void *keywords) {
+    void *done = real(REGISTER, self, args, keywords);
+    if (done) put_ours_last();
     return done;
 }
 
@@ -67,8 +71,10 @@ static void *count(void *self, void *args, void *unused) {
 }
 
 static void *clear(void *self, void *args, void *unused) {
+    void *done = real(CLEAR, self, args, unused);
     exits.there = 0;
-    return real(CLEAR, self, args, unused);
+    if (done) put_ours_last();
+    return done;
 }
 
 static void *run(void *self, void *args, void *unused) {

@@ -4,7 +4,8 @@
  * is, from exits_begin on, a function that does that, and otherwise the same function under the same name. It allocates what a
  * registration takes; after the first EXITS_MOST there are no more, and the later ones of the program are called before ours.
  *
- * Ours are not counted: `atexit._ncallbacks` says how many the program has registered, and for that we hear of `_clear` and `_run_exitfuncs`.
+ * Ours are not counted: `atexit._ncallbacks` says how many the program has registered, and for that we hear of `_clear`, behind which ours
+ * is registered again, and of `_run_exitfuncs`.
  *
  * What looked `register` up before, or in a module that was made anew, is not seen: those are called before ours, too.
  *

@@ -166,6 +166,14 @@ def test_a_program_counts_its_own_exit_functions(local_python: Python, lowtide: 
     assert " at the end" in done.stdout
 
 
+def test_a_program_that_clears_the_list_has_its_heap_captured(
+    local_python: Python, lowtide: Lowtide, tmp_path: Path
+) -> None:
+    code = FIGURES + "atexit._clear()\nassert atexit._ncallbacks() == 0\n"
+    report = run(lowtide, tmp_path, code, "--python", local_python.executable)
+    assert count(report, "Figure") == 20_000
+
+
 def test_what_was_unregistered_does_not_run(lowtide: Lowtide, tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(
         "import atexit\n"
