@@ -237,16 +237,16 @@ static char *kept_share(findings_t *f, const profile_t *p, const kept_part_t *of
         if (!kept_has(p, of, t, i)) continue;
         if (one->how != FORKED || one->parent != p->processes[t->largest].parent) forked = false;
     }
+    bool small = forked && kept_is_small(t);
     return findings_text(
         f,
-        "share what %s:%u makes between the %u processes, should each need the same: %sas arrays "
-        "or bytes in a file that all map (mmap, numpy.load(…, mmap_mode=\"r\"))%s",
+        "share what %s:%u makes between the %u processes, should each need the same: %slay it as "
+        "arrays or bytes in a file that all map (mmap, numpy.load(…, mmap_mode=\"r\"))%s",
         profile_file_base(frame->file), frame->line, t->processes,
-        forked ? "make it before they are forked (gunicorn: preload_app), or lay it " : "lay it ",
-        forked && kept_is_small(t)
-            ? "; of small objects a fork shares only what is not used, for counting references "
-              "writes to them"
-            : "");
+        forked && !small ? "make it before they are forked (gunicorn: preload_app), or " : "",
+        small ? "; made before they are forked, small objects stay shared only as long as they are "
+                "not used, for counting references writes to them"
+              : "");
 }
 
 static int kept_tell(findings_t *f, const profile_t *p, const model_t *peak, const kept_part_t *of,
