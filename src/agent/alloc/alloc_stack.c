@@ -11,7 +11,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
-enum { DEPTH_MAX = 512, NATIVE_MAX = 256, WALKERS = 64, PLACES = 1 << 17 };
+enum { DEPTH_MAX = 512, WALKERS = 64, PLACES = 1 << 17 };
 enum { TEXT_BYTES = 4096 }; /* of a name or path: what a region's texts take at most */
 enum { STEPS = 2048, STEP_BITS = 11, SEARCH_MOST = 4 };
 
@@ -35,7 +35,7 @@ typedef struct native {
     /* Of a place: where on the C stack the interpreter has what belongs to the run of frames that ends with it; or 0. */
     uintptr_t anchors[DEPTH_MAX];
     place_t python[DEPTH_MAX];
-    unwind_frame_t frames[NATIVE_MAX];
+    unwind_walk_t c;
 } native_t;
 
 typedef struct known_place {
@@ -200,12 +200,12 @@ static void walk_runs(const rt_t *rt, walker_t *w, native_t *n) {
 
 /* Leaf first, runs of Python frames in the place of the interpreter's. What called the outermost Python frame is the same for all,
  * and left out. */
-static void merge(walker_t *w, native_t *n, size_t frames) {
+static void merge(walker_t *w, native_t *n) {
     const uint32_t python = w->depth;
     uint32_t next = 0, end = 0, depth = 0;
     memcpy(n->python, w->places, python * sizeof *n->python);
-    for (size_t i = 0; i < frames && depth < DEPTH_MAX && (next < python || !python); i++) {
-        const unwind_frame_t *f = &n->frames[i];
+    for (size_t i = 0; i < n->c.count && depth < DEPTH_MAX && (next < python || !python); i++) {
+        const unwind_frame_t *f = &n->c.frames[i];
         while (end < python && !n->anchors[end]) end++;
         if (end < python && n->anchors[end] - f->sp < f->cfa - f->sp) {
             for (end++; next < end && depth < DEPTH_MAX; next++)
@@ -227,7 +227,8 @@ static void walk(const rt_t *rt, walker_t *w) {
     const int error = errno;
     native_t *n = &stack.natives[w - stack.walkers];
     walk_runs(rt, w, n);
-    merge(w, n, unwind_here(n->frames, NATIVE_MAX));
+    unwind_here(&n->c);
+    merge(w, n);
     errno = error;
 }
 

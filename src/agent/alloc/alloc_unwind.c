@@ -104,10 +104,10 @@ static unwind_row_t row_at(uintptr_t pc) {
 
 /* ── The stack ── */
 
-typedef struct walk {
+typedef struct place {
     uintptr_t pc, sp, bp;
     uintptr_t end; /* of the stack */
-} walk_t;
+} place_t;
 
 static uintptr_t thread_pointer(void) {
     uintptr_t tp;
@@ -122,7 +122,8 @@ static bool pages_readable(uintptr_t begin, uintptr_t end) {
         struct iovec from[PAGES_AT_ONCE], to = {bytes, 0};
         for (; begin < end && to.iov_len < PAGES_AT_ONCE; begin += PAGE)
             from[to.iov_len++] = (struct iovec){(void *)begin, 1};
-        if (syscall(SYS_process_vm_readv, getpid(), &to, 1, from, to.iov_len, 0) !=
+        /* 0L: the sixth argument lies on the stack, as a word of which an int sets one half. */
+        if (syscall(SYS_process_vm_readv, getpid(), &to, 1, from, to.iov_len, 0L) !=
             (ssize_t)to.iov_len)
             return false;
     }
@@ -131,7 +132,7 @@ static bool pages_readable(uintptr_t begin, uintptr_t end) {
 
 /* Where the stack ends that sp is on: that of the first thread, or one that has the thread's own data at its end. Anything else is of
  * a coroutine's, and left alone. */
-static bool stack_find(walk_t *w) {
+static bool stack_find(place_t *w) {
     if (w->sp < unwind.first_stack_end && unwind.first_stack_end - w->sp < FIRST_STACK_BYTES) {
         w->end = unwind.first_stack_end;
         return true;
@@ -146,7 +147,7 @@ static bool stack_find(walk_t *w) {
     return true;
 }
 
-static bool stack_word(const walk_t *w, uintptr_t at, uintptr_t *out) {
+static bool stack_word(const place_t *w, uintptr_t at, uintptr_t *out) {
     if (at & 7 || at < w->sp || at > w->end - sizeof *out) return false;
     *out = *(const uintptr_t *)at;
     return true;
@@ -155,31 +156,69 @@ static bool stack_word(const walk_t *w, uintptr_t at, uintptr_t *out) {
 /* ── Walking ── */
 
 /* false: this was the outermost. */
-static bool step(walk_t *w, unwind_frame_t *out) {
+static bool step(place_t *w, unwind_frame_t *out) {
     const unwind_row_t row = row_at(w->pc);
     uintptr_t cfa = (row.cfa == UNWIND_SP ? w->sp : w->bp) + (uintptr_t)(intptr_t)row.cfa_offset;
-    *out = (unwind_frame_t){w->pc, w->sp, w->sp};
+    *out = (unwind_frame_t){w->pc, w->sp, w->sp, w->bp, 0};
     if (row.cfa == UNWIND_END) return false;
     if (row.cfa == UNWIND_AT_BP && !stack_word(w, cfa, &cfa)) return false;
     if (cfa <= w->sp || !stack_word(w, cfa - sizeof cfa, &w->pc) || !w->pc) return false;
     uintptr_t rbp_at =
         (row.rbp == UNWIND_AT_CFA ? cfa : w->bp) + (uintptr_t)(intptr_t)row.rbp_offset;
-    if (row.rbp != UNWIND_SAME && !stack_word(w, rbp_at, &w->bp)) return false;
+    if (row.rbp != UNWIND_SAME) {
+        if (!stack_word(w, rbp_at, &w->bp)) return false;
+        out->bp_at = rbp_at;
+    }
     out->cfa = w->sp = cfa;
     return true;
 }
 
-__attribute__((noinline)) size_t unwind_here(unwind_frame_t *out, size_t most) {
+/* Is the second still the caller of the first? Both are of the last walk, and the first was met in this one, so that its words lie on the
+ * stack. */
+static inline bool calls_still(const unwind_frame_t *f, const unwind_frame_t *caller) {
+    if (caller->sp != f->cfa || *(const uintptr_t *)(f->cfa - sizeof f->cfa) != caller->pc)
+        return false;
+    return (f->bp_at ? *(const uintptr_t *)f->bp_at : f->bp) == caller->bp;
+}
+
+/* Where the last walk met the same, from its frame `at` on, takes its frames as far as they still call each other, but the
+ * outermost of those, from which the walk goes on. */
+static size_t follow_last(const unwind_walk_t *last, size_t *at, place_t *w, unwind_frame_t *out,
+                          size_t most) {
+    size_t k = *at, n = 0;
+    while (k < last->count && last->frames[k].sp < w->sp) k++;
+    *at = k;
+    if (k == last->count || last->frames[k].sp != w->sp || last->frames[k].pc != w->pc ||
+        last->frames[k].bp != w->bp)
+        return 0;
+    const unwind_frame_t *f = last->frames + k;
+    while (n < most && k + n + 1 < last->count && calls_still(f + n, f + n + 1)) n++;
+    memcpy(out, f, n * sizeof *out);
+    w->pc = f[n].pc;
+    w->sp = f[n].sp;
+    w->bp = f[n].bp;
+    *at += n;
+    return n;
+}
+
+__attribute__((noinline)) void unwind_here(unwind_walk_t *last) {
     const uintptr_t *frame = __builtin_frame_address(0);
-    walk_t w = {.pc = frame[1], .bp = frame[0], .sp = (uintptr_t)(frame + 2)};
-    size_t n = 0;
+    const uint32_t generation = unwind_generation();
+    place_t w = {.pc = frame[1], .bp = frame[0], .sp = (uintptr_t)(frame + 2)};
+    unwind_frame_t *out = last->room[last->frames == last->room[0]];
+    size_t n = 0, at = 0;
     bool more = unwind.rows && stack_find(&w);
-    while (more && n < most) {
+    if (last->end != w.end || last->generation != generation) last->count = 0;
+    while (more && n < UNWIND_MOST) {
+        n += follow_last(last, &at, &w, out + n, UNWIND_MOST - n - 1);
         more = step(&w, &out[n]);
         bool ours = out[n].pc - unwind.begin < unwind.end - unwind.begin;
         if (!ours) n++;
     }
-    return n;
+    last->frames = out;
+    last->count = n;
+    last->end = w.end;
+    last->generation = generation;
 }
 
 /* ── Libraries ── */

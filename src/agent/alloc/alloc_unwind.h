@@ -21,18 +21,31 @@
 #include <stddef.h>
 #include <stdint.h>
 
+enum { UNWIND_MOST = 256 };
+
 typedef struct unwind_frame {
-    uintptr_t pc;      /* where the frame goes on when what it called returns */
-    uintptr_t sp, cfa; /* it lies in [sp, cfa) */
+    uintptr_t pc;        /* where the frame goes on when what it called returns */
+    uintptr_t sp, cfa;   /* it lies in [sp, cfa) */
+    uintptr_t bp, bp_at; /* rbp then, and where its caller's is kept (0: that is the same) */
 } unwind_frame_t;
+
+/* One walk, and what the next needs of it: from one allocation to the next most frames stay, and that a frame has the same caller is
+ * asked more quickly (two words of the stack) than who its caller is. All zero: no walk yet. */
+typedef struct unwind_walk {
+    size_t count;
+    const unwind_frame_t *frames; /* leaf first, without those of this library */
+    uintptr_t end;                /* of the stack */
+    uint32_t generation;
+    unwind_frame_t room[2][UNWIND_MOST];
+} unwind_walk_t;
 
 /* -ENOSYS: this libc has no _dl_find_object (glibc before 2.35). */
 int unwind_open(err_t *e);
 void unwind_close(void);
 bool unwind_is_open(void);
 
-/* Frames of the calling thread, leaf first, without those of this library. */
-size_t unwind_here(unwind_frame_t *out, size_t most);
+/* The frames of the calling thread. The walk may have been another thread's before; at a time it is one's. */
+void unwind_here(unwind_walk_t *w);
 
 /* A library goes: what was remembered may be of it. Numbers the state of what is loaded. */
 void unwind_forget(void);
