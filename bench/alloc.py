@@ -1,6 +1,8 @@
 """What watching allocations costs a program, beside the tools that do the same: `python bench/alloc.py [PYTHON]`.
 
-    --programs records,json     some of bench/programs/allocating.py    --tools plain,lowtide   some of the tools
+    --programs records,json     some of bench/programs/allocating.py
+    --tools plain,lowtide       some of the tools; those that tell functions of C, too, only so: native, exact native,
+                                memray native
     --rounds 6 --most 20        of lowtide, see below; other samplers have two, exact tools one
     --minute                    only how large the recordings of a minute are, and what the recorder needs
 
@@ -73,6 +75,10 @@ def tools(python: str) -> dict[str, Tool]:
         "lowtide exact": Tool([*run, "--exact", "--", python], 2),
         "memray": Tool(memray, 1),
         "tracemalloc": Tool([python, "-X", "tracemalloc=1"], 1),
+        # Only where they are asked for:
+        "native": Tool([*run, "--native", "--", python], 3),
+        "exact native": Tool([*run, "--exact", "--native", "--", python], 1),
+        "memray native": Tool([*memray, "--native"], 1),
     }
 
 
@@ -171,8 +177,9 @@ def geomean(values: list[float]) -> float:
 
 def costs(options: argparse.Namespace, folder: Path) -> None:
     commands = tools(options.python)
-    if options.tools:
-        commands = {name: tool for name, tool in commands.items() if name in {"plain", *options.tools.split(",")}}
+    default = [name for name in commands if "native" not in name]
+    chosen = ["plain", *options.tools.split(",")] if options.tools else default
+    commands = {name: tool for name, tool in commands.items() if name in chosen}
     watching = [name for name in commands if name != "plain"]
     ratios: dict[str, dict[str, float]] = {name: {} for name in watching}
     memory, files, added, intervals = [], [], {}, {}
