@@ -636,6 +636,22 @@ def test_what_an_ipython_session_keeps_of_its_outputs_is_named_as_that(
     assert target.finish()[0] == 0
 
 
+def test_outputs_that_one_command_drops_are_one_finding_without_those_that_have_a_name(
+    this_python: Python, spawn: Spawn, lowtide: Lowtide, tmp_path: Path
+) -> None:
+    made = "_ = __ = _5 = None; _2, _3, _4, rows = ([[i] * 40 for i in range(60_000)] for _ in range(4))\n"
+    target = spawn(this_python, made + "_oh = {2: _2, 3: _3, 4: _4, 5: rows}; _ = __ = _5 = rows")
+    file = tmp_path / "t.tide"
+    assert lowtide("dump", target.pid, "-o", file).status == 0
+    outputs, named = json.loads(lowtide("report", file, "--json").stdout)["findings"]
+    assert outputs["path"] == "_oh" and "%reset -f out" in outputs["fix"]
+    assert outputs["title"].startswith("3 values that cells ended with")
+    assert outputs["bytes"] == pytest.approx(3 * named["bytes"], rel=0.1)
+    assert named["path"] == "rows" and "%reset -f out" in named["fix"], named
+    assert named["title"].startswith("rows (list)"), named
+    assert target.finish()[0] == 0
+
+
 SERVER = """
 import socketserver, sys, threading, time
 class App(socketserver.TCPServer):

@@ -153,6 +153,16 @@ static bool suspect_is_output(const model_t *m, const char *path) {
     return lines > 0 && path[lines + strspn(path + lines, "0123456789")] == '\0';
 }
 
+/* The name that the session itself gave to what a cell ended with, which keeps it, too; NULL: none. */
+static const names_entry_t *suspect_named(const model_t *m, uint32_t id) {
+    const names_vec_t *entries = &m->names->main.entries;
+    for (size_t i = 0; i < entries->count; i++) {
+        const names_entry_t *at = &entries->at[i];
+        if (at->id == id && at->bytes && at->name[0] != '_') return at;
+    }
+    return NULL;
+}
+
 /* Of a path through a thread or task: what stands behind its functions, "rows" or "self.cache". */
 static const char *suspect_local(const char *path) {
     const char *last = NULL;
@@ -301,6 +311,9 @@ static int suspect_report(suspect_t *s, uint32_t place, const suspect_view_t *vi
     if (!status)
         status = path_text(m, id, PATH_EXACT, &f->out->memory, &x->path, &x->expression, f->e);
     if (status) return status;
+    const names_entry_t *named = suspect_is_output(m, x->path) ? suspect_named(m, id) : NULL;
+    if (named && !(x->path = findings_text(f, "%.*s", (int)named->bytes, named->name)))
+        return findings_no_memory(f);
     const char *last = suspect_local(x->path);
     bool local = last && !strpbrk(last, ".[");
     unsigned share = (unsigned)(bytes * 100 / (findings_heap(m) ? findings_heap(m) : 1));
@@ -314,10 +327,12 @@ static int suspect_report(suspect_t *s, uint32_t place, const suspect_view_t *vi
                                      suspect_things(m->types[view->type].name), size, share, more);
     if ((status = suspect_advise(s, x, id, alone ? NULL : m->types[view->type].name)))
         return status;
+    if (named)
+        x->fix = findings_text(f, "%s; and %%reset -f out: a cell ended with it, too", x->fix);
     x->confidence = local || alone                                              ? "low"
                     : view->type_bytes > bytes / 2 && view->type_count >= 10000 ? "high"
                                                                                 : "medium";
-    return x->title ? 0 : findings_no_memory(f);
+    return x->title && x->fix ? 0 : findings_no_memory(f);
 }
 
 static int suspect_found(suspect_t *s, uint32_t place, const suspect_view_t *view) {
@@ -435,10 +450,43 @@ static int suspect_alike(suspect_t *s, uint32_t type, const path_ids_t *ids, uin
     return status;
 }
 
+/* One command drops all that cells ended with: it is one finding, of all. */
+static int suspect_join_outputs(findings_t *f, uint32_t first) {
+    model_findings_t *out = f->out;
+    model_finding_t *one = NULL;
+    uint32_t kept = first, count = 0;
+    char number[32], size[32];
+    for (uint32_t i = first; i < out->count; i++) {
+        model_finding_t x = out->findings[i];
+        bool output = suspect_is_output(f->m, x.path);
+        if (!output || !count++) {
+            out->findings[kept++] = x;
+            if (output) one = &out->findings[kept - 1];
+            continue;
+        }
+        one->bytes += x.bytes;
+        one->objects += x.objects;
+    }
+    out->count = kept;
+    if (count < 2) return 0;
+    uint64_t heap = findings_heap(f->m);
+    one->title = findings_text(
+        f, "%s values that cells ended with are kept in _oh (Out): %s, %u %% of the heap",
+        findings_count(count, number), findings_bytes(one->bytes, size),
+        (unsigned)(one->bytes * 100 / (heap ? heap : 1)));
+    one->fix = findings_text(f, "%%reset -f out: IPython keeps all that cells ended with, and this "
+                                "drops it; a cell that ends with ; keeps nothing");
+    one->path = findings_text(f, "_oh");
+    one->expression = true;
+    one->type = (char *)"dict";
+    return one->title && one->fix && one->path ? 0 : findings_no_memory(f);
+}
+
 int finding_leak_suspect(findings_t *f) {
     const model_t *m = f->m;
     size_t bytes = (m->type_count * (size_t)2 + 1) * sizeof(uint64_t);
     uint64_t heap = findings_heap(m);
+    uint32_t first = f->out->count;
     suspect_t s = {.f = f, .floor = heap / SUSPECT_SHARE};
     if (s.floor < SUSPECT_MIN_BYTES) s.floor = SUSPECT_MIN_BYTES;
     s.by_type = mem_map(bytes);
@@ -458,6 +506,7 @@ int finding_leak_suspect(findings_t *f) {
             status = suspect_alike(&s, i, &ids, scattered);
         }
     }
+    if (!status) status = suspect_join_outputs(f, first);
     path_ids_free(&ids);
     path_ids_free(&s.stack);
     path_ids_free(&s.found);
