@@ -1,5 +1,6 @@
 #include "base/origin.h"
 
+#include <assert.h>
 #include <stddef.h>
 #include <string.h>
 
@@ -30,4 +31,17 @@ origin_t origin_of(const char *file, const char **below) {
     if (strncmp(file, "<frozen ", 8) == 0) return ORIGIN_STANDARD;
     return file[0] && (file[0] != '<' || strcmp(file, "<stdin>") == 0) ? ORIGIN_OWN
                                                                        : ORIGIN_NO_FILE;
+}
+
+bool origin_may_launch(const char *file, const char *function) {
+    const char *slash = strrchr(file, '/');
+    return strcmp(function, "<module>") == 0 && slash && slash[1] && !strchr(slash, '.') &&
+           origin_of(file, NULL) == ORIGIN_OWN;
+}
+
+bool origin_is_launch(const char *file, const char *function, const char *source) {
+    static const char leave[] = "sys.exit(";
+    static_assert(sizeof leave <= ORIGIN_LAUNCH_BYTES, "it is told by so much of the text");
+    return origin_may_launch(file, function) &&
+           strncmp(source + strspn(source, " \t"), leave, sizeof leave - 1) == 0;
 }

@@ -2,6 +2,7 @@
 #include "collect/collect_series.h"
 
 #include "base/origin.h"
+#include "collect/collect_source.h"
 
 enum {
     STEP_BYTES_MIN = 1 << 20,
@@ -21,7 +22,13 @@ static bool is_python(const collect_sites_t *s, uint32_t frame) {
 
 static bool is_own(const collect_sites_t *s, uint32_t frame) {
     if (!is_python(s, frame)) return false;
-    return origin_of(sites_text_at(s, s->frames.at[frame].file), NULL) == ORIGIN_OWN;
+    const collect_frame_t *f = s->frames.at + frame;
+    const char *file = sites_text_at(s, f->file), *function = sites_text_at(s, f->function);
+    if (origin_of(file, NULL) != ORIGIN_OWN) return false;
+    if (!origin_may_launch(file, function)) return true;
+    char source[ORIGIN_LAUNCH_BYTES];
+    source_line(file, f->line, source, sizeof source);
+    return !origin_is_launch(file, function, source);
 }
 
 /* Parents stand before their children. */

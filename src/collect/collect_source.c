@@ -107,6 +107,19 @@ void sources_read(const collect_sites_t *sites, collect_sources_t *out) {
     mem_free(wanted);
 }
 
+void source_line(const char *path, uint32_t line, char *text, size_t room) {
+    char *at = NULL;
+    size_t of = 0;
+    ssize_t n = 0;
+    text[0] = 0;
+    FILE *f = line ? source_open(path) : NULL;
+    if (!f) return;
+    for (uint32_t i = 0; i < line && n >= 0; i++) n = getline(&at, &of, f);
+    if (n >= 0) snprintf(text, room, "%s", at + strspn(at, " \t\f"));
+    free(at);
+    fclose(f);
+}
+
 const char *sources_at(const collect_sources_t *s, size_t frame) {
     return frame < s->of_frame.count ? s->texts.at + s->of_frame.at[frame] : "";
 }

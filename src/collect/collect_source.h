@@ -12,6 +12,8 @@ typedef struct collect_sources {
 
 /* Files named *.py that are regular and not huge, each read once. What cannot be had is "". */
 void sources_read(const collect_sites_t *sites, collect_sources_t *out);
+/* The same of one line of a file, its begin: `room` bytes with the 0, "" where it cannot be had. */
+void source_line(const char *path, uint32_t line, char *text, size_t room);
 const char *sources_at(const collect_sources_t *s, size_t frame);
 void sources_free(collect_sources_t *s);
 

@@ -180,7 +180,7 @@ uint64_t profile_spread(double variance, uint64_t interval_bytes);
 /* Whether a figure is above its error. */
 bool profile_is_told(const profile_t *p, const profile_sums_t *sums, int figure);
 void profile_add_sums(profile_sums_t *to, const profile_sums_t *from);
-/* Standard library, installed package, or text that is in no file: not the program's own. */
+/* Standard library, installed package, text that is in no file, or the script that starts a command: not the program's own. */
 bool profile_is_library(const profile_frame_t *frame);
 /* Sites by another figure, most first: an array of site_count indexes for the caller to mem_free. */
 int profile_order(const profile_t *p, int figure, uint32_t **out, err_t *e);

@@ -238,7 +238,7 @@ static int rises_next(map_t *frames, uint64_t *had, const profile_course_t *row,
 }
 
 /* Twice through its rows: what it had last has to be known before one can say since when. */
-int profile_rises(const profile_t *p, uint32_t line, profile_rise_t *of) {
+int profile_rises(const profile_t *p, const uint32_t *with, uint32_t line, profile_rise_t *of) {
     uint64_t *had = mem_alloc(((size_t)p->course_count + 1) * sizeof *had);
     uint64_t *now = mem_alloc(((size_t)p->process_count + 1) * sizeof *now);
     int status = had && now ? 0 : -ENOMEM;
@@ -248,7 +248,8 @@ int profile_rises(const profile_t *p, uint32_t line, profile_rise_t *of) {
         memset(now, 0, p->process_count * sizeof *now);
         for (uint32_t i = 0; i < p->course_count && !status; i++) {
             const profile_course_t *row = &p->courses[i];
-            if (row->frame == LOWTIDE_NONE || row->line != line) continue;
+            if (row->frame == LOWTIDE_NONE || (with ? with[row->line] : row->line) != line)
+                continue;
             profile_rise_t *rise = &of[row->process];
             uint64_t last = rise->had_bytes, before = now[row->process];
             status = rises_next(&frames, had, row, &now[row->process]);

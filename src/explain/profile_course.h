@@ -37,7 +37,7 @@ typedef struct profile_rise {
     uint64_t half_us, whole_us; /* from then on it had a half of that, and seven eighths */
 } profile_rise_t;
 
-/* Of one line, by process: `of` has room for each. 0 or -ENOMEM. */
-int profile_rises(const profile_t *p, uint32_t line, profile_rise_t *of);
+/* Of one line, by process: `of` has room for each. `with`: by line, the one that it counts for; NULL: each for itself. 0 or -ENOMEM. */
+int profile_rises(const profile_t *p, const uint32_t *with, uint32_t line, profile_rise_t *of);
 
 #endif

@@ -266,14 +266,6 @@ void profile_peak_holder(const profile_t *p, const model_t *peak, uint32_t line,
     if (held->samples * 2 < held->of) held->path = NULL; /* held by many */
 }
 
-/* `sys.exit(main())` of the script that pip writes for a command (uvicorn, celery): nobody's to change, and above all that it does. */
-static bool join_is_launcher(const profile_frame_t *frame) {
-    static const char leave[] = "sys.exit(";
-    const char *source = frame->source ? frame->source : "";
-    return !strcmp(frame->function, "<module>") && !strchr(profile_file_base(frame->file), '.') &&
-           strncmp(source + strspn(source, " \t"), leave, sizeof leave - 1) == 0;
-}
-
 /* A line that made a tenth and less of it is as good as any other. */
 static int join_site_of(findings_t *f, const profile_t *p, uint32_t id, model_finding_t *x) {
     enum { PART_LEAST = 10 };
@@ -283,10 +275,7 @@ static int join_site_of(findings_t *f, const profile_t *p, uint32_t id, model_fi
     profile_share_t most;
     if (!profile_makers(p, &kept, 1, &most) || most.bytes <= all / PART_LEAST) return 0;
     if (most.bytes < all / 2) x->site_share = (double)most.bytes / (double)all;
-    const profile_site_t *line = &p->lines[most.line];
-    if (join_is_launcher(&line->frame) && line->most < p->site_count)
-        return profile_set_site(f, &p->sites[line->most].frame, x);
-    return profile_set_site(f, &line->frame, x);
+    return profile_set_site(f, &p->lines[most.line].frame, x);
 }
 
 /* The program's own line that made most of what a finding names. A cycle is named by no path; but where it is most of the garbage, the

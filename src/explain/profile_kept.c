@@ -11,6 +11,13 @@
 
 enum { KEPT_MIN_BYTES = 16 << 20, KEPT_SHARE = 10, KEPT_MOST = 3 };
 
+/* What each line had at the ends of processes, and with which it is told: with the one that made most of what one holder has. */
+typedef struct kept_lines {
+    uint64_t *bytes;
+    uint64_t all;
+    uint32_t *with;
+} kept_lines_t;
+
 /* What a line had at the end of one process, and how it came to it. */
 typedef struct kept_part {
     uint64_t bytes, blocks;
@@ -24,6 +31,9 @@ typedef enum kept_course { KEPT_UNKNOWN, KEPT_GREW, KEPT_LEVEL } kept_course_t;
 /* What a line had at one moment, the end of a process, in all that were there then. */
 typedef struct kept_told {
     uint32_t line, processes;
+    const profile_frame_t
+        *frame;    /* where it is told: of the lines together one that is the program's own */
+    uint32_t more; /* so many lines are told with it */
     uint32_t last, largest; /* the one at whose end it was; and that had most of it */
     bool running;           /* they are still there */
     kept_part_t sum;
@@ -42,15 +52,13 @@ static uint64_t kept_bytes(const profile_sums_t *s) {
 }
 
 /* By line, what all such processes had at their ends, one after the other as well. */
-static uint64_t kept_sums(const findings_t *f, const profile_t *p, uint64_t *of_line) {
-    uint64_t all = 0;
+static void kept_sums(const findings_t *f, const profile_t *p, kept_lines_t *lines) {
     for (uint32_t i = 0; i < p->cell_count; i++) {
         const profile_cell_t *c = &p->cells[i];
         if (!kept_is_unseen(f, p, c->process)) continue;
-        of_line[c->line] += kept_bytes(&c->sums);
-        all += kept_bytes(&c->sums);
+        lines->bytes[c->line] += kept_bytes(&c->sums);
+        lines->all += kept_bytes(&c->sums);
     }
-    return all;
 }
 
 static bool kept_lived(const profile_process_t *of, uint64_t t_us) {
@@ -65,9 +73,13 @@ static bool kept_has(const profile_t *p, const kept_part_t *of, const kept_told_
 
 /* Processes that came one after the other never had it at once: the fix returns what those had that were there together. */
 static void kept_at_once(const profile_t *p, const kept_part_t *of, kept_told_t *t) {
+    kept_told_t most = *t;
     for (uint32_t i = 0; i < p->process_count; i++) {
-        kept_told_t now = {
-            .line = t->line, .last = i, .largest = i, .running = !p->processes[i].ended};
+        kept_told_t now = *t;
+        now.last = now.largest = i;
+        now.running = !p->processes[i].ended;
+        now.processes = 0;
+        now.sum = (kept_part_t){0};
         if (!of[i].bytes) continue;
         for (uint32_t k = 0; k < p->process_count; k++) {
             if (!kept_has(p, of, &now, k)) continue;
@@ -77,8 +89,9 @@ static void kept_at_once(const profile_t *p, const kept_part_t *of, kept_told_t 
             now.sum.variance += of[k].variance;
             if (of[k].bytes > of[now.largest].bytes) now.largest = k;
         }
-        if (now.sum.bytes > t->sum.bytes) *t = now;
+        if (now.sum.bytes > most.sum.bytes) most = now;
     }
+    *t = most;
 }
 
 static uint64_t kept_end_us(const profile_t *p, uint32_t process) {
@@ -90,10 +103,11 @@ static uint64_t kept_end_us(const profile_t *p, uint32_t process) {
 
 /* It is level in a process that had seven eighths of it by the middle of its life, and from then on. Processes that had of the line
  * have the same code; each says so by its bytes and for how long it lived: of one that has just begun one cannot tell. */
-static int kept_judge(const profile_t *p, const kept_part_t *of, kept_told_t *t) {
+static int kept_judge(const profile_t *p, const kept_lines_t *lines, const kept_part_t *of,
+                      kept_told_t *t) {
     profile_rise_t *rises = mem_alloc(p->process_count * sizeof *rises);
     double grew = 0, level = 0;
-    if (!rises || profile_rises(p, t->line, rises)) {
+    if (!rises || profile_rises(p, lines->with, t->line, rises)) {
         mem_free(rises);
         return -ENOMEM;
     }
@@ -113,11 +127,12 @@ static int kept_judge(const profile_t *p, const kept_part_t *of, kept_told_t *t)
     return 0;
 }
 
-static void kept_parts(const findings_t *f, const profile_t *p, uint32_t line, kept_part_t *of) {
+static void kept_parts(const findings_t *f, const profile_t *p, const kept_lines_t *lines,
+                       uint32_t line, kept_part_t *of) {
     memset(of, 0, p->process_count * sizeof *of);
     for (uint32_t i = 0; i < p->cell_count; i++) {
         const profile_cell_t *c = &p->cells[i];
-        if (c->line != line || !kept_is_unseen(f, p, c->process)) continue;
+        if (lines->with[c->line] != line || !kept_is_unseen(f, p, c->process)) continue;
         kept_part_t *to = &of[c->process];
         to->bytes += kept_bytes(&c->sums);
         to->blocks += c->sums.blocks[PROFILE_LIVE] + c->sums.blocks[PROFILE_GONE];
@@ -125,7 +140,8 @@ static void kept_parts(const findings_t *f, const profile_t *p, uint32_t line, k
     }
 }
 
-static int kept_measure(const profile_t *p, const kept_part_t *of, kept_told_t *t) {
+static int kept_measure(const profile_t *p, const kept_lines_t *lines, const kept_part_t *of,
+                        kept_told_t *t) {
     uint64_t interval = 0;
     kept_at_once(p, of, t);
     for (uint32_t i = 0; i < p->process_count; i++) {
@@ -134,7 +150,19 @@ static int kept_measure(const profile_t *p, const kept_part_t *of, kept_told_t *
             interval = one->interval_bytes;
     }
     t->off = profile_spread(t->sum.variance, interval);
-    return kept_judge(p, of, t);
+    return kept_judge(p, lines, of, t);
+}
+
+/* "app.py:7", "app.py:7 and 3 lines more" */
+static char *kept_place(findings_t *f, const kept_told_t *t) {
+    const char *file = profile_file_base(t->frame->file);
+    if (!t->more) return findings_text(f, "%s:%u", file, t->frame->line);
+    return findings_text(f, "%s:%u and %u line%s more", file, t->frame->line, t->more,
+                         t->more > 1 ? "s" : "");
+}
+
+static const char *kept_makes(const kept_told_t *t) {
+    return t->more ? "make" : "makes";
 }
 
 /* "process 4711", "3 processes (4711, 4712, 4713)" */
@@ -157,10 +185,9 @@ static char *kept_who(findings_t *f, const profile_t *p, const kept_part_t *of,
 
 static char *kept_title(findings_t *f, const profile_t *p, const kept_part_t *of,
                         const kept_told_t *t) {
-    const profile_frame_t *frame = &p->lines[t->line].frame;
     char size[32], off[32], error[64] = "", since[96] = "";
-    char *who = kept_who(f, p, of, t);
-    if (!who) return NULL;
+    char *who = kept_who(f, p, of, t), *place = kept_place(f, t);
+    if (!who || !place) return NULL;
     if (t->off) snprintf(error, sizeof error, " (± %s)", findings_bytes(t->off, off));
     if (t->course == KEPT_LEVEL)
         snprintf(since, sizeof since, ", in each level since %.1f s after its begin",
@@ -171,8 +198,8 @@ static char *kept_title(findings_t *f, const profile_t *p, const kept_part_t *of
                  (double)t->half_us / 1e6, (double)life / 1e6,
                  t->processes > 1 ? " in the largest" : "");
     }
-    return findings_text(f, "%s:%u made %s%s that %s %s%s", profile_file_base(frame->file),
-                         frame->line, findings_bytes(t->sum.bytes, size), error, who,
+    return findings_text(f, "%s made %s%s that %s %s%s", place, findings_bytes(t->sum.bytes, size),
+                         error, who,
                          t->running          ? t->processes == 1 ? "has" : "have together"
                          : t->processes == 1 ? "had at its end"
                                              : "had together at their end",
@@ -206,11 +233,10 @@ static char *kept_how(findings_t *f, const profile_t *p, const kept_told_t *t) {
 
 static char *kept_let_go(findings_t *f, const profile_t *p, const kept_told_t *t,
                          const char *holder) {
-    const profile_frame_t *frame = &p->lines[t->line].frame;
-    char in[48] = "";
+    char in[48] = "", *place = kept_place(f, t);
+    if (!place) return NULL;
     if (t->processes > 1) snprintf(in, sizeof in, " in %u processes", t->processes);
-    char *lead = findings_text(f, "let go of what %s:%u makes%s", profile_file_base(frame->file),
-                               frame->line, in);
+    char *lead = findings_text(f, "let go of what %s %s%s", place, kept_makes(t), in);
     char *how = holder ? NULL : kept_how(f, p, t);
     if (!lead || (!holder && !how)) return NULL;
     return holder ? findings_text(
@@ -230,8 +256,9 @@ static bool kept_is_small(const kept_told_t *t) {
 static char *kept_share(findings_t *f, const profile_t *p, const kept_part_t *of,
                         const kept_told_t *t) {
     enum { FORKED = 2 };
-    const profile_frame_t *frame = &p->lines[t->line].frame;
     bool forked = true;
+    char *place = kept_place(f, t);
+    if (!place) return NULL;
     for (uint32_t i = 0; i < p->process_count; i++) {
         const profile_process_t *one = &p->processes[i];
         if (!kept_has(p, of, t, i)) continue;
@@ -240,9 +267,9 @@ static char *kept_share(findings_t *f, const profile_t *p, const kept_part_t *of
     bool small = forked && kept_is_small(t);
     return findings_text(
         f,
-        "share what %s:%u makes between the %u processes, should each need the same: %slay it as "
+        "share what %s %s between the %u processes, should each need the same: %slay it as "
         "arrays or bytes in a file that all map (mmap, numpy.load(…, mmap_mode=\"r\"))%s",
-        profile_file_base(frame->file), frame->line, t->processes,
+        place, kept_makes(t), t->processes,
         forked && !small ? "make it before they are forked (gunicorn: preload_app), or " : "",
         small ? "; made before they are forked, small objects stay shared only as long as they are "
                 "not used, for counting references writes to them"
@@ -265,7 +292,7 @@ static int kept_tell(findings_t *f, const profile_t *p, const model_t *peak, con
     x->confidence = level ? "low" : held.path && t->off * 4 < t->sum.bytes ? "high" : "medium";
     bool failed = !x->title || !x->fix || (held.path && !x->held_at_peak);
     profile_held_free(&held);
-    return failed ? findings_no_memory(f) : profile_set_site(f, &p->lines[t->line].frame, x);
+    return failed ? findings_no_memory(f) : profile_set_site(f, t->frame, x);
 }
 
 /* What one process alone needs for all of its life is nobody's to change. */
@@ -280,18 +307,100 @@ static bool kept_is_line(const profile_frame_t *f) {
            !profile_is_import(f);
 }
 
+/* Whether most of what a line made, as far as the heap at the peak knows, is what the holder keeps. */
+static bool kept_is_held(const profile_t *p, const profile_share_t *share) {
+    uint64_t of = 0;
+    for (uint32_t i = 0; i < p->peak_sample_count; i++)
+        if (p->peak_samples[i].line == share->line && p->peak_samples[i].object != LOWTIDE_NONE)
+            of += p->peak_samples[i].weight;
+    return share->bytes >= of / 4 * 3;
+}
+
+/* Whether the line is told with another, by what holds both. */
+static bool kept_may_join(const profile_t *p, const kept_lines_t *lines, uint32_t line,
+                          const profile_share_t *other) {
+    return other->line != line && lines->with[other->line] == LOWTIDE_NONE &&
+           lines->bytes[other->line] && kept_is_line(&p->lines[other->line].frame) &&
+           kept_is_held(p, other);
+}
+
+/* Takes to the line what others made of what holds most of it, should that be worth a word. */
+static int kept_take(const profile_t *p, const model_t *peak, uint32_t line, kept_lines_t *lines) {
+    enum { WORTH_PART = 16 };
+    profile_held_t held = {0};
+    profile_share_t *shares = mem_alloc(p->line_count * sizeof *shares);
+    if (!shares) return -ENOMEM;
+    profile_peak_holder(p, peak, line, &held);
+    uint32_t order = held.path ? model_order(peak, held.through) : 0, count = 0;
+    profile_kept_t kept = {.model = peak, .when = PROFILE_AT_PEAK, .orders = &order, .count = 1};
+    if (held.path) count = profile_makers(p, &kept, p->line_count, shares);
+    bool is_held = false;
+    uint64_t more = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        if (shares[i].line == line) is_held = kept_is_held(p, &shares[i]);
+        if (kept_may_join(p, lines, line, &shares[i])) more += lines->bytes[shares[i].line];
+    }
+    bool is_worth = is_held && more >= lines->bytes[line] / WORTH_PART;
+    for (uint32_t i = 0; i < count && is_worth; i++) {
+        uint32_t other = shares[i].line;
+        if (!kept_may_join(p, lines, line, &shares[i])) continue;
+        lines->with[other] = line;
+        lines->bytes[line] += lines->bytes[other];
+        lines->bytes[other] = 0;
+    }
+    lines->with[line] = line;
+    profile_held_free(&held);
+    mem_free(shares);
+    return 0;
+}
+
+/* What a server keeps of each request is made by many lines, most of them libraries': it is one finding, of what holds it. */
+static int kept_join(const findings_t *f, const profile_t *p, const model_t *peak,
+                     kept_lines_t *lines) {
+    enum { ASKED_MOST = 8, PART_LEAST = 64 };
+    int status = 0;
+    for (uint32_t i = 0; i < p->line_count; i++) lines->with[i] = LOWTIDE_NONE;
+    bool known = peak && kept_is_unseen(f, p, p->peak_heap_process);
+    for (int asked = 0; known && asked < ASKED_MOST && !status; asked++) {
+        uint32_t most = LOWTIDE_NONE;
+        for (uint32_t i = 0; i < p->line_count; i++) {
+            bool may = lines->with[i] == LOWTIDE_NONE && kept_is_line(&p->lines[i].frame);
+            if (may && (most == LOWTIDE_NONE || lines->bytes[i] > lines->bytes[most])) most = i;
+        }
+        if (most == LOWTIDE_NONE || lines->bytes[most] <= lines->all / PART_LEAST) break;
+        status = kept_take(p, peak, most, lines);
+    }
+    for (uint32_t i = 0; i < p->line_count; i++)
+        if (lines->with[i] == LOWTIDE_NONE) lines->with[i] = i;
+    return status;
+}
+
+/* Of lines that are told together the place is the program's own that made most, should it have made some of it to speak of. */
+static void kept_where(const profile_t *p, const kept_lines_t *lines, const uint64_t *alone,
+                       kept_told_t *t) {
+    enum { PART_LEAST = 10 };
+    uint64_t most = lines->bytes[t->line] / PART_LEAST;
+    t->frame = &p->lines[t->line].frame;
+    for (uint32_t i = 0; i < p->line_count; i++) {
+        if (lines->with[i] != t->line || !alone[i]) continue;
+        t->more += i != t->line;
+        if (profile_is_library(&p->lines[i].frame) || alone[i] <= most) continue;
+        most = alone[i];
+        t->frame = &p->lines[i].frame;
+    }
+}
+
 /* The next line by its bytes, told where it is worth it. */
-static int kept_line(findings_t *f, const profile_t *p, const model_t *peak, uint32_t line,
-                     int *found) {
-    kept_told_t t = {.line = line};
+static int kept_line(findings_t *f, const profile_t *p, const model_t *peak,
+                     const kept_lines_t *lines, kept_told_t *t, int *found) {
     kept_part_t *of = mem_alloc(p->process_count * sizeof *of);
     if (!of) return findings_no_memory(f);
-    kept_parts(f, p, line, of);
-    int status = kept_measure(p, of, &t);
+    kept_parts(f, p, lines, t->line, of);
+    int status = kept_measure(p, lines, of, t);
     if (status) {
         findings_no_memory(f);
-    } else if (kept_is_worth(of, &t)) {
-        status = kept_tell(f, p, peak, of, &t);
+    } else if (kept_is_worth(of, t)) {
+        status = kept_tell(f, p, peak, of, t);
         (*found)++;
     }
     mem_free(of);
@@ -300,19 +409,30 @@ static int kept_line(findings_t *f, const profile_t *p, const model_t *peak, uin
 
 int profile_kept_memory(findings_t *f, const profile_t *p, const model_t *peak) {
     if (p->mode == PROFILE_NONE || !p->process_count || !p->line_count) return 0;
-    uint64_t *of_line = mem_alloc(p->line_count * sizeof *of_line);
-    if (!of_line) return findings_no_memory(f);
-    memset(of_line, 0, p->line_count * sizeof *of_line);
-    uint64_t all = kept_sums(f, p, of_line);
-    int status = 0;
-    for (int found = 0; !status && found < KEPT_MOST;) {
-        uint32_t most = 0;
-        for (uint32_t i = 1; i < p->line_count; i++)
-            if (of_line[i] > of_line[most]) most = i;
-        if (of_line[most] < KEPT_MIN_BYTES || of_line[most] < all / KEPT_SHARE) break;
-        of_line[most] = 0;
-        if (kept_is_line(&p->lines[most].frame)) status = kept_line(f, p, peak, most, &found);
+    size_t bytes = p->line_count * sizeof(uint64_t);
+    kept_lines_t lines = {.bytes = mem_alloc(2 * bytes),
+                          .with = mem_alloc(p->line_count * sizeof *lines.with)};
+    int status = lines.bytes && lines.with ? 0 : -ENOMEM;
+    uint64_t *alone = lines.bytes + p->line_count;
+    if (!status) {
+        memset(lines.bytes, 0, bytes);
+        kept_sums(f, p, &lines);
+        memcpy(alone, lines.bytes, bytes);
+        status = kept_join(f, p, peak, &lines);
     }
-    mem_free(of_line);
+    if (status) findings_no_memory(f);
+    for (int found = 0; !status && found < KEPT_MOST;) {
+        kept_told_t t = {0};
+        for (uint32_t i = 1; i < p->line_count; i++)
+            if (lines.bytes[i] > lines.bytes[t.line]) t.line = i;
+        if (lines.bytes[t.line] < KEPT_MIN_BYTES || lines.bytes[t.line] < lines.all / KEPT_SHARE)
+            break;
+        kept_where(p, &lines, alone, &t);
+        lines.bytes[t.line] = 0;
+        if (kept_is_line(&p->lines[t.line].frame))
+            status = kept_line(f, p, peak, &lines, &t, &found);
+    }
+    mem_free(lines.bytes);
+    mem_free(lines.with);
     return status;
 }

@@ -37,7 +37,8 @@ uint32_t profile_site_of(map_t *known, profile_site_t *sites, uint32_t *count,
 }
 
 bool profile_is_library(const profile_frame_t *f) {
-    return f->kind != PROFILE_PYTHON || origin_of(f->file, NULL) != ORIGIN_OWN;
+    return f->kind != PROFILE_PYTHON || origin_of(f->file, NULL) != ORIGIN_OWN ||
+           origin_is_launch(f->file, f->function, f->source ? f->source : "");
 }
 
 /* ---- What most of it came by ---- */

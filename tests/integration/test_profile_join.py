@@ -488,6 +488,77 @@ def test_the_script_that_starts_a_command_is_no_line_that_made_anything(lowtide:
     assert finding["path"] == "app.LOG" and finding["site"]["file"].endswith("server.py"), finding
 
 
+# A command of an installed package, whose script pip has written, and a program that it serves. All that the server makes is below both's
+# first lines.
+COMMAND = """#!/usr/bin/env python3
+import sys; sys.path[:0] = ["lib/site-packages", "."]
+from server import main
+if __name__ == "__main__":
+    sys.exit(main())
+"""
+SERVER = """
+import os, signal, time
+def head(i):
+    return b"h" * 600 + b"%d" % i
+def main():
+    import app
+    time.sleep(3)
+    for i in range(30_000):
+        request = {{}}
+        request["head"] = head(i)
+        request["tail"] = b"t" * 700 + b"%d" % i
+        app.log(i, request)
+    time.sleep(1)
+    {then}
+"""
+SERVED = """
+LOG = []
+def log(i, request):
+    request["body"] = b"b" * 400 + b"%d" % i
+    LOG.append(request)
+"""
+
+
+def report_of_a_command(lowtide: Lowtide, home: Path, then: str) -> dict[str, Any]:
+    library = home / "lib" / "site-packages"
+    library.mkdir(parents=True)
+    (library / "server.py").write_text(SERVER.format(then=then))
+    (home / "app.py").write_text(SERVED)
+    (home / "serve").write_text(COMMAND)
+    out = home / "t.tide"
+    words = ["--exact", "--no-report", "-o", out, "--python", sys.executable, home / "serve"]
+    lowtide("run", *words, cwd=home)
+    report: dict[str, Any] = json.loads(lowtide("report", out, "--json").stdout)
+    return report
+
+
+def test_what_lines_of_a_server_and_its_program_made_of_what_one_holds_is_one_finding(
+    lowtide: Lowtide, tmp_path: Path
+) -> None:
+    report = report_of_a_command(lowtide, tmp_path, "os.kill(os.getpid(), signal.SIGKILL)")
+    (finding,) = report["findings"]
+    assert (finding["kind"], finding["held_at_peak"]) == ("kept-memory", "app.LOG")
+    # The program's own line, though one of the server's made more.
+    assert (Path(finding["site"]["file"]).name, finding["site"]["line"]) == ("app.py", 4)
+    assert finding["fix"].startswith("let go of what app.py:4 and ") and "app.LOG held it" in finding["fix"]
+    assert " lines more made " in finding["title"] and "half of it in the last " in finding["title"]
+    # Three texts, each with 33 bytes and some digits of its own, and a dict (as large as CPython makes it, of which a part may be missing).
+    assert finding["bytes"] == pytest.approx(30_000 * (1700 + 3 * 38 + 184), rel=0.1)
+
+
+def test_what_a_server_had_for_a_while_is_told_by_its_line_and_not_by_the_script_that_starts_it(
+    lowtide: Lowtide, tmp_path: Path
+) -> None:
+    """Recorder and report agree which line it is: else nobody would know how far the peak falls."""
+    report = report_of_a_command(lowtide, tmp_path, "app.LOG.clear(); del request; time.sleep(3)")
+    told = [f for f in report["findings"] if f["kind"] == "temporary-peak"]
+    places = {(Path(f["site"]["file"]).name, f["site"]["line"]): f["bytes"] for f in told}
+    assert places == {
+        ("server.py", 4): pytest.approx(30_000 * 638, rel=0.1),
+        ("server.py", 11): pytest.approx(30_000 * 738, rel=0.1),
+    }, told
+
+
 PAIRS_OF_BLOCKS = """
 #include <stdlib.h>
 #include <string.h>

@@ -259,6 +259,21 @@ static void a_path_tells_whose_code_it_is(void **state) {
     }
 }
 
+static void the_script_that_starts_a_command_is_told_by_its_one_line(void **state) {
+    (void)state;
+    static const char main[] = "sys.exit(main())", name[] = "<module>";
+    assert_true(origin_is_launch("/srv/venv/bin/uvicorn", name, main));
+    assert_true(origin_is_launch("/srv/venv.d/bin/flask", name, "    sys.exit(cli.main())"));
+    assert_true(origin_may_launch("/srv/venv/bin/uvicorn", name));
+    assert_false(origin_is_launch("/srv/venv/bin/uvicorn", name, "from uvicorn.main import main"));
+    assert_false(origin_is_launch("/srv/venv/bin/uvicorn", name, ""));
+    assert_false(origin_is_launch("/srv/venv/bin/uvicorn", "main", main));
+    assert_false(origin_is_launch("/srv/app.py", name, main));
+    assert_false(origin_is_launch("/usr/lib/python3/dist-packages/start", name, main));
+    assert_false(origin_is_launch("<stdin>", name, main));
+    assert_false(origin_may_launch("/", name));
+}
+
 enum { PAGE = 4096, SET_ASIDE = 64 };
 
 static void pages_that_nobody_wrote_to_are_no_memory(void **state) {
@@ -320,6 +335,7 @@ int main(void) {
         cmocka_unit_test(numbers_come_back_from_varints_and_cut_ones_are_refused),
         cmocka_unit_test(varints_beyond_64_bits_are_refused),
         cmocka_unit_test(a_path_tells_whose_code_it_is),
+        cmocka_unit_test(the_script_that_starts_a_command_is_told_by_its_one_line),
         cmocka_unit_test(pages_that_nobody_wrote_to_are_no_memory),
         cmocka_unit_test(pages_that_the_kernel_does_not_tell_of_count_as_memory),
     };

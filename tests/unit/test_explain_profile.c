@@ -194,7 +194,7 @@ static void of_each_process_is_told_since_when_a_line_had_what_it_had_last(void 
     rows[p.course_count - 1].process = 1;
     row(&p, 0, 70, 70, 0);
     rows[p.course_count - 1].process = 2;
-    assert_int_equal(profile_rises(&p, 0, of), 0);
+    assert_int_equal(profile_rises(&p, NULL, 0, of), 0);
     assert_int_equal(of[0].had_bytes, 160);
     assert_int_equal(of[0].half_us, 6);
     assert_int_equal(of[0].whole_us, 6);
