@@ -84,8 +84,12 @@ static const struct {
     {NULL, ".readlines(", "a loop over the file itself"},
 };
 
+static const profile_site_t *temporary_by(const profile_t *p, const profile_site_t *line) {
+    return line->most < p->site_count ? &p->sites[line->most] : line;
+}
+
 static const char *temporary_advice(const profile_t *p, const profile_site_t *line) {
-    const profile_site_t *most = line->most < p->site_count ? &p->sites[line->most] : line;
+    const profile_site_t *most = temporary_by(p, line);
     const profile_frame_t *by = &most->frame;
     const char *source = line->frame.source ? line->frame.source : "";
     for (size_t i = 0; i < sizeof temporary_rows / sizeof *temporary_rows; i++) {
@@ -152,7 +156,21 @@ typedef struct temporary_told {
         off; /* so much lower the peak is without that; and how far that may be off */
     profile_without_t without; /* what the peak is then; its first line is the line */
     uint64_t alone;            /* of several lines: what the peak falls by without the first */
+    bool results;              /* what other processes sent */
+    uint64_t under_way;        /* of that: what is there at a time however it is taken */
 } temporary_told_t;
+
+/* Pipes and queues of multiprocessing, which concurrent.futures has as well. Where a thread of the pool's unpickles them, no line of the
+ * program's stands on the stack. */
+static bool temporary_is_results(const profile_t *p, const profile_site_t *line) {
+    const char *file = temporary_by(p, line)->frame.file;
+    bool has_workers = false; /* what a worker is sent is no result */
+    for (uint32_t i = 0; i < p->process_count; i++)
+        if (p->processes[i].parent == p->peak_process) has_workers = true;
+    if (!has_workers) return false;
+    return strstr(file, "/multiprocessing/connection.py") ||
+           strstr(file, "/multiprocessing/queues.py");
+}
 
 /* "app.py:7" or "app.py:7 and app.py:12": the others that are told with the first */
 static char *temporary_others(findings_t *f, const profile_t *p, const temporary_told_t *t) {
@@ -163,6 +181,10 @@ static char *temporary_others(findings_t *f, const profile_t *p, const temporary
                              profile_file_base(one->file), one->line);
     }
     return text;
+}
+
+static bool temporary_is_sent(const temporary_told_t *t) {
+    return t->results && t->without.count == 1 && profile_is_library(&t->line->frame);
 }
 
 /* "app.py:9 made 98.0 MiB (± 14.0 MiB) that lived at the peak alone, 2.5 s in; the peak falls by 69.1 MiB, to that of app.py:6, 3.1 s in" */
@@ -186,6 +208,10 @@ static char *temporary_title(findings_t *f, const profile_t *p, const temporary_
                  "the first alone by %s",
                  both ? "peak" : "peaks", others, both ? "is" : "are", both ? "both" : "all",
                  findings_bytes(t->returned, fall), findings_bytes(t->alone, alone));
+    } else if (t->under_way) {
+        snprintf(falls, sizeof falls,
+                 "; the peak falls by %s or more: what workers have at a time, %s, is there anyway",
+                 findings_bytes(t->returned, fall), findings_bytes(t->under_way, bytes));
     } else if (t->returned < t->gone) {
         char doubt[64] = "";
         const profile_frame_t *by =
@@ -200,10 +226,34 @@ static char *temporary_title(findings_t *f, const profile_t *p, const temporary_
             snprintf(falls + n, sizeof falls - (size_t)n, ", to %s, %.1f s in", other,
                      (double)t->without.t_us / 1e6);
     }
-    return findings_text(f, "%s:%u made %s%s that %s%s%s%s", profile_file_base(frame->file),
-                         frame->line, findings_bytes(own, size), error,
+    const char *file = profile_file_base(frame->file);
+    findings_bytes(own, size);
+    char *lead = temporary_is_sent(t)
+                     ? findings_text(f, "workers sent %s%s of results, unpickled by %s:%u,", size,
+                                     error, file, frame->line)
+                     : findings_text(f, "%s:%u made %s%s", file, frame->line, size, error);
+    if (!lead) return NULL;
+    return findings_text(f, "%s that %s%s%s%s", lead,
                          t->usual ? "were alive at the peak" : "lived at the peak alone", at,
                          t->usual ? ", and are gone at the end" : "", falls);
+}
+
+static char *temporary_fix(findings_t *f, const profile_t *p, const temporary_told_t *t,
+                           const char *holder) {
+    const profile_frame_t *frame = &t->line->frame;
+    char *others = temporary_others(f, p, t);
+    if (!others) return NULL;
+    /* What is still being made by C code is nothing to look for. */
+    if (holder && strncmp(holder, "C code", 6) == 0) holder = NULL;
+    if (temporary_is_sent(t))
+        return findings_text(f, "take what workers send piece by piece: %s%s%s%s",
+                             temporary_advice(p, t->line), holder ? "; at the peak " : "",
+                             holder ? holder : "", holder ? " held it" : "");
+    return findings_text(
+        f, "make what %s:%u makes%s%s piece by piece: %s", profile_file_base(frame->file),
+        frame->line, *others ? ", and what " : "",
+        *others ? findings_text(f, "%s %s,", others, t->without.count > 2 ? "make" : "makes") : "",
+        temporary_advice(p, t->line));
 }
 
 static int temporary_tell(findings_t *f, const profile_t *p, const model_t *peak_heap,
@@ -218,8 +268,6 @@ static int temporary_tell(findings_t *f, const profile_t *p, const model_t *peak
     x->bytes = t->returned;
     x->objects = peak > live ? peak - live : 0;
     x->title = temporary_title(f, p, t);
-    char *others = temporary_others(f, p, t);
-    if (!others) return findings_no_memory(f);
     profile_peak_holder(p, peak_heap, (uint32_t)(line - p->lines), &held);
     if (held.path) x->held_at_peak = findings_text(f, "%s", held.path);
     bool has_local = t->without.count == 1 && held.path &&
@@ -227,26 +275,28 @@ static int temporary_tell(findings_t *f, const profile_t *p, const model_t *peak
                      temporary_is_own(p, function) &&
                      temporary_is_alone(peak_heap, held.through, local) &&
                      temporary_is_whole(p, (uint32_t)(line - p->lines), sums->bytes[PROFILE_PEAK]);
-    x->fix = findings_text(
-        f, "make what %s:%u makes%s%s piece by piece: %s%s%s%s%s%s",
-        profile_file_base(line->frame.file), line->frame.line, *others ? ", and what " : "",
-        *others ? findings_text(f, "%s %s,", others, t->without.count > 2 ? "make" : "makes") : "",
-        temporary_advice(p, line), has_local ? "; or `del " : "", has_local ? local : "",
-        has_local ? "` in " : "", has_local ? function : "",
-        has_local ? "() as soon as it is done with" : "");
+    x->fix = temporary_fix(f, p, t, held.path);
+    if (x->fix && has_local)
+        x->fix = findings_text(f, "%s; or `del %s` in %s() as soon as it is done with", x->fix,
+                               local, function);
     profile_held_free(&held);
     bool sure = t->without.known && t->without.may_bytes <= t->without.high_bytes + t->returned / 4;
     x->confidence = t->off * 4 < t->returned && sure ? "high" : "medium";
     return x->title && x->fix ? profile_set_site(f, &line->frame, x) : findings_no_memory(f);
 }
 
-/* What the allocator adds to a block of Python's, on average: it hands out multiples of 16 up to 512 bytes. */
+/* What the allocator adds to a block of Python's, on average: it hands out multiples of 16 up to 512 bytes. Objects' sizes
+ * are multiples of 8 nearly all, the half of them of 16, and texts have any; so of many sizes it is some 6. */
 static uint64_t temporary_rounding(const profile_cell_t *c, int figure) {
-    enum { DOMAIN_MEM = 2, DOMAIN_OBJECT = 3, UNIT = 16, MOST = 512 };
+    enum { DOMAIN_MEM = 2, DOMAIN_OBJECT = 3, UNIT = 16, MOST = 512, MIXED = 6 };
+    static const double WHOLE = 1.0 / 64;
     uint64_t blocks = c->sums.blocks[figure];
-    uint64_t mean = blocks ? c->sums.bytes[figure] / blocks : 0;
-    bool small = (c->domain == DOMAIN_MEM || c->domain == DOMAIN_OBJECT) && mean && mean <= MOST;
-    return small ? (UNIT - mean % UNIT) % UNIT * blocks : 0;
+    double mean = blocks ? (double)c->sums.bytes[figure] / (double)blocks : 0;
+    bool small = (c->domain == DOMAIN_MEM || c->domain == DOMAIN_OBJECT) && mean > 0;
+    if (!small || mean > MOST) return 0;
+    /* Of blocks of one size the mean is that one. */
+    if (fabs(mean - round(mean)) > WHOLE) return MIXED * blocks;
+    return (UNIT - (uint64_t)round(mean) % UNIT) % UNIT * blocks;
 }
 
 /* Of the process with the highest peak: what each line had, as it lies in memory. What went with an ended process was kept until its
@@ -323,6 +373,30 @@ static int temporary_returns(const profile_t *p, const temporary_lines_t *x, uin
     return 0;
 }
 
+/* However results are taken, each worker makes its next one, as large as what it had at its peak and let go of again; then it is here. */
+static uint64_t temporary_under_way(const profile_t *p) {
+    uint64_t sum = 0, at_us = p->processes[p->peak_process].heap_peak_us;
+    for (uint32_t i = 0; i < p->cell_count; i++) {
+        const profile_cell_t *c = &p->cells[i];
+        const profile_process_t *of = &p->processes[c->process];
+        bool there = of->begin_us <= at_us && (!of->ended || of->end_us >= at_us);
+        if (of->parent != p->peak_process || !there) continue;
+        if (strstr(p->sites[p->stacks[c->stack].site].frame.file, "/multiprocessing/")) continue;
+        uint64_t peak = c->sums.bytes[PROFILE_PEAK] + temporary_rounding(c, PROFILE_PEAK);
+        sum += temporary_less(peak, c->sums.bytes[PROFILE_LIVE] + c->sums.bytes[PROFILE_GONE]);
+    }
+    return sum;
+}
+
+static void temporary_keep_under_way(const profile_t *p, temporary_told_t *t) {
+    t->results = temporary_is_results(p, t->line);
+    if (!t->results) return;
+    t->under_way = temporary_under_way(p);
+    /* Of workers that need much for little one cannot tell. */
+    if (t->under_way > t->returned / 2) t->under_way = t->returned / 2;
+    t->returned -= t->under_way;
+}
+
 static bool temporary_is_worth(const temporary_told_t *t, uint64_t least) {
     return t->returned >= least && t->returned > t->off;
 }
@@ -374,6 +448,7 @@ int profile_temporary_peaks(findings_t *f, const profile_t *p, const model_t *pe
         if (told.gone < least || told.gone < profile_error(p, told.sums, PROFILE_PEAK)) break;
         temporary_add(&x, &told, most);
         if (temporary_returns(p, &x, above, &told)) status = findings_no_memory(f);
+        temporary_keep_under_way(p, &told);
         if (!status && !temporary_is_worth(&told, least) &&
             temporary_together(p, &x, above, least, &told))
             status = findings_no_memory(f);

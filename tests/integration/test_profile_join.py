@@ -190,6 +190,60 @@ def test_the_fix_of_a_temporary_peak_returns_what_was_said(what: str, lowtide: L
     assert ("; the peak falls by " in found[0]["title"] and f"to that of {made}" in found[0]["title"]) == bool(after)
 
 
+# What a pool's own thread unpickles, and what it is when each is taken as it comes.
+RESULTS = {
+    "pool": (
+        "rows = pool.map(rows_of, [8_000] * 10, 1)",
+        "rows = [sum(map(len, some)) for some in pool.imap_unordered(rows_of, [8_000] * 10)]",
+        "pool = multiprocessing.get_context('fork').Pool(2)",
+    ),
+    "executor": (
+        "rows = []; rows.extend(pool.map(rows_of, [8_000] * 10))",
+        "rows = [sum(map(len, some)) for some in pool.map(rows_of, [8_000] * 10)]",
+        "import concurrent.futures\npool = concurrent.futures.ProcessPoolExecutor(2, multiprocessing.get_context('fork'))",
+    ),
+}
+# Slower than what is done with them, as work is that is worth a process.
+ROWS_OF = """import multiprocessing, time
+def rows_of(n):
+    time.sleep(0.2)
+    return [b"x" * 1000 + b"%d" % i for i in range(n)]
+{pool}
+time.sleep({wait})
+{line}
+time.sleep({wait})
+del rows
+print([line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")][0])
+"""
+
+
+@pytest.mark.parametrize("how", RESULTS)
+def test_results_that_workers_sent_are_told_as_such_with_who_held_them_and_what_taking_each_returns(
+    how: str, lowtide: Lowtide, tmp_path: Path
+) -> None:
+    line, fixed, pool = RESULTS[how]
+    app, out = tmp_path / "app.py", tmp_path / "t.tide"
+    peaks = []
+    for one in (line, fixed):
+        app.write_text(ROWS_OF.format(pool=pool, line=one, wait=0))
+        done = subprocess.run([sys.executable, app], cwd=tmp_path, capture_output=True, text=True, check=True)
+        peaks.append(int(done.stdout) << 10)
+    app.write_text(ROWS_OF.format(pool=pool, line=line, wait=2))
+    done = lowtide("run", "--exact", "--no-report", "-o", out, "--python", sys.executable, app, cwd=tmp_path)
+    assert done.status == 0, done.stderr
+    findings = json.loads(lowtide("report", out, "--json").stdout)["findings"]
+    (found,) = (f for f in findings if f["kind"] == "temporary-peak")
+    assert found["site"]["file"].endswith("multiprocessing/connection.py")
+    holder = found["held_at_peak"]
+    assert holder in ("rows", "pool._cache")  # the pool itself, until all are there
+    assert found["fix"].startswith(
+        "take what workers send piece by piece: take each result when it comes (imap_unordered"
+    )
+    assert found["fix"].endswith(f"; at the peak {holder} held it")
+    assert found["title"].startswith("workers sent ") and "what workers have at a time, " in found["title"]
+    assert found["bytes"] == pytest.approx(peaks[0] - peaks[1], rel=0.2)
+
+
 # The line that makes it, with what comes before it, and a word of what is advised.
 INSTEAD = {
     "n = len([[i] for i in range(500_000)])": ("", "generator"),
