@@ -316,8 +316,16 @@ static void read_untouched(collect_t *c, uint32_t number, bool peak, uint64_t he
     }
     p->untouched_bytes = touched_not(&p->observed, p->pid, untouched_add, p, &p->large_bytes);
     p->untouched_heap = observed_heap_bytes(&p->observed);
-    /* What went meanwhile is told by the look before this, and by how high the RSS rose since. */
-    peak &= p->untouched_heap >= heap - heap / 64;
+    /* What went meanwhile is told by the look before this, and by how high the RSS rose since; also where as much came in its place,
+     * of which less is touched. */
+    if (peak && p->untouched_heap >= heap - heap / 64) {
+        const uint64_t rss = p->rss_bytes, private = p->private_bytes;
+        peak = read_rss(p) && p->rss_bytes >= rss - rss / 64;
+        p->rss_bytes = rss;
+        p->private_bytes = private;
+    } else {
+        peak = false;
+    }
     for (size_t i = 0; peak && i < p->seen.cells.count; i++) {
         collect_cell_t *cell = &p->seen.cells.at[i];
         if (cell_lives_as(cell, &cell->figures.peak)) cell->peak_untouched = cell->untouched;

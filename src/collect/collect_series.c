@@ -8,6 +8,7 @@ enum {
     STEP_BYTES_MIN = 1 << 20,
     STEP_PART = 256,   /* of the highest heap */
     STEP_LARGER = 16,  /* once there are more rows than should be */
+    TORN_MOST = 4,     /* looks at no one moment, before one of them is told all the same */
     CHURN_PART = 8,    /* of the heap: what was made and is gone again may have been so high */
     COST_PART = 100,   /* of the time */
     LOOKS_PART = 2000, /* of the age lie between two looks at least */
@@ -56,9 +57,10 @@ static int lines_room(collect_seen_t *seen, size_t frames) {
     return 0;
 }
 
-/* The cells, summed up by line. */
-static bool sum_up(collect_t *c, collect_process_t *p) {
+/* The cells, summed up by line, and all of them. */
+static bool sum_up(collect_t *c, collect_process_t *p, uint64_t *all) {
     collect_seen_t *seen = &p->seen;
+    *all = 0;
     if (observed_used(&p->observed.cells) > seen->cells.count)
         sites_read(&c->sites, p->pid, &p->observed, seen);
     if (find_lines(&c->sites) || lines_room(seen, c->sites.frames.count)) return false;
@@ -72,6 +74,7 @@ static bool sum_up(collect_t *c, collect_process_t *p) {
         collect_line_t *line = seen->lines.at + (of->own == COLLECT_NO_FRAME ? of->site : of->own);
         line->now += live > cell->untouched ? live - cell->untouched : 0;
         line->total += total;
+        *all += live;
     }
     return true;
 }
@@ -140,8 +143,9 @@ static void tell_all(collect_t *c, uint32_t number, uint64_t t_us, uint64_t step
     p->series.high = 0;
 }
 
-/* The highest since it was last told. What was not touched at the last look may be gone by now, and did count for it. */
-static void note_high(collect_process_t *p) {
+/* The highest since it was last told; returns how high it is now. What was not touched at the last look may be gone by now, and did
+ * count for it. */
+static uint64_t note_high(collect_process_t *p) {
     uint64_t high = observed_heap_recent_bytes(&p->observed);
     uint64_t heap = observed_heap_bytes(&p->observed), untouched = p->untouched_bytes;
     p->series.heap = heap > untouched ? heap - untouched : 0;
@@ -152,12 +156,18 @@ static void note_high(collect_process_t *p) {
     if (high > p->rss_peak_bytes) high = p->rss_peak_bytes;
     if (high > p->series.high) p->series.high = high;
     if (high > p->series.highest) p->series.highest = high;
+    return heap;
+}
+
+static uint64_t next_due(uint64_t begin_cost_us, uint64_t t_us, uint64_t age_us) {
+    uint64_t wait = (collect_cost_us() - begin_cost_us) * COST_PART;
+    return t_us + (wait > age_us / LOOKS_PART ? wait : age_us / LOOKS_PART);
 }
 
 void series_look(collect_t *c, uint32_t number, uint64_t t_us, bool now, bool known) {
     collect_process_t *p = c->processes.at[number];
     if (!p->observed.region || p->series.until_us) return;
-    note_high(p);
+    uint64_t heap = note_high(p), all;
     if (!known || (!now && t_us < p->series.due_us)) return;
     uint64_t rows = rows_by(t_us);
     if (!now && is_crowded(c, p, rows)) return;
@@ -165,12 +175,17 @@ void series_look(collect_t *c, uint32_t number, uint64_t t_us, bool now, bool kn
     uint64_t step = p->series.highest / STEP_PART;
     if (step < STEP_BYTES_MIN) step = STEP_BYTES_MIN;
     if (c->series.count > rows) step *= STEP_LARGER;
-    if (!sum_up(c, p)) return;
+    if (!sum_up(c, p, &all)) return;
+    bool torn = apart(all, heap) >= step || apart(observed_heap_bytes(&p->observed), heap) >= step;
+    if (torn && !now && ++p->series.torn < TORN_MOST) {
+        p->series.due_us = next_due(begin, t_us, age_us);
+        return;
+    }
+    p->series.torn = 0;
     bool news =
         apart(p->series.heap, p->series.told) >= step || p->series.high >= p->series.told + step;
     for (size_t i = 0; i < p->seen.lines.count && !news; i++)
         news = is_news(p->seen.lines.at + i, step, p->series.high);
     if (news) tell_all(c, number, t_us, step);
-    uint64_t wait = (collect_cost_us() - begin) * COST_PART;
-    p->series.due_us = t_us + (wait > age_us / LOOKS_PART ? wait : age_us / LOOKS_PART);
+    p->series.due_us = next_due(begin, t_us, age_us);
 }

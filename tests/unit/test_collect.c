@@ -100,6 +100,38 @@ static void a_line_is_told_when_it_has_clearly_more_or_less(void **state) {
     munmap(r, sizeof *r);
 }
 
+static size_t looks_by_itself(collect_t *c) {
+    size_t before = c->series.count;
+    c->processes.at[0]->series.due_us = 0;
+    series_look(c, 0, collect_now_us(c), false, true);
+    return c->series.count - before;
+}
+
+/* A block goes while its line is asked what it has: of the heap as it was a row would say that other lines had it. */
+static void what_changes_while_it_is_read_is_told_at_the_next_look(void **state) {
+    (void)state;
+    enum { MIB = 1 << 20, PATIENCE = 4 };
+    region_sample_t *r;
+    collect_t c;
+    collect_process_t *p = begin(&c, &r);
+    p->rss_peak_bytes = 1 << 30;
+    const uint64_t other = (uint64_t)r->cells[0].live.bytes;
+    r->cells[1].live.bytes = r->cells[1].total.bytes = 8 * MIB;
+    r->head.heap_bytes = 8 * MIB + (int64_t)other;
+    assert_int_equal(looks_by_itself(&c), 2);
+    r->cells[1].live.bytes = 0;
+    assert_int_equal(looks_by_itself(&c), 0);
+    r->head.heap_bytes = (int64_t)other;
+    assert_int_equal(looks_by_itself(&c), 2);
+    assert_int_equal(c.series.at[3].live_bytes, other);
+    assert_true(c.series.at[3].high_bytes >= 8 * MIB);
+    /* One that never rests has a course all the same. */
+    r->head.heap_bytes = 8 * MIB;
+    for (int i = 1; i < PATIENCE; i++) assert_int_equal(looks_by_itself(&c), 0);
+    assert_int_equal(looks_by_itself(&c), 1);
+    end(&c, r);
+}
+
 static int refused(region_sample_t *sample, uint64_t bytes, bool seal) {
     observed_t o;
     err_t e = {{0}};
@@ -384,6 +416,7 @@ int main(void) {
         cmocka_unit_test(a_region_is_read_whole),
         cmocka_unit_test(peaks_are_told_whether_a_cell_has_changed_since_or_not),
         cmocka_unit_test(a_line_is_told_when_it_has_clearly_more_or_less),
+        cmocka_unit_test(what_changes_while_it_is_read_is_told_at_the_next_look),
         cmocka_unit_test(the_rows_of_all_processes_together_are_so_many_a_second),
         cmocka_unit_test(where_a_row_finds_no_room_the_recording_says_so),
         cmocka_unit_test(what_is_no_region_is_refused),
