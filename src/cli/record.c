@@ -2,6 +2,8 @@
 #include "cli/record.h"
 
 #include "cli/command.h"
+#include "collect/collect_peak.h"
+#include "explain/garbage.h"
 #include "format/rec_table.h"
 
 #include <errno.h>
@@ -12,6 +14,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include <xxhash.h>
 
@@ -125,10 +128,38 @@ static void write_ledger(const answer_t *a, rec_writer_t *w) {
     if (a->result.references) meta_number(w, "huge_page_bytes", a->result.references);
 }
 
+/* Of the heap in a file, where that is soon known; else 0. */
+static uint64_t garbage_in(int fd) {
+    enum { OBJECTS_MOST = 8 << 20 };
+    struct stat s;
+    lowtide_recording *rec;
+    lowtide_error unread;
+    err_t e;
+    uint64_t bytes = 0;
+    if (fstat(fd, &s) || s.st_size <= 0) return 0;
+    void *at = mmap(NULL, (size_t)s.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+    if (at == MAP_FAILED) return 0;
+    if (lowtide_open_memory(at, (size_t)s.st_size, &rec, &unread) == 0) {
+        if (lowtide_objects(rec) <= OBJECTS_MOST && garbage_bytes(rec, &bytes, &e)) bytes = 0;
+        lowtide_close(rec);
+    }
+    munmap(at, (size_t)s.st_size);
+    return bytes;
+}
+
+/* The heap at the end is as large as at the peak: who held it then is told by the peak alone where it is garbage by now. */
+static void weigh_garbage(record_t *r) {
+    collect_peak_t *peak = r->heap ? peak_in_doubt(&r->collect) : NULL;
+    if (!peak) return;
+    r->collect.heap_garbage_bytes = garbage_in(r->fd);
+    if (!peak_in_doubt(&r->collect)) peak->garbage_bytes = garbage_in(peak->fd);
+}
+
 static int write_tables(record_t *r, err_t *e) {
     rec_writer_t *w;
     int status;
     collect_drain(&r->collect);
+    weigh_garbage(r);
     if (r->heap) {
         status = rec_append(&w, r->fd, e);
     } else {

@@ -36,7 +36,8 @@ VEC_DEFINE(collect_samples, collect_sample_t);
 typedef struct collect_peak {
     int fd; /* its recording; 0: none */
     uint64_t t_us, rss_bytes, heap_bytes;
-    bool dear; /* it has cost more than there was to spend */
+    uint64_t garbage_bytes; /* of the heap: nobody held them then. The caller's (peak_in_doubt) */
+    bool dear;              /* it has cost more than there was to spend */
     collect_samples_t samples;
 } collect_peak_t;
 
@@ -176,10 +177,11 @@ typedef struct collect {
     char refused[4096];               /* collect_refused */
     char silent[COLLECT_SILENT_ROOM]; /* collect_silent_names of those that have ended */
     int descriptor_most;              /* what is above is left to others */
-    pid_t heap_pid;    /* whose heap goes before this; 0: the first's. The caller's */
-    bool peaks;        /* snapshots of peaks are wanted: the caller's to set */
-    uint64_t peaks_us; /* what they have cost the processes */
-    uint64_t copy_ns;  /* of a page, by a fault, here; 0: not measured yet */
+    pid_t heap_pid;              /* whose heap goes before this; 0: the first's. The caller's */
+    uint64_t heap_garbage_bytes; /* of that heap: nobody holds them. The caller's (peak_in_doubt) */
+    bool peaks;                  /* snapshots of peaks are wanted: the caller's to set */
+    uint64_t peaks_us;           /* what they have cost the processes */
+    uint64_t copy_ns;            /* of a page, by a fault, here; 0: not measured yet */
     uint64_t gc_every_us;
     uint64_t ends_due_us; /* when those without a pidfd are looked at again */
     uint64_t tree_due_us; /* when shared pages may be counted again */

@@ -278,14 +278,29 @@ static int complete(const collect_peak_t *p, uint32_t process) {
     return rec_close(w, 0, 0, &e);
 }
 
+static uint64_t less(uint64_t a, uint64_t b) {
+    return a > b ? a - b : 0;
+}
+
+/* Of a heap that is written for its end, too: whether a fifth of the peak was held then, and is gone or garbage at the end. Who held
+ * that the end does not tell. */
+static bool tells_more(const collect_t *c, const collect_process_t *p) {
+    uint64_t held = less(p->peak.heap_bytes, p->peak.garbage_bytes);
+    uint64_t end = less(p->end_heap_bytes, c->heap_garbage_bytes);
+    return less(held, end) > p->peak.heap_bytes / (CLEARLY + 1);
+}
+
+collect_peak_t *peak_in_doubt(const collect_t *c) {
+    collect_process_t *p = c->processes.count ? c->processes.at[0] : NULL;
+    return p && p->peak.fd && !tells_more(c, p) ? &p->peak : NULL;
+}
+
 /* Is it among the largest, and does it tell what nothing else does? */
 static bool worth_writing(const collect_t *c, size_t number, bool heap) {
     const collect_peak_t *p = &c->processes.at[number]->peak;
     size_t larger = 0;
     if (!p->fd) return false;
-    if (number == 0 && heap &&
-        clearly_above(c->processes.at[0]->end_heap_bytes, 0, 0) > p->heap_bytes)
-        return false;
+    if (number == 0 && heap && !tells_more(c, c->processes.at[0])) return false;
     for (size_t i = 0; i < c->processes.count; i++) {
         const collect_peak_t *other = &c->processes.at[i]->peak;
         larger += other->fd && (other->rss_bytes > p->rss_bytes ||

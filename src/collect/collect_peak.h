@@ -8,8 +8,11 @@
  *                  is given up: the caller hangs up on its writer
  *     peak_dear    does it cost more than may be spent? Then the caller hangs up, too, and the writer ends
  *     peak_done    it has written: this is the process's peak from here on, and the one before is forgotten
- *     peaks_write  nested recordings of kind `peak` (docs/format.md), of the largest PEAKS_MOST processes; none of a process whose
- *                  heap was captured at its end with nearly as much in it
+ *     peaks_write  nested recordings of kind `peak` (docs/format.md), of the largest PEAKS_MOST processes; of the one whose heap
+ *                  was captured at its end only where a fifth of the peak was held then and is gone by the end, or is garbage
+ *
+ * Which of the heap's bytes nobody holds is for who explains heaps to say: before peaks_write the caller asks peak_in_doubt, and puts
+ * them into the collector (heap_garbage_bytes) and the peak (garbage_bytes).
  *
  * The cost: the program stands still for the fork, and pays again, by a page fault each, for the pages that it writes to afterwards:
  * a copy until the snapshot is done, a third of that from then on, though it was given up. Few are written to where a program reads
@@ -32,6 +35,9 @@ bool peak_begin(collect_t *c, pid_t pid, int fd);
 bool peak_dear(const collect_t *c, pid_t pid);
 /* result: of the capture, or NULL when nothing came of it. */
 void peak_done(collect_t *c, pid_t pid, const ctl_result_t *result);
+
+/* Of the process whose heap at its end is written: its peak, where only garbage can make it worth writing; or NULL. */
+collect_peak_t *peak_in_doubt(const collect_t *c);
 
 /* heap: that of the first process at its end goes into the same recording. */
 void peaks_write(const collect_t *c, rec_writer_t *w, bool heap);

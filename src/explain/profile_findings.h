@@ -15,9 +15,20 @@ int profile_temporary_peaks(findings_t *f, const profile_t *p, const model_t *pe
 /* kept-memory: what processes had at their end whose heap is not in the recording. */
 int profile_kept_memory(findings_t *f, const profile_t *p, const model_t *peak_heap);
 
+/* garbage-cycle: where the heap at the peak knows who held then what is most of the garbage now, that is to let go of it. */
+int profile_garbage(findings_t *f, const profile_t *p, const model_t *peak_heap,
+                    model_finding_t *x);
+
+/* What holds most of the objects. */
+int profile_held_objects(const model_t *m, const uint32_t *ids, uint32_t count, profile_held_t *out,
+                         err_t *e);
 /* Who held most of what the line made in the heap at the peak; no path where that is not known. profile_held_free it. */
 void profile_peak_holder(const profile_t *p, const model_t *peak, uint32_t line,
                          profile_held_t *held);
+/* Of "thread MainThread > load() > text" the local and its function, each with room for so much: what to del. */
+bool profile_path_local(const char *path, char *local, char *function, size_t room);
+/* One may be told to write `del` only into the program's own functions. */
+bool profile_is_own_function(const profile_t *p, const char *function);
 /* Whether the line's source is an import. */
 bool profile_is_import(const profile_frame_t *frame);
 /* Sets the finding's site. 0 or -ENOMEM. */

@@ -207,11 +207,10 @@ static int join_made(const profile_t *p, const profile_made_t *made, uint32_t **
     return 0;
 }
 
-int profile_held(const profile_t *p, const profile_made_t *made, profile_held_t *out, err_t *e) {
-    uint32_t *ids, count;
+int profile_held_objects(const model_t *m, const uint32_t *ids, uint32_t count, profile_held_t *out,
+                         err_t *e) {
     *out = (profile_held_t){0};
-    int status = join_made(p, made, &ids, &count, e);
-    if (!status && count) status = model_routes_of(made->model, ids, count, NULL, &out->routes, e);
+    int status = count ? model_routes_of(m, ids, count, NULL, &out->routes, e) : 0;
     const model_routes_t *routes = &out->routes;
     out->of = count;
     for (uint32_t i = 0; i < routes->count && !status; i++) {
@@ -226,6 +225,14 @@ int profile_held(const profile_t *p, const profile_made_t *made, profile_held_t 
         out->path = routes->routes[i].through;
         out->through = routes->routes[i].through_id;
     }
+    return status;
+}
+
+int profile_held(const profile_t *p, const profile_made_t *made, profile_held_t *out, err_t *e) {
+    uint32_t *ids, count;
+    *out = (profile_held_t){0};
+    int status = join_made(p, made, &ids, &count, e);
+    if (!status) status = profile_held_objects(made->model, ids, count, out, e);
     mem_free(ids);
     return status;
 }
@@ -302,6 +309,7 @@ int profile_findings(profile_t *p, const model_t *m, const model_t *peak,
     if (p->sample_count) {
         for (uint32_t i = 0; i < findings->count && !status; i++) {
             status = join_site(&f, p, &findings->findings[i]);
+            if (!status) status = profile_garbage(&f, p, peak, &findings->findings[i]);
         }
     }
     if (!status) status = profile_temporary_peaks(&f, p, peak);

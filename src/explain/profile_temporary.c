@@ -107,8 +107,7 @@ static const char *temporary_advice(const profile_t *p, const profile_site_t *li
            "no longer needed before it";
 }
 
-/* Of "thread MainThread > load() > text" the local and its function: what to del. */
-static bool temporary_local(const char *path, char *local, char *function, size_t room) {
+bool profile_path_local(const char *path, char *local, char *function, size_t room) {
     const char *call = NULL;
     for (const char *at = path; (at = strstr(at, "() > ")); at++) call = at;
     if (!call) return false;
@@ -129,8 +128,7 @@ static bool temporary_is_alone(const model_t *m, uint32_t id, const char *local)
     return id < m->g.n && model_shape_of(m, id)->kind == LOWTIDE_SHAPE_FRAME;
 }
 
-/* One may be told to write `del` only into the program's own functions. */
-static bool temporary_is_own(const profile_t *p, const char *function) {
+bool profile_is_own_function(const profile_t *p, const char *function) {
     for (uint32_t i = 0; i < p->frame_count; i++) {
         const profile_frame_t *f = &p->frames[i];
         if (!profile_is_library(f) && strcmp(f->function, function) == 0) return true;
@@ -271,8 +269,8 @@ static int temporary_tell(findings_t *f, const profile_t *p, const model_t *peak
     profile_peak_holder(p, peak_heap, (uint32_t)(line - p->lines), &held);
     if (held.path) x->held_at_peak = findings_text(f, "%s", held.path);
     bool has_local = t->without.count == 1 && held.path &&
-                     temporary_local(held.path, local, function, sizeof local) &&
-                     temporary_is_own(p, function) &&
+                     profile_path_local(held.path, local, function, sizeof local) &&
+                     profile_is_own_function(p, function) &&
                      temporary_is_alone(peak_heap, held.through, local) &&
                      temporary_is_whole(p, (uint32_t)(line - p->lines), sums->bytes[PROFILE_PEAK]);
     x->fix = temporary_fix(f, p, t, held.path);

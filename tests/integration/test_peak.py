@@ -72,6 +72,40 @@ def test_it_is_not_captured_on_demand_and_not_where_the_end_holds_as_much(lowtid
     assert not run(lowtide, tmp_path, "wait(0.5); kept = build(); wait(2)").nested
 
 
+# The collector runs not again once hold() has returned: at the end all is there still.
+CYCLES = """
+class Node:
+    def __init__(self): self.me, self.data = self, []
+def hold():
+    node = Node()
+    for i in range(50): node.data.append(b"x" * 2_000_000)
+    wait(2.5)
+def drop():
+    for i in range(50): Node().data.append(b"x" * 2_000_000)
+    wait(2.5)
+import gc
+gc.disable()
+wait(0.5)
+"""
+
+
+def test_who_held_at_the_peak_what_is_garbage_at_the_end_is_told(lowtide: Lowtide, tmp_path: Path) -> None:
+    assert len(peaks(run(lowtide, tmp_path, CYCLES + "hold()"))) == 1
+    report = json.loads(lowtide("report", "--json", tmp_path / "t.tide").stdout)
+    (finding,) = (f for f in report["findings"] if f["kind"] == "garbage-cycle")
+    assert finding["bytes"] > 90_000_000
+    assert "> hold() > node" in finding["held_at_peak"]
+    assert finding["fix"].startswith(f"let go of it sooner: at the peak {finding['held_at_peak']} held it; ")
+    assert finding["confidence"] == "medium"
+
+
+def test_what_was_garbage_at_the_peak_already_is_told_by_the_end_alone(lowtide: Lowtide, tmp_path: Path) -> None:
+    assert not run(lowtide, tmp_path, CYCLES + "drop()").nested
+    report = json.loads(lowtide("report", "--json", tmp_path / "t.tide").stdout)
+    (finding,) = (f for f in report["findings"] if f["kind"] == "garbage-cycle")
+    assert finding["held_at_peak"] is None and "gc.collect()" in finding["fix"]
+
+
 @pytest.mark.parametrize("end", ["pass", "import os; os._exit(0)", "import os; os.kill(os.getpid(), 9)"])
 def test_the_peak_of_a_child_is_the_childs(end: str, lowtide: Lowtide, tmp_path: Path) -> None:
     recording = run(lowtide, tmp_path, f"import os\nif os.fork() == 0:\n    peak()\n    {end}\nelse: os.wait()")

@@ -118,11 +118,36 @@ static void a_snapshot_that_costs_too_much_is_given_up(void **state) {
     end(&c, r);
 }
 
+/* A fifth of it must have been held, and be gone or garbage. */
+static void a_peak_is_written_beside_the_heap_at_the_end_where_it_tells_more(void **state) {
+    (void)state;
+    region_sample_t *r;
+    collect_t c;
+    collect_process_t *p = begin(&c, &r);
+    assert_null(peak_in_doubt(&c)); /* there is none */
+    p->peak.fd = memfd_create("peak", 0);
+    p->peak.heap_bytes = 100 << 20;
+    p->end_heap_bytes = 70 << 20;
+    assert_null(peak_in_doubt(&c));
+    p->end_heap_bytes = 90 << 20;
+    assert_ptr_equal(peak_in_doubt(&c), &p->peak);
+    c.heap_garbage_bytes = 20 << 20;
+    assert_null(peak_in_doubt(&c));
+    p->peak.garbage_bytes = 20 << 20; /* then already */
+    assert_ptr_equal(peak_in_doubt(&c), &p->peak);
+    c.heap_garbage_bytes = 200 << 20; /* sizes of objects are not those of blocks */
+    assert_null(peak_in_doubt(&c));
+    p->peak.garbage_bytes = 200 << 20;
+    assert_ptr_equal(peak_in_doubt(&c), &p->peak);
+    end(&c, r);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_snapshot_is_wanted_once_it_is_worth_its_cost),
         cmocka_unit_test(a_snapshot_of_large_blocks_is_cheaper_and_waiting_earns_nothing),
         cmocka_unit_test(a_snapshot_that_costs_too_much_is_given_up),
+        cmocka_unit_test(a_peak_is_written_beside_the_heap_at_the_end_where_it_tells_more),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
