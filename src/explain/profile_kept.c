@@ -6,6 +6,7 @@
 #include "explain/profile_findings.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -25,8 +26,15 @@ typedef struct kept_part {
 } kept_part_t;
 
 /* What grew through the life of a process is to be let go of; what was made once and stayed is needed, but hardly as often as there
- * are processes. */
-typedef enum kept_course { KEPT_UNKNOWN, KEPT_GREW, KEPT_LEVEL } kept_course_t;
+ * are processes. A burst of work leaves as level a course as a table that was loaded: only where its module was imported, or where the
+ * processes have not as much of it, it is known which. */
+typedef enum kept_course {
+    KEPT_UNKNOWN,
+    KEPT_GREW,
+    KEPT_LOADED,  /* level, and made by an import */
+    KEPT_UNEQUAL, /* level, and more in one than in another */
+    KEPT_LEVEL
+} kept_course_t;
 
 /* What a line had at one moment, the end of a process, in all that were there then. */
 typedef struct kept_told {
@@ -45,6 +53,11 @@ typedef struct kept_told {
 
 static bool kept_is_unseen(const findings_t *f, const profile_t *p, uint32_t process) {
     return process != p->main_process || !model_totals(f->m)->objects;
+}
+
+/* One copy is needed. */
+static bool kept_is_shared(const kept_told_t *t) {
+    return t->course == KEPT_LOADED || t->course == KEPT_LEVEL;
 }
 
 static uint64_t kept_bytes(const profile_sums_t *s) {
@@ -101,16 +114,66 @@ static uint64_t kept_end_us(const profile_t *p, uint32_t process) {
     return end;
 }
 
+/* Below an import: each process does it once. */
+static bool kept_is_imported(const profile_t *p, uint32_t stack) {
+    static const char importing[] = "<frozen importlib";
+    for (; stack != LOWTIDE_NONE; stack = p->stacks[stack].parent) {
+        const profile_frame_t *frame = &p->frames[p->stacks[stack].frame];
+        if (strncmp(frame->file, importing, sizeof importing - 1) == 0) return true;
+    }
+    return false;
+}
+
+static bool kept_is_loaded(const profile_t *p, const kept_lines_t *lines, const kept_part_t *of,
+                           const kept_told_t *t) {
+    uint64_t all = 0, imported = 0;
+    for (uint32_t i = 0; i < p->cell_count; i++) {
+        const profile_cell_t *c = &p->cells[i];
+        if (lines->with[c->line] != t->line || !kept_has(p, of, t, c->process)) continue;
+        all += kept_bytes(&c->sums);
+        if (kept_is_imported(p, c->stack)) imported += kept_bytes(&c->sums);
+    }
+    return imported > all / 2;
+}
+
+/* Whether those of `level` differ by an eighth, and by more than sampling makes them differ (as a sum of squares does by chance once in
+ * some hundred times). What each needs the same is as large in each. */
+static bool kept_is_unequal(const profile_t *p, const kept_part_t *of, const bool *level) {
+    enum { CLEARLY = 8 };
+    const double in_95 = 1.96;
+    double sum = 0, squares = 0, variance = 0, count = 0;
+    uint64_t least = UINT64_MAX, most = 0;
+    for (uint32_t i = 0; i < p->process_count; i++) {
+        const profile_process_t *one = &p->processes[i];
+        if (!level[i]) continue;
+        double off = (double)profile_spread(of[i].variance,
+                                            one->mode == PROFILE_SAMPLED ? one->interval_bytes : 0);
+        double bytes = (double)of[i].bytes;
+        sum += bytes;
+        squares += bytes * bytes;
+        variance += off / in_95 * (off / in_95);
+        count++;
+        if (of[i].bytes < least) least = of[i].bytes;
+        if (of[i].bytes > most) most = of[i].bytes;
+    }
+    if (count < 2 || most - least <= most / CLEARLY) return false;
+    double free = count - 1;
+    return squares - sum * sum / count > variance / count * (free + 3 * sqrt(2 * free));
+}
+
 /* It is level in a process that had seven eighths of it by the middle of its life, and from then on. Processes that had of the line
  * have the same code; each says so by its bytes and for how long it lived: of one that has just begun one cannot tell. */
 static int kept_judge(const profile_t *p, const kept_lines_t *lines, const kept_part_t *of,
                       kept_told_t *t) {
     profile_rise_t *rises = mem_alloc(p->process_count * sizeof *rises);
+    bool *levels = mem_alloc(p->process_count * sizeof *levels);
     double grew = 0, level = 0;
-    if (!rises || profile_rises(p, lines->with, t->line, rises)) {
+    if (!rises || !levels || profile_rises(p, lines->with, t->line, rises)) {
         mem_free(rises);
+        mem_free(levels);
         return -ENOMEM;
     }
+    memset(levels, 0, p->process_count * sizeof *levels);
     for (uint32_t i = 0; i < p->process_count; i++) {
         uint64_t begin = p->processes[i].begin_us, end = kept_end_us(p, i);
         const profile_rise_t *rise = &rises[i];
@@ -119,11 +182,18 @@ static int kept_judge(const profile_t *p, const kept_lines_t *lines, const kept_
         bool is_level = rise->whole_us <= begin + (end - begin) / 2;
         uint64_t after = rise->whole_us > begin ? rise->whole_us - begin : 0;
         *(is_level ? &level : &grew) += weight;
-        if (is_level && kept_has(p, of, t, i) && after > t->level_us) t->level_us = after;
+        levels[i] = is_level && kept_has(p, of, t, i);
+        if (levels[i] && after > t->level_us) t->level_us = after;
         if (i == t->largest && rise->half_us < end) t->half_us = end - rise->half_us;
     }
-    if (grew > 0 || level > 0) t->course = level > grew ? KEPT_LEVEL : KEPT_GREW;
+    if (level > grew)
+        t->course = kept_is_loaded(p, lines, of, t)  ? KEPT_LOADED
+                    : kept_is_unequal(p, of, levels) ? KEPT_UNEQUAL
+                                                     : KEPT_LEVEL;
+    else if (grew > 0)
+        t->course = KEPT_GREW;
     mem_free(rises);
+    mem_free(levels);
     return 0;
 }
 
@@ -185,13 +255,14 @@ static char *kept_who(findings_t *f, const profile_t *p, const kept_part_t *of,
 
 static char *kept_title(findings_t *f, const profile_t *p, const kept_part_t *of,
                         const kept_told_t *t) {
-    char size[32], off[32], error[64] = "", since[96] = "";
+    char size[32], off[32], error[64] = "", since[128] = "";
     char *who = kept_who(f, p, of, t), *place = kept_place(f, t);
     if (!who || !place) return NULL;
     if (t->off) snprintf(error, sizeof error, " (± %s)", findings_bytes(t->off, off));
-    if (t->course == KEPT_LEVEL)
-        snprintf(since, sizeof since, ", in each level since %.1f s after its begin",
-                 (double)t->level_us / 1e6);
+    if (kept_is_shared(t) || t->course == KEPT_UNEQUAL)
+        snprintf(since, sizeof since, ", in each level since %.1f s after its begin%s",
+                 (double)t->level_us / 1e6,
+                 t->course == KEPT_UNEQUAL ? ", but more in one than in another" : "");
     else if (t->course == KEPT_GREW) {
         uint64_t life = kept_end_us(p, t->largest) - p->processes[t->largest].begin_us;
         snprintf(since, sizeof since, ", half of it in the last %.1f s of %.1f s%s",
@@ -231,20 +302,24 @@ static char *kept_how(findings_t *f, const profile_t *p, const kept_told_t *t) {
                          why);
 }
 
+/* Behind "let go of it: " */
+static char *kept_advice(findings_t *f, const profile_t *p, const kept_told_t *t,
+                         const char *holder) {
+    return holder ? findings_text(f,
+                                  "at the peak %s held it; delete there what is done with, or "
+                                  "bound it (lowtide.Cache, collections.deque(maxlen=…))",
+                                  holder)
+                  : kept_how(f, p, t);
+}
+
 static char *kept_let_go(findings_t *f, const profile_t *p, const kept_told_t *t,
                          const char *holder) {
     char in[48] = "", *place = kept_place(f, t);
     if (!place) return NULL;
     if (t->processes > 1) snprintf(in, sizeof in, " in %u processes", t->processes);
-    char *lead = findings_text(f, "let go of what %s %s%s", place, kept_makes(t), in);
-    char *how = holder ? NULL : kept_how(f, p, t);
-    if (!lead || (!holder && !how)) return NULL;
-    return holder ? findings_text(
-                        f,
-                        "%s: at the peak %s held it; delete there what is done with, or bound "
-                        "it (lowtide.Cache, collections.deque(maxlen=…))",
-                        lead, holder)
-                  : findings_text(f, "%s: %s", lead, how);
+    char *how = kept_advice(f, p, t, holder);
+    return how ? findings_text(f, "let go of what %s %s%s: %s", place, kept_makes(t), in, how)
+               : NULL;
 }
 
 /* Small objects that are shared by a fork are copied page by page, as their reference counts are written. */
@@ -254,7 +329,7 @@ static bool kept_is_small(const kept_told_t *t) {
 }
 
 static char *kept_share(findings_t *f, const profile_t *p, const kept_part_t *of,
-                        const kept_told_t *t) {
+                        const kept_told_t *t, const char *holder) {
     enum { FORKED = 2 };
     bool forked = true;
     char *place = kept_place(f, t);
@@ -264,16 +339,20 @@ static char *kept_share(findings_t *f, const profile_t *p, const kept_part_t *of
         if (!kept_has(p, of, t, i)) continue;
         if (one->how != FORKED || one->parent != p->processes[t->largest].parent) forked = false;
     }
-    bool small = forked && kept_is_small(t);
+    bool small = forked && kept_is_small(t), loaded = t->course == KEPT_LOADED;
+    char *advice = loaded ? NULL : kept_advice(f, p, t, holder);
+    if (!loaded && !advice) return NULL;
     return findings_text(
         f,
-        "share what %s %s between the %u processes, should each need the same: %slay it as "
-        "arrays or bytes in a file that all map (mmap, numpy.load(…, mmap_mode=\"r\"))%s",
+        "share what %s %s between the %u processes, %s: %slay it as "
+        "arrays or bytes in a file that all map (mmap, numpy.load(…, mmap_mode=\"r\"))%s%s%s",
         place, kept_makes(t), t->processes,
+        loaded ? "should each need the same" : "if it is the same in each",
         forked && !small ? "make it before they are forked (gunicorn: preload_app), or " : "",
         small ? "; made before they are forked, small objects stay shared only as long as they are "
                 "not used, for counting references writes to them"
-              : "");
+              : "",
+        advice ? ". Else let go of it: " : "", advice ? advice : "");
 }
 
 static int kept_tell(findings_t *f, const profile_t *p, const model_t *peak, const kept_part_t *of,
@@ -282,14 +361,15 @@ static int kept_tell(findings_t *f, const profile_t *p, const model_t *peak, con
     model_finding_t *x = findings_add(f, "kept-memory");
     if (!x) return findings_no_memory(f);
     if (kept_is_unseen(f, p, p->peak_heap_process)) profile_peak_holder(p, peak, t->line, &held);
-    bool level = t->course == KEPT_LEVEL;
+    bool shared = kept_is_shared(t);
     x->title = kept_title(f, p, of, t);
-    x->fix = level ? kept_share(f, p, of, t) : kept_let_go(f, p, t, held.path);
-    /* One copy is needed. */
-    x->bytes = t->sum.bytes - (level ? of[t->largest].bytes : 0);
-    x->objects = t->sum.blocks - (level ? of[t->largest].blocks : 0);
+    x->fix = shared ? kept_share(f, p, of, t, held.path) : kept_let_go(f, p, t, held.path);
+    x->bytes = t->sum.bytes - (shared ? of[t->largest].bytes : 0);
+    x->objects = t->sum.blocks - (shared ? of[t->largest].blocks : 0);
     if (held.path) x->held_at_peak = findings_text(f, "%s", held.path);
-    x->confidence = level ? "low" : held.path && t->off * 4 < t->sum.bytes ? "high" : "medium";
+    x->confidence = shared || t->course == KEPT_UNEQUAL      ? "low"
+                    : held.path && t->off * 4 < t->sum.bytes ? "high"
+                                                             : "medium";
     bool failed = !x->title || !x->fix || (held.path && !x->held_at_peak);
     profile_held_free(&held);
     return failed ? findings_no_memory(f) : profile_set_site(f, t->frame, x);
@@ -297,7 +377,7 @@ static int kept_tell(findings_t *f, const profile_t *p, const model_t *peak, con
 
 /* What one process alone needs for all of its life is nobody's to change. */
 static bool kept_is_worth(const kept_part_t *of, const kept_told_t *t) {
-    uint64_t bytes = t->sum.bytes - (t->course == KEPT_LEVEL ? of[t->largest].bytes : 0);
+    uint64_t bytes = t->sum.bytes - (kept_is_shared(t) ? of[t->largest].bytes : 0);
     return bytes >= KEPT_MIN_BYTES && bytes > t->off;
 }
 
