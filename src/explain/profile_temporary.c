@@ -88,10 +88,24 @@ static const profile_site_t *temporary_by(const profile_t *p, const profile_site
     return line->most < p->site_count ? &p->sites[line->most] : line;
 }
 
+/* Pipes and queues of multiprocessing, which concurrent.futures has as well. Where a thread of the pool's unpickles them, no line of the
+ * program's stands on the stack. What a worker is sent is no result. */
+static bool temporary_is_results(const profile_t *p, const profile_site_t *line) {
+    const char *file = temporary_by(p, line)->frame.file;
+    bool is_worker = p->processes[p->peak_process].parent != LOWTIDE_NONE;
+    for (uint32_t i = 0; i < p->process_count; i++)
+        if (p->processes[i].parent == p->peak_process) is_worker = false;
+    return !is_worker && (strstr(file, "/multiprocessing/connection.py") ||
+                          strstr(file, "/multiprocessing/queues.py"));
+}
+
 static const char *temporary_advice(const profile_t *p, const profile_site_t *line) {
     const profile_site_t *most = temporary_by(p, line);
     const profile_frame_t *by = &most->frame;
     const char *source = line->frame.source ? line->frame.source : "";
+    if (strstr(by->file, "/multiprocessing/") && !temporary_is_results(p, line))
+        return "send less at a time: a part of it, or where it lies (a path, "
+               "multiprocessing.shared_memory)";
     for (size_t i = 0; i < sizeof temporary_rows / sizeof *temporary_rows; i++) {
         const char *in = temporary_rows[i].in, *text = temporary_rows[i].source;
         if (in && !strstr(by->file, in) && !strstr(by->function, in)) continue;
@@ -158,18 +172,6 @@ typedef struct temporary_told {
     uint64_t under_way;        /* of that: what is there at a time however it is taken */
 } temporary_told_t;
 
-/* Pipes and queues of multiprocessing, which concurrent.futures has as well. Where a thread of the pool's unpickles them, no line of the
- * program's stands on the stack. */
-static bool temporary_is_results(const profile_t *p, const profile_site_t *line) {
-    const char *file = temporary_by(p, line)->frame.file;
-    bool has_workers = false; /* what a worker is sent is no result */
-    for (uint32_t i = 0; i < p->process_count; i++)
-        if (p->processes[i].parent == p->peak_process) has_workers = true;
-    if (!has_workers) return false;
-    return strstr(file, "/multiprocessing/connection.py") ||
-           strstr(file, "/multiprocessing/queues.py");
-}
-
 /* "app.py:7" or "app.py:7 and app.py:12": the others that are told with the first */
 static char *temporary_others(findings_t *f, const profile_t *p, const temporary_told_t *t) {
     char *text = findings_text(f, "%s", "");
@@ -208,7 +210,7 @@ static char *temporary_title(findings_t *f, const profile_t *p, const temporary_
                  findings_bytes(t->returned, fall), findings_bytes(t->alone, alone));
     } else if (t->under_way) {
         snprintf(falls, sizeof falls,
-                 "; the peak falls by %s or more: what workers have at a time, %s, is there anyway",
+                 "; the peak falls by %s: what workers have at a time, %s, is there anyway",
                  findings_bytes(t->returned, fall), findings_bytes(t->under_way, bytes));
     } else if (t->returned < t->gone) {
         char doubt[64] = "";
@@ -371,28 +373,42 @@ static int temporary_returns(const profile_t *p, const temporary_lines_t *x, uin
     return 0;
 }
 
-/* However results are taken, each worker makes its next one, as large as what it had at its peak and let go of again; then it is here. */
-static uint64_t temporary_under_way(const profile_t *p) {
-    uint64_t sum = 0, at_us = p->processes[p->peak_process].heap_peak_us;
+/* However results are taken, each worker makes its next one, as large as what it had at its peak and let go of again; then it is here.
+ * Of workers that came one after the other those count that were there together. */
+static int temporary_under_way(const profile_t *p, uint64_t *out) {
+    uint64_t *of = mem_alloc(p->process_count * sizeof *of);
+    if (!of) return -ENOMEM;
+    memset(of, 0, p->process_count * sizeof *of);
     for (uint32_t i = 0; i < p->cell_count; i++) {
         const profile_cell_t *c = &p->cells[i];
-        const profile_process_t *of = &p->processes[c->process];
-        bool there = of->begin_us <= at_us && (!of->ended || of->end_us >= at_us);
-        if (of->parent != p->peak_process || !there) continue;
+        if (p->processes[c->process].parent != p->peak_process) continue;
         if (strstr(p->sites[p->stacks[c->stack].site].frame.file, "/multiprocessing/")) continue;
         uint64_t peak = c->sums.bytes[PROFILE_PEAK] + temporary_rounding(c, PROFILE_PEAK);
-        sum += temporary_less(peak, c->sums.bytes[PROFILE_LIVE] + c->sums.bytes[PROFILE_GONE]);
+        of[c->process] +=
+            temporary_less(peak, c->sums.bytes[PROFILE_LIVE] + c->sums.bytes[PROFILE_GONE]);
     }
-    return sum;
+    *out = 0;
+    for (uint32_t i = 0; i < p->process_count; i++) {
+        const profile_process_t *last = &p->processes[i];
+        uint64_t sum = 0, at_us = last->ended ? last->end_us : UINT64_MAX;
+        for (uint32_t k = 0; k < p->process_count && of[i]; k++) {
+            const profile_process_t *one = &p->processes[k];
+            if (one->begin_us <= at_us && (!one->ended || one->end_us >= at_us)) sum += of[k];
+        }
+        if (sum > *out) *out = sum;
+    }
+    mem_free(of);
+    return 0;
 }
 
-static void temporary_keep_under_way(const profile_t *p, temporary_told_t *t) {
+static int temporary_keep_under_way(const profile_t *p, temporary_told_t *t) {
     t->results = temporary_is_results(p, t->line);
-    if (!t->results) return;
-    t->under_way = temporary_under_way(p);
+    if (!t->results) return 0;
+    int status = temporary_under_way(p, &t->under_way);
     /* Of workers that need much for little one cannot tell. */
     if (t->under_way > t->returned / 2) t->under_way = t->returned / 2;
     t->returned -= t->under_way;
+    return status;
 }
 
 static bool temporary_is_worth(const temporary_told_t *t, uint64_t least) {
@@ -445,8 +461,8 @@ int profile_temporary_peaks(findings_t *f, const profile_t *p, const model_t *pe
         uint64_t least = x.peak / 10 > TEMPORARY_MIN_BYTES ? x.peak / 10 : TEMPORARY_MIN_BYTES;
         if (told.gone < least || told.gone < profile_error(p, told.sums, PROFILE_PEAK)) break;
         temporary_add(&x, &told, most);
-        if (temporary_returns(p, &x, above, &told)) status = findings_no_memory(f);
-        temporary_keep_under_way(p, &told);
+        if (temporary_returns(p, &x, above, &told) || temporary_keep_under_way(p, &told))
+            status = findings_no_memory(f);
         if (!status && !temporary_is_worth(&told, least) &&
             temporary_together(p, &x, above, least, &told))
             status = findings_no_memory(f);

@@ -193,20 +193,20 @@ def test_the_fix_of_a_temporary_peak_returns_what_was_said(what: str, lowtide: L
 # What a pool's own thread unpickles, and what it is when each is taken as it comes.
 RESULTS = {
     "pool": (
-        "rows = pool.map(rows_of, [8_000] * 10, 1)",
-        "rows = [sum(map(len, some)) for some in pool.imap_unordered(rows_of, [8_000] * 10)]",
+        "rows = pool.map(rows_of, [4_000] * 20, 1)",
+        "rows = [sum(map(len, some)) for some in pool.imap_unordered(rows_of, [4_000] * 20)]",
         "pool = multiprocessing.get_context('fork').Pool(2)",
     ),
     "executor": (
-        "rows = []; rows.extend(pool.map(rows_of, [8_000] * 10))",
-        "rows = [sum(map(len, some)) for some in pool.map(rows_of, [8_000] * 10)]",
+        "rows = []; rows.extend(pool.map(rows_of, [4_000] * 20))",
+        "rows = [sum(map(len, some)) for some in pool.map(rows_of, [4_000] * 20)]",
         "import concurrent.futures\npool = concurrent.futures.ProcessPoolExecutor(2, multiprocessing.get_context('fork'))",
     ),
 }
 # Slower than what is done with them, as work is that is worth a process.
 ROWS_OF = """import multiprocessing, time
 def rows_of(n):
-    time.sleep(0.2)
+    time.sleep(0.1)
     return [b"x" * 1000 + b"%d" % i for i in range(n)]
 {pool}
 time.sleep({wait})
@@ -260,6 +260,11 @@ INSTEAD = {
         "pool = multiprocessing.get_context('fork').Pool(2)",
         "imap_unordered",
     ),
+    "n = sum(pool.map(len, [rows, rows], 1))": (
+        "import multiprocessing\nrows = [b'x' * 1000 + b'%d' % i for i in range(30_000)]\n"
+        "pool = multiprocessing.get_context('fork').Pool(2)",
+        "send less at a time",
+    ),
 }
 
 
@@ -271,8 +276,8 @@ def test_what_to_write_instead_fits_what_was_made(line: str, lowtide: Lowtide, t
     done = lowtide("run", *words, cwd=tmp_path)
     assert done.status == 0, done.stderr
     findings = json.loads(lowtide("report", tmp_path / "t.tide", "--json").stdout)["findings"]
-    (found,) = (f for f in findings if f["kind"] == "temporary-peak")
-    assert advice in found["fix"], found["fix"]
+    fixes = [f["fix"] for f in findings if f["kind"] == "temporary-peak"]
+    assert fixes and all(advice in fix for fix in fixes), fixes
 
 
 # Workers in groups, one after the other: each does its part and ends.
