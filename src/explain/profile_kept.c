@@ -118,8 +118,9 @@ static uint64_t kept_end_us(const profile_t *p, uint32_t process) {
 static bool kept_is_imported(const profile_t *p, uint32_t stack) {
     static const char importing[] = "<frozen importlib";
     for (; stack != LOWTIDE_NONE; stack = p->stacks[stack].parent) {
-        const profile_frame_t *frame = &p->frames[p->stacks[stack].frame];
-        if (strncmp(frame->file, importing, sizeof importing - 1) == 0) return true;
+        uint32_t frame = p->stacks[stack].frame;
+        if (frame >= p->frame_count) return false; /* of a damaged recording */
+        if (strncmp(p->frames[frame].file, importing, sizeof importing - 1) == 0) return true;
     }
     return false;
 }
