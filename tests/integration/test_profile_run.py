@@ -26,13 +26,16 @@ time.sleep(0.3)
 del passing
 """
 # What is known is written anew every second, after a look at the process: the second time after one that saw it as it is here.
-LOOKED_AT = """
+LOOKED_AT = f"""
 import os
 def written():
     try: return os.stat("t.tide.partial")
     except OSError: return None
 def again(before):
-    while (now := written()) == before or not now: time.sleep(0.02)
+    deadline = time.monotonic() + {PATIENCE_S / 2}
+    while (now := written()) == before or not now:
+        assert time.monotonic() < deadline, "the recorder does not look"
+        time.sleep(0.02)
     return now
 again(again(written()))
 """

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Lowtide
+from conftest import PATIENCE_S, Lowtide
 from tide_decoder import read_recording
 
 APP = """
@@ -21,8 +21,11 @@ print("ran")
 {more}
 sys.exit(5)
 """
-WAIT = """
-while not os.path.exists("place/t.tide.partial") or not os.path.getsize("place/t.tide.partial"): time.sleep(0.05)
+WAIT = f"""
+deadline = time.monotonic() + {PATIENCE_S / 2}
+while not os.path.exists("place/t.tide.partial") or not os.path.getsize("place/t.tide.partial"):
+    assert time.monotonic() < deadline, "nothing is recorded"
+    time.sleep(0.05)
 """
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
