@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 
@@ -44,6 +45,9 @@ def stop(path: str | os.PathLike[str] | None = None, *, heap: bool = True) -> st
     from lowtide._output import Output
 
     name = os.fspath(path) if path is not None else None
+    if name is not None and os.path.exists(name) and not os.path.isfile(name):
+        code = errno.EISDIR if os.path.isdir(name) else errno.EINVAL
+        raise OSError(code, f"{os.strerror(code)}: a recording of a profile is written to a file", name)
     with Output(name or f"lowtide-{os.getpid()}.tide") as output:
         if heap:
             _capture(output.fd, values=True)

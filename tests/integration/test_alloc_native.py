@@ -249,3 +249,35 @@ def test_a_debug_file_of_another_build_or_a_damaged_one_names_nothing_and_breaks
         chain_of(lowtide, out, *options)
     debug.write_bytes(whole)
     assert chain_of(lowtide, out, *options) != unnamed
+
+
+def run_stacks(lowtide: Lowtide, cc: str, folder: Path, python: str, function: str, *options: str) -> Path:
+    library, out = folder / "stacks.so", folder / "t.tide"
+    source = TESTS / "integration" / "native_stacks.c"
+    flags = ["-shared", "-fPIC", "-O2", "-fno-optimize-sibling-calls"]
+    subprocess.run([cc, *flags, "-o", str(library), str(source)], check=True)
+    (folder / "app.py").write_text(f"import ctypes\nprint('ran', ctypes.CDLL('./stacks.so').{function}())\n")
+    done = lowtide("run", "--no-report", *options, "-o", out, "--python", python, folder / "app.py", cwd=folder)
+    assert done.status == 0, done.stderr
+    assert done.stdout.startswith("ran ")
+    return out
+
+
+def test_a_coroutine_whose_neighbours_have_gone_is_walked_without_harm(
+    local_python: Python, lowtide: Lowtide, cc: str, tmp_path: Path
+) -> None:
+    out = run_stacks(lowtide, cc, tmp_path, local_python.executable, "run_coroutines", "--native")
+    assert stacks_through(read_recording(out.read_bytes()), "coroutines")
+
+
+def test_callers_of_a_function_that_aligns_its_frame_are_not_taken_for_each_other(
+    local_python: Python, lowtide: Lowtide, cc: str, tmp_path: Path
+) -> None:
+    out = run_stacks(lowtide, cc, tmp_path, local_python.executable, "run_paths", "--native", "--exact")
+    recording = read_recording(out.read_bytes())
+    made = {}
+    for path in ("small_path", "big_path"):
+        found = stacks_through(recording, path)
+        made[path] = sum(size for size, _ in found)
+        assert all({"small_path", "big_path"} - {frame["function"] for frame in stack} for _, stack in found)
+    assert made == {"small_path": 81 * 2000, "big_path": 81 * 1000}

@@ -483,3 +483,54 @@ looker.end()
 print(told)
 """
     assert ask(local_python, "-c", code) is True
+
+
+LOADS = """
+#include <dlfcn.h>
+#include <pthread.h>
+static void *load(void *library) {
+    for (;;) {
+        void *handle = dlopen(library, RTLD_NOW);
+        dlsym(handle, "track");
+        dlclose(handle);
+    }
+    return 0;
+}
+int begin(char *library) {
+    pthread_t thread;
+    return pthread_create(&thread, 0, load, library);
+}
+"""
+
+
+def test_a_forked_child_stops_tracing_whatever_another_thread_was_loading(
+    local_python: Python, ask: Ask, cc: str, tmp_path: Path
+) -> None:
+    for name, source in (("tracks", TRACKS), ("loads", LOADS)):
+        (tmp_path / f"{name}.c").write_text(source)
+        flags = ["-shared", "-fPIC", "-o", tmp_path / f"{name}.so"]
+        subprocess.run([cc, *flags, tmp_path / f"{name}.c"], check=True)
+    code = f"""
+import ctypes, os, time
+from lowtide import tracemalloc
+tracemalloc.start()
+ctypes.CDLL("./loads.so").begin(b"./tracks.so")
+def ends(child):
+    end = time.monotonic() + {PATIENCE_S / 4}
+    while os.waitpid(child, os.WNOHANG) == (0, 0):
+        if time.monotonic() > end:
+            os.kill(child, 9)
+            return False
+        time.sleep(0.001)
+    return True
+for i in range(100):
+    child = os.fork()
+    if not child:
+        tracemalloc.stop()
+        os._exit(0)
+    ended = ends(child)
+    if not ended: break
+print(ended, flush=True)
+os._exit(0)
+"""
+    assert ask(local_python, "-W", "ignore", "-c", code) is True

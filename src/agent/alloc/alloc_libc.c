@@ -262,6 +262,7 @@ static void *hook_mmap(void *at, size_t bytes, int protection, int flags, int fd
         return REAL(mmap_t, MMAP)(at, bytes, protection, flags, fd, offset);
     libc_enter();
     void *p = REAL(mmap_t, MMAP)(at, bytes, protection, flags, fd, offset);
+    if (flags & MAP_FIXED) unwind_unmaps();
     if (p != MAP_FAILED && !anonymous)
         count_unmapped(p, bytes);
     else if (p != MAP_FAILED && protection == PROT_NONE)
@@ -274,11 +275,13 @@ static void *hook_mmap(void *at, size_t bytes, int protection, int flags, int fd
 
 /* Memory that is forbidden again stays what it was: only its pages' going would tell that it is none any more. */
 static int hook_mprotect(void *at, size_t bytes, int protection) {
-    if (protection == PROT_NONE || !count_reserves() || count_muted())
-        return REAL(mprotect_t, MPROTECT)(at, bytes, protection);
+    const bool counts = protection != PROT_NONE && count_reserves() && !count_muted();
+    const bool readable = protection & PROT_READ;
+    if (readable && !counts) return REAL(mprotect_t, MPROTECT)(at, bytes, protection);
     libc_enter();
     int status = REAL(mprotect_t, MPROTECT)(at, bytes, protection);
-    if (!status) count_committed(at, bytes);
+    if (!readable) unwind_unmaps();
+    if (!status && counts) count_committed(at, bytes);
     libc_leave();
     return status;
 }
@@ -287,6 +290,7 @@ static int hook_munmap(void *at, size_t bytes) {
     libc_enter();
     if (!count_muted()) count_unmapped(at, bytes);
     int status = REAL(munmap_t, MUNMAP)(at, bytes);
+    unwind_unmaps();
     libc_leave();
     return status;
 }
@@ -298,6 +302,7 @@ static void *hook_mremap(void *old, size_t old_bytes, size_t bytes, int flags, .
     va_end(rest);
     libc_enter();
     void *p = REAL(mremap_t, MREMAP)(old, old_bytes, bytes, flags, to);
+    unwind_unmaps();
     if (p != MAP_FAILED) {
         count_unmapped(old, old_bytes);
         count_mapped(p, bytes);
@@ -310,6 +315,7 @@ static void *hook_mremap(void *old, size_t old_bytes, size_t bytes, int flags, .
  * calls it. */
 static void *hook_dlopen(const char *name, int flags) {
     loaded_here = true;
+    unwind_forget(); /* it may come to lie where one was whose last functions ran after hook_dlclose */
     atomic_store_explicit(&something_loaded, true, memory_order_relaxed);
     return REAL(dlopen_t, DLOPEN)(name, flags);
 }

@@ -14,7 +14,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-enum { ROWS = 1 << 14, PAGE = 4096, PAGES_AT_ONCE = 64 };
+enum { ROWS = 1 << 14, PAGE = 4096, PAGES_AT_ONCE = 16, LOOKS_MOST = 64 };
 /* The kernel leaves that much free below the first thread's stack: what is nearer to its end is of it. */
 #define FIRST_STACK_BYTES  (128u << 20)
 #define THREAD_STACK_BYTES (1u << 30)
@@ -31,12 +31,15 @@ static struct {
     slot_t *rows;
     uintptr_t begin, end; /* of this library */
     uintptr_t first_stack_end;
-    _Atomic uint32_t generation;
+    _Atomic uint32_t generation, mappings;
     char executable[PAGE];
 } unwind;
 
-/* Down to here the pages of this thread's stack are known to be readable. */
-static __thread uintptr_t stack_known __attribute__((tls_model("initial-exec")));
+/* Memory that this thread has seen to be readable, as long as nothing was unmapped. */
+static __thread struct {
+    uintptr_t begin, end;
+    uint32_t mappings;
+} readable __attribute__((tls_model("initial-exec")));
 
 int unwind_open(err_t *e) {
     struct dl_find_object own;
@@ -68,6 +71,10 @@ bool unwind_is_open(void) {
 
 void unwind_forget(void) {
     atomic_fetch_add(&unwind.generation, 1);
+}
+
+void unwind_unmaps(void) {
+    atomic_fetch_add(&unwind.mappings, 1);
 }
 
 uint32_t unwind_generation(void) {
@@ -107,6 +114,8 @@ static unwind_row_t row_at(uintptr_t pc) {
 typedef struct place {
     uintptr_t pc, sp, bp;
     uintptr_t end; /* of the stack */
+    bool first;    /* it is the first thread's, all of which is there */
+    uint32_t looks;
 } place_t;
 
 static uintptr_t thread_pointer(void) {
@@ -115,40 +124,40 @@ static uintptr_t thread_pointer(void) {
     return tp;
 }
 
-/* Whether a byte of each page can be read. */
-static bool pages_readable(uintptr_t begin, uintptr_t end) {
-    while (begin < end) {
-        char bytes[PAGES_AT_ONCE];
-        struct iovec from[PAGES_AT_ONCE], to = {bytes, 0};
-        for (; begin < end && to.iov_len < PAGES_AT_ONCE; begin += PAGE)
-            from[to.iov_len++] = (struct iovec){(void *)begin, 1};
-        /* 0L: the sixth argument lies on the stack, as a word of which an int sets one half. */
-        if (syscall(SYS_process_vm_readv, getpid(), &to, 1, from, to.iov_len, 0L) !=
-            (ssize_t)to.iov_len)
-            return false;
-    }
-    return true;
-}
-
-/* Where the stack ends that sp is on: that of the first thread, or one that has the thread's own data at its end. Anything else is of
- * a coroutine's, and left alone. */
+/* Where the stack ends that sp is on: that of the first thread, or one that has the thread's own data at its end. A coroutine's, below
+ * that, is gone through as far as it can be read. */
 static bool stack_find(place_t *w) {
-    if (w->sp < unwind.first_stack_end && unwind.first_stack_end - w->sp < FIRST_STACK_BYTES) {
-        w->end = unwind.first_stack_end;
-        return true;
-    }
-    w->end = thread_pointer();
-    if (w->sp >= w->end || w->end - w->sp >= THREAD_STACK_BYTES) return false;
-    uintptr_t from = w->sp & ~(uintptr_t)(PAGE - 1);
-    uintptr_t to = stack_known && stack_known < w->end ? stack_known : w->end;
-    if (from >= to) return true;
-    if (!pages_readable(from, to)) return false;
-    stack_known = from;
+    w->first = w->sp < unwind.first_stack_end && unwind.first_stack_end - w->sp < FIRST_STACK_BYTES;
+    w->end = w->first ? unwind.first_stack_end : thread_pointer();
+    return w->first || (w->sp < w->end && w->end - w->sp < THREAD_STACK_BYTES);
+}
+
+/* Looks whether the page at `begin` can be read, and a few behind it: no more, for a look brings in what nobody had touched. */
+static bool pages_look(place_t *w, uintptr_t begin) {
+    char bytes[PAGES_AT_ONCE];
+    struct iovec from[PAGES_AT_ONCE], to = {bytes, 0};
+    const uint32_t mappings = atomic_load(&unwind.mappings);
+    if (++w->looks > LOOKS_MOST) return false;
+    for (uintptr_t at = begin; at < w->end && to.iov_len < PAGES_AT_ONCE; at += PAGE)
+        from[to.iov_len++] = (struct iovec){(void *)at, 1};
+    /* 0L: the sixth argument lies on the stack, as a word of which an int sets one half. */
+    long n = syscall(SYS_process_vm_readv, getpid(), &to, 1, from, to.iov_len, 0L);
+    if (n <= 0) return false;
+    const uintptr_t end = begin + (uintptr_t)n * PAGE;
+    const bool beside =
+        readable.mappings == mappings && begin <= readable.end && end >= readable.begin;
+    readable.begin = beside && readable.begin < begin ? readable.begin : begin;
+    readable.end = beside && readable.end > end ? readable.end : end;
+    readable.mappings = mappings;
     return true;
 }
 
-static bool stack_word(const place_t *w, uintptr_t at, uintptr_t *out) {
+static bool stack_word(place_t *w, uintptr_t at, uintptr_t *out) {
     if (at & 7 || at < w->sp || at > w->end - sizeof *out) return false;
+    const bool known =
+        at >= readable.begin && at < readable.end &&
+        readable.mappings == atomic_load_explicit(&unwind.mappings, memory_order_relaxed);
+    if (!w->first && !known && !pages_look(w, at & ~(uintptr_t)(PAGE - 1))) return false;
     *out = *(const uintptr_t *)at;
     return true;
 }
@@ -159,9 +168,12 @@ static bool stack_word(const place_t *w, uintptr_t at, uintptr_t *out) {
 static bool step(place_t *w, unwind_frame_t *out) {
     const unwind_row_t row = row_at(w->pc);
     uintptr_t cfa = (row.cfa == UNWIND_SP ? w->sp : w->bp) + (uintptr_t)(intptr_t)row.cfa_offset;
-    *out = (unwind_frame_t){w->pc, w->sp, w->sp, w->bp, 0};
+    *out = (unwind_frame_t){.pc = w->pc, .sp = w->sp, .cfa = w->sp, .bp = w->bp};
     if (row.cfa == UNWIND_END) return false;
-    if (row.cfa == UNWIND_AT_BP && !stack_word(w, cfa, &cfa)) return false;
+    if (row.cfa == UNWIND_AT_BP) {
+        out->cfa_at = cfa;
+        if (!stack_word(w, cfa, &cfa)) return false;
+    }
     if (cfa <= w->sp || !stack_word(w, cfa - sizeof cfa, &w->pc) || !w->pc) return false;
     uintptr_t rbp_at =
         (row.rbp == UNWIND_AT_CFA ? cfa : w->bp) + (uintptr_t)(intptr_t)row.rbp_offset;
@@ -176,6 +188,7 @@ static bool step(place_t *w, unwind_frame_t *out) {
 /* Is the second still the caller of the first? Both are of the last walk, and the first was met in this one, so that its words lie on the
  * stack. */
 static inline bool calls_still(const unwind_frame_t *f, const unwind_frame_t *caller) {
+    if (f->cfa_at && *(const uintptr_t *)f->cfa_at != f->cfa) return false;
     if (caller->sp != f->cfa || *(const uintptr_t *)(f->cfa - sizeof f->cfa) != caller->pc)
         return false;
     return (f->bp_at ? *(const uintptr_t *)f->bp_at : f->bp) == caller->bp;
@@ -203,12 +216,13 @@ static size_t follow_last(const unwind_walk_t *last, size_t *at, place_t *w, unw
 
 __attribute__((noinline)) void unwind_here(unwind_walk_t *last) {
     const uintptr_t *frame = __builtin_frame_address(0);
-    const uint32_t generation = unwind_generation();
+    const uint32_t generation = unwind_generation(), mappings = atomic_load(&unwind.mappings);
     place_t w = {.pc = frame[1], .bp = frame[0], .sp = (uintptr_t)(frame + 2)};
     unwind_frame_t *out = last->room[last->frames == last->room[0]];
     size_t n = 0, at = 0;
     bool more = unwind.rows && stack_find(&w);
-    if (last->end != w.end || last->generation != generation) last->count = 0;
+    if (last->end != w.end || last->generation != generation || last->mappings != mappings)
+        last->count = 0;
     while (more && n < UNWIND_MOST) {
         n += follow_last(last, &at, &w, out + n, UNWIND_MOST - n - 1);
         more = step(&w, &out[n]);
@@ -219,6 +233,7 @@ __attribute__((noinline)) void unwind_here(unwind_walk_t *last) {
     last->count = n;
     last->end = w.end;
     last->generation = generation;
+    last->mappings = mappings;
 }
 
 /* ── Libraries ── */

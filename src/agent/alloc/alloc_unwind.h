@@ -7,8 +7,9 @@
  *     return address ─▶ rows[hash] ─▶ where the caller's frame begins (from rsp or rbp) and where its rbp is kept
  *                          └─ not there: .eh_frame_hdr ─▶ FDE ─▶ its program, run up to the address
  *
- * Only memory of the thread's stack is read, and the stack's pages are looked at before: wrong tables or a foreign stack
- * (coroutines that switch stacks) end the walk, and nothing else. x86-64; rules that compilers do not write end it, too.
+ * Only memory between the stack pointer and the end of the thread's stack is read, and but for the first thread's each page is looked
+ * at before, anew once anything was unmapped: wrong tables or a foreign stack (coroutines that switch stacks) end the walk, and nothing
+ * else. x86-64; rules that compilers do not write end it, too.
  *
  * Any thread. No lock, no malloc.
  */
@@ -27,6 +28,7 @@ typedef struct unwind_frame {
     uintptr_t pc;        /* where the frame goes on when what it called returns */
     uintptr_t sp, cfa;   /* it lies in [sp, cfa) */
     uintptr_t bp, bp_at; /* rbp then, and where its caller's is kept (0: that is the same) */
+    uintptr_t cfa_at;    /* of a function that aligns its stack: where cfa is kept; else 0 */
 } unwind_frame_t;
 
 /* One walk, and what the next needs of it: from one allocation to the next most frames stay, and that a frame has the same caller is
@@ -35,7 +37,7 @@ typedef struct unwind_walk {
     size_t count;
     const unwind_frame_t *frames; /* leaf first, without those of this library */
     uintptr_t end;                /* of the stack */
-    uint32_t generation;
+    uint32_t generation, mappings;
     unwind_frame_t room[2][UNWIND_MOST];
 } unwind_walk_t;
 
@@ -49,6 +51,8 @@ void unwind_here(unwind_walk_t *w);
 
 /* A library goes: what was remembered may be of it. Numbers the state of what is loaded. */
 void unwind_forget(void);
+/* Memory has gone: what was seen to be readable may be so no longer. */
+void unwind_unmaps(void);
 uint32_t unwind_generation(void);
 
 /* The library that an address lies in. */

@@ -4,6 +4,7 @@
 #include "agent/alloc/alloc_got.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdatomic.h>
 
 enum { TRACK, UNTRACK, TRACEBACK, DLOPEN, DLSYM, REALS };
@@ -16,6 +17,7 @@ static got_t got;
 /* Since the last patching: by whomever, and by this thread. Where another one patches while a library is being loaded, it is that
  * thread alone that knows when it is there. */
 static _Atomic bool on, something_loaded;
+static bool forked;
 static __thread bool loaded_here __attribute__((tls_model("initial-exec")));
 static atomic_flag patching = ATOMIC_FLAG_INIT;
 
@@ -59,6 +61,12 @@ static void *hook_dlsym(void *handle, const char *name) {
     return ((dlsym_t)got_real(&hooks[DLSYM]))(handle, name);
 }
 
+/* Who was patching in the parent is not here, and who was loading a library left the loader's lock behind. */
+static void begin_in_child(void) {
+    atomic_flag_clear(&patching);
+    forked = true;
+}
+
 static bool open_once(trace_traceback_fn *traceback) {
     static bool failed;
     err_t ignored;
@@ -72,7 +80,7 @@ static bool open_once(trace_traceback_fn *traceback) {
     if (got.code || failed) return !failed;
     for (int i = 0; i < REALS; i++) hooks[i] = all[i];
     got = (got_t){.hooks = hooks, .count = REALS};
-    failed = got_open(&got, &ignored) != 0;
+    failed = pthread_atfork(NULL, NULL, begin_in_child) || got_open(&got, &ignored) != 0;
     return !failed;
 }
 
@@ -88,6 +96,10 @@ void interpose_in(trace_traceback_fn *traceback) {
 
 void interpose_out(void) {
     if (!got.code) return;
+    if (forked) { /* what is patched stays so: to look for it takes that lock */
+        on = false;
+        return;
+    }
     while (atomic_flag_test_and_set(&patching)) {
     }
     on = false;
