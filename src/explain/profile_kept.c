@@ -40,8 +40,9 @@ typedef enum kept_course {
 typedef struct kept_told {
     uint32_t line, processes;
     const profile_frame_t
-        *frame;    /* where it is told: of the lines together one that is the program's own */
-    uint32_t more; /* so many lines are told with it */
+        *frame;        /* where it is told: of the lines together one that is the program's own */
+    uint32_t more;     /* so many lines are told with it */
+    double site_share; /* of what they made, by the line of the frame */
     uint32_t last, largest; /* the one at whose end it was; and that had most of it */
     bool running;           /* they are still there */
     kept_part_t sum;
@@ -356,22 +357,64 @@ static char *kept_share(findings_t *f, const profile_t *p, const kept_part_t *of
         advice ? ". Else let go of it: " : "", advice ? advice : "");
 }
 
-static int kept_tell(findings_t *f, const profile_t *p, const model_t *peak, const kept_part_t *of,
-                     kept_told_t *t) {
+/* Of what the lines had in the heap at the peak, the part that the holder kept; one, where it is all but what was on its way there. */
+static int kept_held_part(const profile_t *p, const model_t *peak, const kept_lines_t *lines,
+                          uint32_t line, const profile_held_t *held, double *part) {
+    const double all = 15.0 / 16;
+    *part = 1;
+    if (!held->path) return 0;
+    profile_share_t *shares = mem_alloc(p->line_count * sizeof *shares);
+    if (!shares) return -ENOMEM;
+    uint32_t order = model_order(peak, held->through);
+    profile_kept_t kept = {.model = peak, .when = PROFILE_AT_PEAK, .orders = &order, .count = 1};
+    uint32_t count = profile_makers(p, &kept, p->line_count, shares);
+    double had = 0, of = 0;
+    for (uint32_t i = 0; i < count; i++)
+        if (lines->with[shares[i].line] == line) had += (double)shares[i].bytes;
+    for (uint32_t i = 0; i < p->peak_sample_count; i++) {
+        const profile_sample_t *s = &p->peak_samples[i];
+        if (s->object != LOWTIDE_NONE && lines->with[s->line] == line) of += (double)s->weight;
+    }
+    /* What another has as well is no less found. */
+    if (had * 2 < of) {
+        had = (double)held->samples;
+        of = (double)held->of;
+    }
+    if (had < of * all) *part = had / of;
+    mem_free(shares);
+    return 0;
+}
+
+/* To let go of it returns what the holder had; of the rest nobody knows who. */
+static void kept_scale(findings_t *f, const profile_held_t *held, double part, model_finding_t *x) {
+    char size[32];
+    x->bytes = (uint64_t)((double)x->bytes * part);
+    x->objects = (uint64_t)((double)x->objects * part);
+    if (x->title)
+        x->title = findings_text(f, "%s; %s held %.0f %% of it at the peak, %s", x->title,
+                                 held->path, part * 100, findings_bytes(x->bytes, size));
+}
+
+static int kept_tell(findings_t *f, const profile_t *p, const model_t *peak,
+                     const kept_lines_t *lines, const kept_part_t *of, kept_told_t *t) {
     profile_held_t held = {0};
+    double part = 1;
     model_finding_t *x = findings_add(f, "kept-memory");
     if (!x) return findings_no_memory(f);
     if (kept_is_unseen(f, p, p->peak_heap_process)) profile_peak_holder(p, peak, t->line, &held);
+    bool failed = kept_held_part(p, peak, lines, t->line, &held, &part) != 0;
     bool shared = kept_is_shared(t);
     x->title = kept_title(f, p, of, t);
     x->fix = shared ? kept_share(f, p, of, t, held.path) : kept_let_go(f, p, t, held.path);
     x->bytes = t->sum.bytes - (shared ? of[t->largest].bytes : 0);
     x->objects = t->sum.blocks - (shared ? of[t->largest].blocks : 0);
+    if (part < 1 && !shared) kept_scale(f, &held, part, x);
+    x->site_share = t->site_share;
     if (held.path) x->held_at_peak = findings_text(f, "%s", held.path);
     x->confidence = shared || t->course == KEPT_UNEQUAL      ? "low"
                     : held.path && t->off * 4 < t->sum.bytes ? "high"
                                                              : "medium";
-    bool failed = !x->title || !x->fix || (held.path && !x->held_at_peak);
+    failed |= !x->title || !x->fix || (held.path && !x->held_at_peak);
     profile_held_free(&held);
     return failed ? findings_no_memory(f) : profile_set_site(f, t->frame, x);
 }
@@ -460,15 +503,17 @@ static int kept_join(const findings_t *f, const profile_t *p, const model_t *pea
 static void kept_where(const profile_t *p, const kept_lines_t *lines, const uint64_t *alone,
                        kept_told_t *t) {
     enum { PART_LEAST = 10 };
-    uint64_t most = lines->bytes[t->line] / PART_LEAST;
+    uint64_t most = lines->bytes[t->line] / PART_LEAST, made = alone[t->line];
     t->frame = &p->lines[t->line].frame;
     for (uint32_t i = 0; i < p->line_count; i++) {
         if (lines->with[i] != t->line || !alone[i]) continue;
         t->more += i != t->line;
         if (profile_is_library(&p->lines[i].frame) || alone[i] <= most) continue;
-        most = alone[i];
+        most = made = alone[i];
         t->frame = &p->lines[i].frame;
     }
+    if (made < lines->bytes[t->line] / 2)
+        t->site_share = (double)made / (double)lines->bytes[t->line];
 }
 
 /* The next line by its bytes, told where it is worth it. */
@@ -481,7 +526,7 @@ static int kept_line(findings_t *f, const profile_t *p, const model_t *peak,
     if (status) {
         findings_no_memory(f);
     } else if (kept_is_worth(of, t)) {
-        status = kept_tell(f, p, peak, of, t);
+        status = kept_tell(f, p, peak, lines, of, t);
         (*found)++;
     }
     mem_free(of);

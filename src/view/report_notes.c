@@ -59,7 +59,9 @@ bool report_missing_note(const report_t *r, char note[REPORT_NOTE_ROOM]) {
     }
     if (most && profile_is_told(p, &most->sums, PROFILE_LIVE))
         snprintf(made, sizeof made, " (%s most: %s)",
-                 view_place(place, sizeof place, most->frame.file, most->frame.line),
+                 *most->frame.file
+                     ? view_place(place, sizeof place, most->frame.file, most->frame.line)
+                     : "threads of C code",
                  units_size(size, most->sums.bytes[PROFILE_LIVE]));
     if (profile_error(p, &p->sums, PROFILE_LIVE))
         snprintf(off, sizeof off, " (± %s)",

@@ -602,6 +602,7 @@ def test_what_lines_of_a_server_and_its_program_made_of_what_one_holds_is_one_fi
     assert finding["held_at_peak"] == "app.LOG"
     # The program's own line, though one of the server's made more.
     assert (Path(finding["site"]["file"]).name, finding["site"]["line"]) == ("app.py", 4)
+    assert finding["site"]["share"] == pytest.approx((400 + 38) / (1700 + 3 * 38 + 184), rel=0.1)
     assert finding["fix"].startswith("let go of what app.py:4 and ") and "app.LOG held it" in finding["fix"]
     assert " lines more made " in finding["title"] and "half of it in the last " in finding["title"]
     # Three texts, each with 33 bytes and some digits of its own, and a dict (as large as CPython makes it, of which a part may be missing).
@@ -812,6 +813,31 @@ os.kill(os.getpid(), signal.SIGKILL)
     else:
         assert "no heap was captured, so who held it is not known" in finding["fix"]
         assert "`lowtide run --limit 80% --dump-near-limit`" in finding["fix"]
+
+
+def test_of_what_was_killed_the_bytes_are_what_the_holder_had_of_it(lowtide: Lowtide, tmp_path: Path) -> None:
+    """To let go of three quarters does not return all."""
+    (tmp_path / "app.py").write_text("""
+import os, signal, time
+LOG, OTHER = [], []
+def text(i): return "x" * 1000 + str(i)
+time.sleep(3)
+for i in range(80_000): (OTHER if i % 4 == 0 else LOG).append(text(i))
+time.sleep(1)
+os.kill(os.getpid(), signal.SIGKILL)
+""")
+    out = tmp_path / "t.tide"
+    words = ["--interval", "32K", "--no-report", "-o", out, "--python", sys.executable, "app.py"]
+    lowtide("run", *words, cwd=tmp_path)
+    report = json.loads(lowtide("report", out, "--json").stdout)
+    (finding,) = report["findings"]
+    assert (finding["kind"], finding["site"]["line"]) == ("kept-memory", 4)
+    part = 0.75 if report["peak"] else 1  # a busy machine may have captured none
+    assert finding["held_at_peak"] == ("LOG" if report["peak"] else None)
+    assert finding["bytes"] == pytest.approx(part * 80_000 * 1054, rel=0.2)
+    assert finding["objects"] == pytest.approx(part * 80_000, rel=0.2)
+    assert (" % of it at the peak, " in finding["title"]) == bool(report["peak"])
+    assert re.match(r"app\.py:4 made (7[1-9]|8\d)\.\d MiB \(± ", finding["title"])  # all of it
 
 
 def test_a_program_that_a_signal_ended_is_not_told_that_there_is_nothing_to_change(
