@@ -509,6 +509,12 @@ def test_memory_that_threads_of_c_took_is_told_without_a_line(
     assert finding["title"].startswith(f"{place} made "), finding
     assert ("--native" in finding["fix"]) == (not options)
     assert bool(finding["site"]) == bool(options)
+    if not options:  # nor where no heap was captured
+        with (tmp_path / "app.py").open("a") as app:
+            app.write("import os; os.kill(os.getpid(), 15)\n")
+        lowtide("run", *words, cwd=tmp_path)
+        report = json.loads(lowtide("report", out, "--json").stdout)
+        assert " lines that made it (threads of C code most: " in report["capture"]["missing_note"]
 
 
 def test_what_threads_of_polars_keep_is_told_as_what_to_write_in_its_words(lowtide: Lowtide, tmp_path: Path) -> None:
