@@ -9,7 +9,7 @@
 #include "collect/collect_peak.h"
 #include "collect/collect_series.h"
 #include "collect/collect_tree.h"
-#include "collect/touched.h"
+#include "collect/collect_untouched.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -27,10 +27,9 @@
 
 enum {
     GENERATIONS_MOST = 8,
-    GRAIN_US_MIN = 10000, /* between two points of the timeline, and between two looks */
-    GRAIN_US_PEAK = 3000, /* while a snapshot is being written */
+    GRAIN_US_MIN = COLLECT_LOOK_US, /* between two points of the timeline */
+    GRAIN_US_PEAK = 3000,           /* while a snapshot is being written */
     LOOK_US_MAX = 100000,
-    LOOK_PART = 50, /* of the time, for what takes long */
     GRAIN_US_MAX = 1000000,
     POINTS_A_STRETCH = 200, /* the grain is so small a part of the age, up to a second … */
     POINTS_IN_ALL = 4000,   /* … and from then on this part */
@@ -295,86 +294,6 @@ static bool read_rss(collect_process_t *p) {
     return true;
 }
 
-static void untouched_add(void *arg, uint32_t cell, uint64_t bytes) {
-    collect_process_t *p = arg;
-    if (cell >= p->seen.cells.count) return;
-    p->seen.cells.at[cell].untouched += bytes;
-    p->seen.cells.at[cell].changed = true;
-}
-
-/* peak: the RSS is the highest so far; `heap` was alive when it was read.
- * It may be asked again when that has cost a fiftieth of the time. */
-static void read_untouched(collect_t *c, uint32_t number, bool peak, uint64_t heap) {
-    collect_process_t *p = c->processes.at[number];
-    uint64_t begin = collect_cost_us();
-    if (!p->observed.region || p->ended || p->frozen) return;
-    sites_read(&c->sites, p->pid, &p->observed, &p->seen);
-    for (size_t i = 0; i < p->seen.cells.count; i++) {
-        collect_cell_t *cell = p->seen.cells.at + i;
-        if (cell->untouched) cell->changed = true;
-        cell->untouched = 0;
-    }
-    p->untouched_bytes = touched_not(&p->observed, p->pid, untouched_add, p, &p->large_bytes);
-    p->untouched_heap = observed_heap_bytes(&p->observed);
-    /* What went meanwhile is told by the look before this, and by how high the RSS rose since; also where as much came in its place,
-     * of which less is touched. */
-    if (peak && p->untouched_heap >= heap - heap / 64) {
-        const uint64_t rss = p->rss_bytes, private = p->private_bytes;
-        peak = read_rss(p) && p->rss_bytes >= rss - rss / 64;
-        p->rss_bytes = rss;
-        p->private_bytes = private;
-    } else {
-        peak = false;
-    }
-    for (size_t i = 0; peak && i < p->seen.cells.count; i++) {
-        collect_cell_t *cell = &p->seen.cells.at[i];
-        if (cell_lives_as(cell, &cell->figures.peak)) cell->peak_untouched = cell->untouched;
-        if (cell_lives_as(cell, &cell->figures.rss_peak))
-            cell->rss_peak_untouched = cell->untouched;
-    }
-    p->untouched_rss = p->rss_bytes;
-    if (peak) {
-        p->peak_stale = false;
-        p->high_rss = p->rss_bytes;
-        p->high_heap = p->untouched_heap;
-    }
-    uint64_t wait = LOOK_PART * (collect_cost_us() - begin);
-    p->untouched_due_us = collect_now_us(c) + (wait > GRAIN_US_MIN ? wait : GRAIN_US_MIN);
-}
-
-/* What is resident has changed otherwise than what lives: some of it was touched since, or is gone. */
-static bool is_stale(const collect_process_t *p) {
-    enum { PART = 8, LEAST = 1 << 20 };
-    int64_t lives = (int64_t)(observed_heap_bytes(&p->observed) - p->untouched_heap);
-    int64_t apart = (int64_t)(p->rss_bytes - p->untouched_rss) - lives;
-    return p->untouched_bytes > LEAST &&
-           (uint64_t)(apart < 0 ? -apart : apart) > p->untouched_bytes / PART + LEAST;
-}
-
-/* Since the look at its highest RSS it was higher by what lived in addition, and by what of the rest was touched meanwhile: of
- * what is gone by now. */
-static void correct_untouched(collect_process_t *p, uint64_t highest) {
-    uint64_t heap = observed_heap_peak_bytes(&p->observed), may = 0;
-    uint64_t added = heap > p->high_heap ? heap - p->high_heap : 0;
-    uint64_t more = highest > p->high_rss + added ? highest - p->high_rss - added : 0;
-    for (size_t i = 0; i < p->seen.cells.count; i++) {
-        const collect_cell_t *cell = &p->seen.cells.at[i];
-        if (!cell_lives_as(cell, &cell->figures.peak)) may += cell->peak_untouched;
-    }
-    uint64_t left = more > may ? more - may : 0; /* what still lives: asked for when it goes */
-    more -= left;
-    for (size_t i = 0; more && i < p->seen.cells.count; i++) {
-        collect_cell_t *cell = &p->seen.cells.at[i];
-        if (!cell->peak_untouched || cell_lives_as(cell, &cell->figures.peak)) continue;
-        double part = (double)more / (double)may;
-        cell->peak_untouched -= (uint64_t)((double)cell->peak_untouched * part);
-        cell->rss_peak_untouched -= (uint64_t)((double)cell->rss_peak_untouched * part);
-        cell->changed = true;
-    }
-    p->high_rss = highest - left;
-    p->high_heap += added;
-}
-
 /* It fell: the kernel knows how high it was between two looks, and the process how high its heap. */
 static void look_back(collect_t *c, collect_process_t *p, bool now) {
     uint64_t highest = proc_status_bytes(p->pid, "VmHWM");
@@ -387,9 +306,9 @@ static void look_back(collect_t *c, collect_process_t *p, bool now) {
     uint64_t begin = collect_now_us(c);
     if (highest > p->high_rss && (now || begin >= p->back_due_us)) {
         sites_read(&c->sites, p->pid, &p->observed, &p->seen);
-        correct_untouched(p, highest);
+        untouched_correct(p, highest);
         uint64_t end = collect_now_us(c);
-        p->back_due_us = end + LOOK_PART * (end - begin);
+        p->back_due_us = end + COLLECT_LOOK_PART * (end - begin);
     }
     uint64_t untouched = 0;
     if (!p->heap_peak_passed) return;
@@ -429,8 +348,8 @@ static void look(collect_t *c, uint32_t number, bool now) {
     }
     bool high = !falls && p->rss_bytes + p->seen_peak_bytes / 64 >= p->seen_peak_bytes;
     bool above = observed_heap_bytes(&p->observed) > p->rss_bytes + p->untouched_bytes;
-    bool due = now || t >= p->untouched_due_us, stale = above || is_stale(p);
-    if (now || (due && ((high && p->peak_stale) || stale))) read_untouched(c, number, high, heap);
+    bool due = now || t >= p->untouched_due_us, stale = above || untouched_is_stale(p);
+    if (now || (due && ((high && p->peak_stale) || stale))) untouched_read(c, number, high, heap);
     /* With what is known to be wrong no line is told. */
     series_look(c, number, t, now, due || !stale);
     if (p->rss_bytes >= p->point_rss) {
