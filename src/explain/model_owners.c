@@ -202,6 +202,17 @@ int model_owners(const model_t *m, uint32_t max, model_owners_t *out, err_t *e) 
     return status;
 }
 
+bool model_type_is_polars(const model_type_t *t) {
+    return strcmp(t->name, "polars.dataframe.frame.DataFrame") == 0 ||
+           strcmp(t->name, "polars.lazyframe.frame.LazyFrame") == 0 ||
+           strcmp(t->name, "polars.series.series.Series") == 0;
+}
+
+static bool pool_ends_in(const char *name, const char *end) {
+    size_t n = strlen(name), k = strlen(end);
+    return n >= k && strcmp(name + n - k, end) == 0;
+}
+
 /* What is left of the line's mappings when each owner has been given its part. */
 static int take_pool(owners_work_t *w, const char *line, model_pool_t *out) {
     uint32_t name = lowtide_table_column(w->table, "line");
@@ -218,6 +229,53 @@ static int take_pool(owners_work_t *w, const char *line, model_pool_t *out) {
     return 0;
 }
 
+enum { POOL_NEVER, POOL_TOLD, POOL_UNTOLD };
+
+/* What instances of the type have of Arrow's pool: nothing; buffers that the recording tells; or some that it does not (a reader's, a
+ * scalar's, an expression's are C++ objects of many layouts). Polars takes over Arrow's buffers as they are. */
+static int pool_may_hold(const model_t *m, const model_type_t *t) {
+    static const char *const told[] = {"Array", "Table", "RecordBatch", "Buffer"};
+    static const char *const never[] = {"Type",       "Field",          "Schema",
+                                        "Function",   "MemoryPool",     "KeyValueMetadata",
+                                        "NullScalar", "IpcReadOptions", "IpcWriteOptions",
+                                        "Nanny",      "APIShim",        "FileSystem"};
+    const char *name = strrchr(t->name, '.');
+    if (!t->count || !name) return POOL_NEVER;
+    if (model_type_is_polars(t)) return POOL_UNTOLD;
+    /* A class of Python's has it by an object of C's alone, which is looked at itself. */
+    const lowtide_shape *shape = lowtide_shape_at(model_recording(m), t->shape);
+    bool is_arrow = strncmp(t->module, "pyarrow", 7) == 0 && strchr(".", t->module[7]);
+    if (!is_arrow || shape->flags & LOWTIDE_SHAPE_HEAP_TYPE) return POOL_NEVER;
+    if (strncmp(++name, "__pyx_", 6) == 0) return POOL_NEVER;
+    for (size_t i = 0; i < sizeof never / sizeof *never; i++)
+        if (pool_ends_in(name, never[i])) return POOL_NEVER;
+    for (size_t i = 0; i < sizeof told / sizeof *told; i++)
+        if (pool_ends_in(name, told[i])) return POOL_TOLD;
+    return POOL_UNTOLD;
+}
+
+/* An array of which no block is told has another's: the body of a message that was read, or what a second array has as well. */
+static const char *pool_holder(owners_work_t *w) {
+    uint32_t count, ids = model_objects(w->m);
+    const model_type_t *types = model_types(w->m, &count);
+    bool told = false;
+    for (uint32_t i = 0; i < count; i++) {
+        int may = pool_may_hold(w->m, &types[i]);
+        if (may == POOL_UNTOLD) return types[i].name;
+        told |= may == POOL_TOLD;
+    }
+    add_up(&w->shares);
+    if (w->shares.count) qsort(w->shares.at, w->shares.count, sizeof *w->shares.at, by_id);
+    size_t at = 0;
+    for (uint32_t id = 0; told && id < ids; id++) {
+        const model_type_t *t = &types[model_type_of(w->m, id)];
+        while (at < w->shares.count && w->shares.at[at].id < id) at++;
+        bool has_block = at < w->shares.count && w->shares.at[at].id == id;
+        if (!has_block && pool_may_hold(w->m, t) == POOL_TOLD) return t->name;
+    }
+    return NULL;
+}
+
 int model_pool_of(const model_t *m, const char *line, model_pool_t *out, err_t *e) {
     model_owners_t owners = {0};
     owners_work_t w = {.m = m, .out = &owners, .e = e};
@@ -226,10 +284,15 @@ int model_pool_of(const model_t *m, const char *line, model_pool_t *out, err_t *
     if (!status && w.places.count) {
         status = give_blocks(&w);
         if (!status) status = take_pool(&w, line, out);
+        if (!status && model_pool_is_spare(out)) out->holder = pool_holder(&w);
     }
     end(&w);
     if (status) model_pool_free(out);
     return status;
+}
+
+bool model_pool_is_spare(const model_pool_t *pool) {
+    return pool->count && pool->unowned >= pool->resident / 4 * 3;
 }
 
 void model_pool_free(model_pool_t *pool) {

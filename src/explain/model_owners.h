@@ -35,13 +35,21 @@ typedef struct model_pool_range {
 
 typedef struct model_pool {
     uint64_t resident, unowned; /* unowned: no object is known to have it */
+    const char *
+        holder; /* of a spare one: type of a live object that may have some of it all the same; or NULL */
     uint32_t count;
     model_pool_range_t *ranges; /* its mappings, lowest first */
 } model_pool_t;
 
+/* A frame, lazy or not, or a series. */
+bool model_type_is_polars(const model_type_t *t);
+
 /* All that is zero where the recording has no mapping of that line. model_pool_free it. */
 int model_pool_of(const model_t *m, const char *line, model_pool_t *out, err_t *e);
 void model_pool_free(model_pool_t *pool);
+/* Whether most of it is nobody's who is known: as much is free, where there is no holder. Between blocks in use it is kept for their
+ * sizes, and does not go back. */
+bool model_pool_is_spare(const model_pool_t *pool);
 /* Whether it has any of those bytes. */
 bool model_pool_has(const model_pool_t *pool, uint64_t address, uint64_t bytes);
 

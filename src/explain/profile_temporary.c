@@ -1,6 +1,7 @@
 /* temporary-peak: what was alive at the peak alone, the line that made it, and how much lower the peak is without it. */
 #define _GNU_SOURCE
 #include "base/mem.h"
+#include "base/origin.h"
 #include "explain/profile_course.h"
 #include "explain/profile_findings.h"
 
@@ -51,35 +52,35 @@ static int temporary_usual(const profile_t *p, uint32_t process, uint64_t *out, 
 
 /* What to write in place of what is made all at once: by what made it, before what the line's text lets one guess. */
 static const struct {
-    const char *in, *source; /* a part of the file's or function's name; or of the line */
+    const char *in, *source; /* how the file begins, below its library; or of the line */
     const char *advice;
 } temporary_rows[] = {
-    {"/json/", NULL, "read it record by record (JSON Lines, or a streaming parser such as ijson)"},
-    {"/csv.py", NULL, "take row by row what the reader yields"},
-    {"/openpyxl/", NULL, "load_workbook(path, read_only=True), and iter_rows() of it"},
-    {"/pandas/", NULL,
+    {"json/", NULL, "read it record by record (JSON Lines, or a streaming parser such as ijson)"},
+    {"csv.py", NULL, "take row by row what the reader yields"},
+    {"openpyxl/", NULL, "load_workbook(path, read_only=True), and iter_rows() of it"},
+    {"pandas/", NULL,
      "read and work in chunks (chunksize=), with fewer columns (usecols=) or smaller "
      "types (dtype=), and del what is done with"},
-    {"/pyarrow/", NULL, "read it batch by batch (lowtide.stream, iter_batches)"},
-    {"/polars/", NULL, "scan_… and collect(engine=\"streaming\") in place of read_…"},
-    {"/scipy/sparse/", "toarray(", "keep the matrix sparse, or take it in blocks of rows"},
-    {"/scipy/sparse/", "todense(", "keep the matrix sparse, or take it in blocks of rows"},
-    {"/sklearn/", NULL,
+    {"pyarrow/", NULL, "read it batch by batch (lowtide.stream, iter_batches)"},
+    {"polars/", NULL, "scan_… and collect(engine=\"streaming\") in place of read_…"},
+    {"scipy/sparse/", "toarray(", "keep the matrix sparse, or take it in blocks of rows"},
+    {"scipy/sparse/", "todense(", "keep the matrix sparse, or take it in blocks of rows"},
+    {"sklearn/", NULL,
      "hand it data that it need not copy (float32 or float64 in C order, sparse where most is "
      "zero), or fit in batches (partial_fit)"},
-    {"/numpy/", NULL, "work in place (out=, +=), in blocks of rows, or on a smaller dtype"},
-    {"/multiprocessing/", NULL,
+    {"numpy/", NULL, "work in place (out=, +=), in blocks of rows, or on a smaller dtype"},
+    {"multiprocessing/", NULL,
      "take each result when it comes (imap_unordered, as_completed) and keep none, or have tasks "
      "return less"},
-    {"/django/db/", NULL,
+    {"django/db/", NULL,
      "queryset.iterator() in place of the queryset, which keeps all its objects; or .values_list() "
      "of what is needed"},
-    {"/sqlalchemy/", NULL,
+    {"sqlalchemy/", NULL,
      "flush, commit and expunge_all() every thousand objects; read with yield_per(1000)"},
     {"<listcomp>", NULL,
      "a generator expression in place of the list, where it is gone through once"},
-    {"/pickle.py", NULL, "store and load it in parts"},
-    {"/copy.py", NULL, "copy what changes alone in place of all (copy.deepcopy)"},
+    {"pickle.py", NULL, "store and load it in parts"},
+    {"copy.py", NULL, "copy what changes alone in place of all (copy.deepcopy)"},
     {NULL, ".fetchall(", "a loop over the cursor itself, or fetchmany(1000)"},
     {NULL, ".readlines(", "a loop over the file itself"},
 };
@@ -88,27 +89,34 @@ static const profile_site_t *temporary_by(const profile_t *p, const profile_site
     return line->most < p->site_count ? &p->sites[line->most] : line;
 }
 
+/* "json/" is the library's, and no directory of the program's own. */
+static bool temporary_is_in(const profile_frame_t *by, const char *in) {
+    const char *below;
+    if (*in == '<') return strstr(by->function, in) != NULL;
+    return origin_of(by->file, &below) <= ORIGIN_PACKAGE && strncmp(below, in, strlen(in)) == 0;
+}
+
 /* Pipes and queues of multiprocessing, which concurrent.futures has as well. Where a thread of the pool's unpickles them, no line of the
  * program's stands on the stack. What a worker is sent is no result. */
 static bool temporary_is_results(const profile_t *p, const profile_site_t *line) {
-    const char *file = temporary_by(p, line)->frame.file;
+    const profile_frame_t *by = &temporary_by(p, line)->frame;
     bool is_worker = p->processes[p->peak_process].parent != LOWTIDE_NONE;
     for (uint32_t i = 0; i < p->process_count; i++)
         if (p->processes[i].parent == p->peak_process) is_worker = false;
-    return !is_worker && (strstr(file, "/multiprocessing/connection.py") ||
-                          strstr(file, "/multiprocessing/queues.py"));
+    return !is_worker && (temporary_is_in(by, "multiprocessing/connection.py") ||
+                          temporary_is_in(by, "multiprocessing/queues.py"));
 }
 
 static const char *temporary_advice(const profile_t *p, const profile_site_t *line) {
     const profile_site_t *most = temporary_by(p, line);
     const profile_frame_t *by = &most->frame;
     const char *source = line->frame.source ? line->frame.source : "";
-    if (strstr(by->file, "/multiprocessing/") && !temporary_is_results(p, line))
+    if (temporary_is_in(by, "multiprocessing/") && !temporary_is_results(p, line))
         return "send less at a time: a part of it, or where it lies (a path, "
                "multiprocessing.shared_memory)";
     for (size_t i = 0; i < sizeof temporary_rows / sizeof *temporary_rows; i++) {
         const char *in = temporary_rows[i].in, *text = temporary_rows[i].source;
-        if (in && !strstr(by->file, in) && !strstr(by->function, in)) continue;
+        if (in && !temporary_is_in(by, in)) continue;
         if (!text || strstr(source, text)) return temporary_rows[i].advice;
     }
     const profile_sums_t *s = &most->sums;

@@ -517,6 +517,19 @@ def test_memory_that_threads_of_c_took_is_told_without_a_line(
         assert " lines that made it (threads of C code most: " in report["capture"]["missing_note"]
 
 
+def test_threads_of_c_beside_polars_without_data_are_not_polars(lowtide: Lowtide, tmp_path: Path) -> None:
+    pytest.importorskip("polars")
+    (tmp_path / "threads.c").write_text(THREADS_OF_C)
+    cc = shutil.which("cc") or shutil.which("gcc") or pytest.skip("no compiler")
+    library = ["-shared", "-fPIC", "-pthread", "-o", tmp_path / "threads.so", tmp_path / "threads.c"]
+    subprocess.run([cc, *library], check=True)
+    (tmp_path / "app.py").write_text("import ctypes, polars\nassert not ctypes.CDLL('./threads.so').begin()\n")
+    done = lowtide("run", "--json", "--python", sys.executable, tmp_path / "app.py", cwd=tmp_path)
+    assert done.status == 0, done.stderr
+    (finding,) = (f for f in json.loads(done.stdout)["findings"] if f["kind"] == "native-memory")
+    assert "polars" not in finding["fix"] and "--native" in finding["fix"], finding
+
+
 def test_what_threads_of_polars_keep_is_told_as_what_to_write_in_its_words(lowtide: Lowtide, tmp_path: Path) -> None:
     pytest.importorskip("polars")
     (tmp_path / "app.py").write_text("""
@@ -663,6 +676,46 @@ for name in range(4): models[name] = [woods.Tree() for _ in range(250)]
     report = json.loads(lowtide("report", out, "--json").stdout)
     (finding,) = (f for f in report["findings"] if f["kind"] == "native-memory")
     assert (finding["type"], finding["path"], finding["objects"]) == ("woods.Tree", "models", 1000), finding
+
+
+@pytest.mark.parametrize("options", [[], ["--exact"]])
+def test_objects_that_are_as_many_as_blocks_by_chance_do_not_own_them(
+    options: list[str], lowtide: Lowtide, tmp_path: Path
+) -> None:
+    package = tmp_path / "site-packages" / "woods"
+    package.mkdir(parents=True)
+    (package / "grow.c").write_text(PAIRS_OF_BLOCKS.replace("40000", "500000").replace("60000", "500000"))
+    cc = shutil.which("cc") or shutil.which("gcc") or pytest.skip("no compiler")
+    subprocess.run([cc, "-shared", "-fPIC", "-o", package / "grow.so", package / "grow.c"], check=True)
+    (package / "__init__.py").write_text("""
+import ctypes, pathlib
+library = ctypes.CDLL(str(pathlib.Path(__file__).with_name("grow.so")))
+class Option:
+    def __init__(self, name): self.name = name
+OPTIONS = [Option(str(i)) for i in range(120)]
+def leak():
+    for i in range(60): library.grow()
+""")
+    (tmp_path / "app.py").write_text("import sys; sys.path.insert(0, 'site-packages')\nimport woods\nwoods.leak()\n")
+    done = lowtide("run", "--json", *options, "--python", sys.executable, tmp_path / "app.py", cwd=tmp_path)
+    assert done.status == 0, done.stderr
+    (finding,) = (f for f in json.loads(done.stdout)["findings"] if f["kind"] == "native-memory")
+    assert not finding["type"] and "woods" not in finding["title"], finding
+
+
+@pytest.mark.parametrize("directory, word", [("json", "JSON"), ("django/db", "queryset"), ("multiprocessing", "send")])
+def test_a_directory_of_the_programs_own_is_no_library_by_its_name(
+    directory: str, word: str, lowtide: Lowtide, tmp_path: Path
+) -> None:
+    app = tmp_path / directory / "app.py"
+    app.parent.mkdir(parents=True)
+    app.write_text(
+        "def build():\n    rows = []\n    for i in range(600_000): rows.append([i])\n    return rows\nn = len(build())\n"
+    )
+    done = lowtide("run", "--json", "--python", sys.executable, app, cwd=tmp_path)
+    assert done.status == 0, done.stderr
+    (finding,) = (f for f in json.loads(done.stdout)["findings"] if f["kind"] == "temporary-peak")
+    assert word not in finding["fix"] and "a generator" in finding["fix"], finding
 
 
 def test_modules_are_nothing_that_gathers(lowtide: Lowtide, tmp_path: Path) -> None:

@@ -137,6 +137,44 @@ def test_what_arrow_keeps_beside_tables_in_use_is_no_finding_and_no_gib_of_the_l
     assert sum(made["bytes"] for made in kept["made_at"]) <= kept["retained_bytes"] * 1.1, kept
 
 
+@pytest.mark.parametrize(
+    "kept, holder",
+    [
+        ("pyarrow.table({'a': load(), 'b': load()}).to_reader()", "pyarrow.lib.RecordBatchReader"),
+        ("pyarrow.compute.field('x').isin(load())", "pyarrow._compute.Expression"),
+        ("pyarrow.ListArray.from_arrays([0, 15_000_000], load())[0]", "pyarrow.lib.ListScalar"),
+    ],
+)
+def test_what_an_arrow_object_may_have_that_tells_no_blocks_is_not_promised_to_be_free(
+    kept: str, holder: str, this_python: Python, lowtide: Lowtide, tmp_path: Path
+) -> None:
+    pytest.importorskip("pyarrow")
+    (tmp_path / "app.py").write_text(
+        "import pyarrow, pyarrow.compute\ndef load(): return pyarrow.compute.random(15_000_000)\n"
+        f"kept = {kept}\npyarrow.default_memory_pool().release_unused()\n"
+    )
+    done = lowtide("run", "--json", "--python", this_python.executable, tmp_path / "app.py")
+    assert done.status == 0, done.stderr
+    told = json.loads(done.stdout)["findings"]
+    assert not [f for f in told if f["kind"] == "allocator-retention"], told
+    (found,) = (f for f in told if f["kind"] == "native-memory")
+    assert found["confidence"] == "low" and f"({holder} may be that)" in found["fix"], found
+    assert "pyarrow.total_allocated_bytes()" in found["fix"] and not found["type"], found
+
+
+def test_arrow_objects_whose_blocks_are_known_hide_nothing_that_its_pool_keeps(
+    this_python: Python, lowtide: Lowtide, tmp_path: Path
+) -> None:
+    pytest.importorskip("pyarrow")
+    (tmp_path / "app.py").write_text(
+        "import pyarrow, pyarrow.compute\nkept = [pyarrow.array([1.0]), pyarrow.table({'a': ['x', 'y']})]\n"
+        "n = len(pyarrow.compute.random(15_000_000))\n"
+    )
+    done = lowtide("run", "--json", "--python", this_python.executable, tmp_path / "app.py")
+    assert done.status == 0, done.stderr
+    assert "total_allocated_bytes()" in retention(json.loads(done.stdout), "pyarrow")["fix"]
+
+
 def test_what_pins_arenas_is_told_with_the_line_that_made_it_where_a_profile_knows(
     this_python: Python, lowtide: Lowtide, tmp_path: Path
 ) -> None:

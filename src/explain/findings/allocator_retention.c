@@ -149,14 +149,15 @@ static int report_arrow(findings_t *f, uint64_t floor) {
     int status = model_pool_of(f->m, MODEL_ARROW_POOL, &pool, f->e);
     if (status) return status;
     uint64_t kept = pool.unowned;
-    /* Between blocks that tables have it is kept for their sizes, and does not go back. */
-    bool spare = kept >= floor && kept >= pool.resident / 4 * 3;
+    /* What a live object may have is told by the line that made it. */
+    bool spare = kept >= floor && model_pool_is_spare(&pool) && !pool.holder;
     model_pool_free(&pool);
     if (!spare) return 0;
     char *fix = findings_text(
         f,
-        "%scall pyarrow.default_memory_pool().release_unused() once the peak is over: up to %s; "
-        "or start the program with ARROW_DEFAULT_MEMORY_POOL=system in its environment, which "
+        "%scall pyarrow.default_memory_pool().release_unused() once the peak is over: up to %s, "
+        "less what C code has of it (pyarrow.total_allocated_bytes()); or start the program with "
+        "ARROW_DEFAULT_MEMORY_POOL=system in its environment, which "
         "keeps less",
         lead(f), findings_bytes(kept, size));
     status = add(f, kept, "pyarrow's memory pool keeps what no Arrow object has", fix);
