@@ -10,21 +10,26 @@
 #define INTERVAL 65536
 
 /* Allocates n blocks of `bytes` as a thread does, and returns what the samples stand for. */
-static sample_weight_t sampled(uint64_t seed, uint64_t bytes, int n, int *count) {
+static sample_weight_t sampled_at(uint64_t interval, uint64_t seed, uint64_t bytes, int n,
+                                  int *count) {
     sample_weight_t sum = {0};
-    int64_t left = sample_distance(&seed, INTERVAL);
+    int64_t left = sample_distance(&seed, interval);
     *count = 0;
     for (int i = 0; i < n; i++) {
         if ((left -= (int64_t)bytes) >= 0) continue;
-        left = sample_distance(&seed, INTERVAL);
+        left = sample_distance(&seed, interval);
         sample_weight_t w =
-            sample_weigh(0x7f0000000000u + (uintptr_t)i * ((bytes + 15) & ~15ull), bytes, INTERVAL);
+            sample_weigh(0x7f0000000000u + (uintptr_t)i * ((bytes + 15) & ~15ull), bytes, interval);
         sum.bytes += w.bytes;
         sum.blocks += w.blocks;
         sum.variance += w.variance;
         ++*count;
     }
     return sum;
+}
+
+static sample_weight_t sampled(uint64_t seed, uint64_t bytes, int n, int *count) {
+    return sampled_at(INTERVAL, seed, bytes, n, count);
 }
 
 static double absolute(double x) {
@@ -66,6 +71,24 @@ static void test_stated_errors_are_as_large_as_the_real_ones(void **state) {
     assert_true(stated > 0.75 * squares && stated < 1.33 * squares);
 }
 
+/* A sample's variance is then less than the unit that it is told in. */
+static void test_errors_are_stated_also_where_the_interval_is_small(void **state) {
+    (void)state;
+    enum { RUNS = 400, BLOCKS = 4000, SMALL_INTERVAL = 1024 };
+    static const uint64_t sizes[] = {48, 500, 1033, 3000};
+    for (size_t s = 0; s < sizeof sizes / sizeof sizes[0]; s++) {
+        double squares = 0, stated = 0, truth = (double)BLOCKS * (double)sizes[s];
+        for (uint64_t seed = 1; seed <= RUNS; seed++) {
+            int count;
+            sample_weight_t w =
+                sampled_at(SMALL_INTERVAL, seed * 0x2545f4914f6cdd1dull, sizes[s], BLOCKS, &count);
+            squares += ((double)w.bytes - truth) * ((double)w.bytes - truth) / 1048576.0;
+            stated += (double)w.variance;
+        }
+        assert_true(stated > 0.75 * squares && stated < 1.33 * squares);
+    }
+}
+
 static void test_a_free_takes_away_what_the_allocation_had_added(void **state) {
     (void)state;
     for (uint64_t bytes = 1; bytes < 1 << 30; bytes = bytes * 3 + 1) {
@@ -88,6 +111,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_sums_of_samples_are_unbiased_for_every_size),
         cmocka_unit_test(test_stated_errors_are_as_large_as_the_real_ones),
+        cmocka_unit_test(test_errors_are_stated_also_where_the_interval_is_small),
         cmocka_unit_test(test_a_free_takes_away_what_the_allocation_had_added),
         cmocka_unit_test(test_a_block_far_above_the_interval_stands_for_itself),
     };

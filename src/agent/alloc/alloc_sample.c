@@ -54,8 +54,9 @@ bool sample_chosen(uintptr_t address, uint64_t bytes, uint64_t interval_bytes) {
 
 sample_weight_t sample_weigh(uintptr_t address, uint64_t bytes, uint64_t interval_bytes) {
     double size = (double)bytes, p = one_minus_exp(size / (double)interval_bytes);
-    double stands_for = size / p;
-    return (sample_weight_t){.bytes = (int64_t)(stands_for + 0.5),
-                             .blocks = (int64_t)(1 / p + fraction_of(address)),
-                             .variance = (uint64_t)(stands_for * stands_for * (1 - p) * 0x1p-20)};
+    double stands_for = size / p, fraction = fraction_of(address);
+    return (sample_weight_t){
+        .bytes = (int64_t)(stands_for + 0.5),
+        .blocks = (int64_t)(1 / p + fraction),
+        .variance = (uint64_t)(stands_for * stands_for * (1 - p) * 0x1p-20 + fraction)};
 }

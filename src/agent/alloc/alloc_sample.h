@@ -20,7 +20,8 @@ int64_t sample_distance(uint64_t *state, uint64_t interval_bytes);
 
 typedef struct sample_weight {
     int64_t bytes, blocks;
-    uint64_t variance; /* in units of 2^20 bytes² */
+    uint64_t
+        variance; /* in whole units of 2^20 bytes²: on average the truth, also where it is less than one */
 } sample_weight_t;
 
 sample_weight_t sample_weigh(uintptr_t address, uint64_t bytes, uint64_t interval_bytes);
