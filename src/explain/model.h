@@ -299,7 +299,8 @@ typedef struct model_findings {
 } model_findings_t;
 
 int model_findings(const model_t *m, model_findings_t *out, err_t *e);
-/* When all are there, in their order: which bytes are told twice. What findings return together is the sum of bytes − within_bytes. */
+/* When all are there, in their order: which bytes are told twice. What findings return together of what is kept is the sum of bytes −
+ * within_bytes, without temporary-peak: that is by how much the peak falls, a sum of its own (of memory that may be allocator-retention's now). */
 int model_findings_within(const model_t *m, model_findings_t *out, err_t *e);
 void model_findings_free(model_findings_t *f);
 

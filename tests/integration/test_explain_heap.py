@@ -652,6 +652,32 @@ def test_outputs_that_one_command_drops_are_one_finding_without_those_that_have_
     assert target.finish()[0] == 0
 
 
+def test_what_is_within_joined_outputs_says_so_of_each_of_them(
+    this_python: Python, spawn: Spawn, lowtide: Lowtide, tmp_path: Path
+) -> None:
+    target = spawn(
+        this_python,
+        """
+def work():
+    rows = [str(i) for i in range(3000)]
+    raise ValueError
+def fail():
+    try: work()
+    except ValueError as e: return e
+_2, _3 = [fail() for i in range(300)], [fail() for i in range(280)]
+_oh = {2: _2, 3: _3}
+""",
+    )
+    file = tmp_path / "t.tide"
+    assert lowtide("dump", target.pid, "-o", file).status == 0
+    outputs, *exceptions = json.loads(lowtide("report", file, "--json").stdout)["findings"]
+    assert (outputs["path"], outputs["within"]) == ("_oh", None)
+    assert [found["path"] for found in exceptions] == ["_2[…]", "_3[…]"]
+    for found in exceptions:
+        assert (found["kind"], found["within"], found["within_bytes"]) == ("held-traceback", 0, found["bytes"])
+    assert target.finish()[0] == 0
+
+
 SERVER = """
 import socketserver, sys, threading, time
 class App(socketserver.TCPServer):

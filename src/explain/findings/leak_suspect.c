@@ -450,6 +450,19 @@ static int suspect_alike(suspect_t *s, uint32_t type, const path_ids_t *ids, uin
     return status;
 }
 
+/* What the other names is from here on this one's, too. */
+static int suspect_join_spans(findings_t *f, model_finding_t *one, const model_finding_t *other) {
+    size_t count = one->span_count + other->span_count;
+    model_span_t *spans = mem_alloc((count + 1) * sizeof *spans);
+    if (!spans) return findings_no_memory(f);
+    if (one->span_count) memcpy(spans, one->spans, one->span_count * sizeof *spans);
+    if (other->span_count)
+        memcpy(spans + one->span_count, other->spans, other->span_count * sizeof *spans);
+    int status = findings_name_spans(f, one, spans, count);
+    mem_free(spans);
+    return status;
+}
+
 /* One command drops all that cells ended with: it is one finding, of all. */
 static int suspect_join_outputs(findings_t *f, uint32_t first) {
     model_findings_t *out = f->out;
@@ -466,6 +479,8 @@ static int suspect_join_outputs(findings_t *f, uint32_t first) {
         }
         one->bytes += x.bytes;
         one->objects += x.objects;
+        int status = suspect_join_spans(f, one, &x);
+        if (status) return status;
     }
     out->count = kept;
     if (count < 2) return 0;
