@@ -189,6 +189,9 @@ int profile_order(const profile_t *p, int figure, uint32_t **out, err_t *e);
  * the peak from the heap then (`peak` is the model of p->peak, or NULL). Once, before what follows. */
 int profile_join(profile_t *p, const model_t *m, const model_t *peak, err_t *e);
 
+/* What of a sample's block was touched, as a part: of each of its object's large blocks the same. A small one is all memory. */
+double profile_touched(const model_t *m, const profile_sample_t *s);
+
 typedef struct profile_share {
     uint32_t line;        /* in lines */
     uint64_t bytes;       /* estimated, from samples: of an exact profile, too */
@@ -202,7 +205,8 @@ typedef struct profile_kept {
     const uint32_t *orders;
     uint64_t count;
 } profile_kept_t;
-/* The program's own lines that made what those retain together, most bytes first; at most `max`. Returns how many. */
+/* The program's own lines that made what those retain together, most bytes first; at most `max`: of large blocks what was touched.
+ * Returns how many. */
 uint32_t profile_makers(const profile_t *p, const profile_kept_t *kept, uint32_t max,
                         profile_share_t *out);
 /* What holds most of the objects that a site or line made, as far as samples tell. */

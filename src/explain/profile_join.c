@@ -107,13 +107,21 @@ typedef struct join_sum {
     bool mapped; /* address space is in it, of which not all has been touched */
 } join_sum_t;
 
-static void join_add(const profile_t *p, const profile_sample_t *s, join_sum_t *to) {
+double profile_touched(const model_t *m, const profile_sample_t *s) {
+    enum { LARGE_BYTES = 64 << 10 };
+    if (s->bytes < LARGE_BYTES || s->object == LOWTIDE_NONE) return 1;
+    double untouched = (double)model_untouched(m, s->object);
+    return untouched > 0 ? 1 - untouched / (untouched + (double)model_shallow(m, s->object)) : 1;
+}
+
+static void join_add(const profile_t *p, const model_t *m, const profile_sample_t *s,
+                     join_sum_t *to) {
     uint64_t interval = p->processes[s->process].interval_bytes;
-    double weight = (double)s->weight, bytes = (double)s->bytes;
-    to->bytes += s->weight;
+    double weight = (double)s->weight, bytes = (double)s->bytes, touched = profile_touched(m, s);
+    to->bytes += (uint64_t)(weight * touched);
     to->samples++;
     to->mapped |= s->domain >= DOMAIN_MMAP;
-    if (weight > bytes) to->variance += weight * (weight - bytes);
+    if (weight > bytes) to->variance += weight * (weight - bytes) * touched * touched;
     if (interval > to->interval) to->interval = interval;
 }
 
@@ -142,7 +150,7 @@ static void join_sum(const profile_t *p, const profile_kept_t *kept, join_sum_t 
         for (at = join_from(places, at, order); at < places->count; at++) {
             if (places->at[at].order >= end) break;
             const profile_sample_t *s = &samples[places->at[at].sample];
-            join_add(p, s, &sums[s->line]);
+            join_add(p, kept->model, s, &sums[s->line]);
         }
     }
 }

@@ -373,7 +373,8 @@ static int kept_held_part(const profile_t *p, const model_t *peak, const kept_li
         if (lines->with[shares[i].line] == line) had += (double)shares[i].bytes;
     for (uint32_t i = 0; i < p->peak_sample_count; i++) {
         const profile_sample_t *s = &p->peak_samples[i];
-        if (s->object != LOWTIDE_NONE && lines->with[s->line] == line) of += (double)s->weight;
+        if (s->object != LOWTIDE_NONE && lines->with[s->line] == line)
+            of += (double)s->weight * profile_touched(peak, s);
     }
     /* What another has as well is no less found. */
     if (had * 2 < of) {
@@ -432,20 +433,22 @@ static bool kept_is_line(const profile_frame_t *f) {
 }
 
 /* Whether most of what a line made, as far as the heap at the peak knows, is what the holder keeps. */
-static bool kept_is_held(const profile_t *p, const profile_share_t *share) {
-    uint64_t of = 0;
-    for (uint32_t i = 0; i < p->peak_sample_count; i++)
-        if (p->peak_samples[i].line == share->line && p->peak_samples[i].object != LOWTIDE_NONE)
-            of += p->peak_samples[i].weight;
-    return share->bytes >= of / 4 * 3;
+static bool kept_is_held(const profile_t *p, const model_t *peak, const profile_share_t *share) {
+    double of = 0;
+    for (uint32_t i = 0; i < p->peak_sample_count; i++) {
+        const profile_sample_t *s = &p->peak_samples[i];
+        if (s->line == share->line && s->object != LOWTIDE_NONE)
+            of += (double)s->weight * profile_touched(peak, s);
+    }
+    return (double)share->bytes >= of / 4 * 3;
 }
 
 /* Whether the line is told with another, by what holds both. */
-static bool kept_may_join(const profile_t *p, const kept_lines_t *lines, uint32_t line,
-                          const profile_share_t *other) {
+static bool kept_may_join(const profile_t *p, const model_t *peak, const kept_lines_t *lines,
+                          uint32_t line, const profile_share_t *other) {
     return other->line != line && lines->with[other->line] == LOWTIDE_NONE &&
            lines->bytes[other->line] && kept_is_line(&p->lines[other->line].frame) &&
-           kept_is_held(p, other);
+           kept_is_held(p, peak, other);
 }
 
 /* Takes to the line what others made of what holds most of it, should that be worth a word. */
@@ -461,13 +464,13 @@ static int kept_take(const profile_t *p, const model_t *peak, uint32_t line, kep
     bool is_held = false;
     uint64_t more = 0;
     for (uint32_t i = 0; i < count; i++) {
-        if (shares[i].line == line) is_held = kept_is_held(p, &shares[i]);
-        if (kept_may_join(p, lines, line, &shares[i])) more += lines->bytes[shares[i].line];
+        if (shares[i].line == line) is_held = kept_is_held(p, peak, &shares[i]);
+        if (kept_may_join(p, peak, lines, line, &shares[i])) more += lines->bytes[shares[i].line];
     }
     bool is_worth = is_held && more >= lines->bytes[line] / WORTH_PART;
     for (uint32_t i = 0; i < count && is_worth; i++) {
         uint32_t other = shares[i].line;
-        if (!kept_may_join(p, lines, line, &shares[i])) continue;
+        if (!kept_may_join(p, peak, lines, line, &shares[i])) continue;
         lines->with[other] = line;
         lines->bytes[line] += lines->bytes[other];
         lines->bytes[other] = 0;

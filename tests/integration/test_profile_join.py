@@ -25,7 +25,7 @@ def table():
 def members(): return set(range(300_000))
 def text(): return bytearray(20_000_000)
 def numbers(): return array.array("d", bytes(16_000_000))
-def plain(): return bytes(12_000_000)
+def plain(): return b"x" * 12_000_000
 class Kept: pass
 kept = Kept()
 kept.items, kept.table, kept.members = items(), table(), members()

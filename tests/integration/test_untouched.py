@@ -6,6 +6,7 @@ import ast
 import json
 import os
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -221,3 +222,27 @@ def test_a_diff_grows_by_what_is_touched(this_python: Python, spawn: Spawn, lowt
     (grown,) = [path for path in told["paths"] if path["path"] == "a"]
     assert abs(grown["grown_bytes"] - 64 * MIB) <= HUGE
     target.finish()
+
+
+@pytest.mark.parametrize("mode", [[], ["--exact"]])
+def test_lines_made_what_of_their_blocks_was_touched(mode: list[str], lowtide: Lowtide, tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text("""
+class Row:
+    def __init__(self, i):
+        self.buffer = bytes(1 << 20)
+        self.text = b"%d" % i * 10_000
+rows = [Row(100000 + i) for i in range(800)]
+""")
+    path = tmp_path / "a.tide"
+    done = lowtide("run", *mode, "--no-report", "-o", path, "--python", sys.executable, tmp_path / "app.py")
+    assert done.status == 0, done.stderr
+    told = json.loads(lowtide("why", path, "rows", "--json").stdout)
+    (text, *others) = told["made_at"]
+    assert (text["function"], text["line"]) == ("Row.__init__", 5)
+    assert told["retained_bytes"] < 64 * MIB
+    assert abs(text["bytes"] - 800 * 60_033) <= text["error_bytes"] + MIB
+    assert sum(made["bytes"] for made in others) < 16 * MIB
+    (found,) = json.loads(lowtide("report", path, "--json").stdout)["findings"]
+    assert (found["path"], found["site"]["line"]) == ("rows", 5)
+    made = lowtide("why", path, "rows").stdout.split("made by ")[1].splitlines()[0]
+    assert "app.py:5" in made
