@@ -63,6 +63,7 @@ typedef struct collect_peak_cost {
 typedef struct collect_course {
     uint64_t heap, high, told; /* now; the most since it was told; what was told */
     uint64_t untouched;        /* at the last look */
+    uint64_t rss_peak;         /* then */
     uint64_t highest, rows, due_us;
     uint32_t torn;     /* looks one after the other at which the heap changed */
     uint64_t until_us; /* when a row found no room, and since when there are none; 0: it has all */

@@ -65,14 +65,16 @@ static bool sum_up(collect_t *c, collect_process_t *p, uint64_t *all) {
         sites_read(&c->sites, p->pid, &p->observed, seen);
     if (find_lines(&c->sites) || lines_room(seen, c->sites.frames.count)) return false;
     for (size_t i = 0; i < seen->lines.count; i++)
-        seen->lines.at[i].now = seen->lines.at[i].total = 0;
+        seen->lines.at[i].now = seen->lines.at[i].total = seen->lines.at[i].untouched = 0;
     for (size_t i = 0; i < seen->cells.count; i++) {
         const collect_cell_t *cell = seen->cells.at + i;
         uint64_t live, total;
         if (!cell->figures.domain || !observed_cell_now(&p->observed, i, &live, &total)) continue;
         const collect_stack_line_t *of = c->sites.lines.at + cell->figures.stack;
         collect_line_t *line = seen->lines.at + (of->own == COLLECT_NO_FRAME ? of->site : of->own);
-        line->now += live > cell->untouched ? live - cell->untouched : 0;
+        const uint64_t untouched = live < cell->untouched ? live : cell->untouched;
+        line->now += live - untouched;
+        line->untouched += untouched;
         line->total += total;
         *all += live;
     }
@@ -83,8 +85,13 @@ static uint64_t apart(uint64_t a, uint64_t b) {
     return a > b ? a - b : b - a;
 }
 
+static uint64_t less(uint64_t a, uint64_t b) {
+    return a > b ? a - b : 0;
+}
+
+/* What was touched for the first time is as good as made; or it went, and nobody knows. */
 static uint64_t made(const collect_line_t *line) {
-    return line->total > line->then_total ? line->total - line->then_total : 0;
+    return less(line->total, line->then_total) + less(line->then_untouched, line->untouched);
 }
 
 /* Has it clearly more or less than it was told with, or may it have had between? */
@@ -133,6 +140,7 @@ static void tell_all(collect_t *c, uint32_t number, uint64_t t_us, uint64_t step
             line->told = line->now;
         }
         line->then_total = line->total;
+        line->then_untouched = line->untouched;
     }
     tell(c, (collect_row_t){.process = number,
                             .t_us = t_us,
@@ -148,10 +156,18 @@ static void tell_all(collect_t *c, uint32_t number, uint64_t t_us, uint64_t step
 static uint64_t note_high(collect_process_t *p) {
     uint64_t high = observed_heap_recent_bytes(&p->observed);
     uint64_t heap = observed_heap_bytes(&p->observed), untouched = p->untouched_bytes;
-    p->series.heap = heap > untouched ? heap - untouched : 0;
+    p->series.heap = less(heap, untouched);
     if (untouched < p->series.untouched) untouched = p->series.untouched;
     p->series.untouched = p->untouched_bytes;
-    high = high > untouched ? high - untouched : 0;
+    const uint64_t most = high;
+    high = less(high, untouched);
+    /* It was touched after all, where the RSS was higher by then. */
+    if (p->rss_peak_bytes > p->series.rss_peak) {
+        uint64_t touched = less(p->rss_peak_bytes, less(p->rss_bytes, p->series.heap));
+        if (touched > most) touched = most;
+        if (high < touched) high = touched;
+    }
+    p->series.rss_peak = p->rss_peak_bytes;
     if (high < p->series.heap) high = p->series.heap;
     if (high > p->rss_peak_bytes) high = p->rss_peak_bytes;
     if (high > p->series.high) p->series.high = high;

@@ -49,8 +49,9 @@ typedef struct collect_stack_line {
 
 /* What a line has (collect_series.h). */
 typedef struct collect_line {
-    uint64_t now, total;       /* alive, and made in all */
-    uint64_t told, then_total; /* alive when it was last told; made when the heap last was */
+    uint64_t now, total, untouched; /* alive; made in all; never touched of what else is alive */
+    uint64_t told;                  /* alive when it was last told */
+    uint64_t then_total, then_untouched; /* when the heap was last told */
 } collect_line_t;
 
 VEC_DEFINE(collect_stack_lines, collect_stack_line_t);
