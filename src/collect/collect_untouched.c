@@ -31,15 +31,19 @@ void untouched_read(collect_t *c, uint32_t number, bool peak, uint64_t heap) {
     } else {
         peak = false;
     }
+    /* Where the RSS is higher than at the heap's highest, with much of that gone, it tells of other pages. */
+    const uint64_t heap_peak = observed_heap_peak_bytes(&p->observed);
+    const bool heap_high = p->untouched_heap >= heap_peak - heap_peak / 4;
     for (size_t i = 0; peak && i < p->seen.cells.count; i++) {
         collect_cell_t *cell = &p->seen.cells.at[i];
-        if (cell_lives_as(cell, &cell->figures.peak)) cell->peak_untouched = cell->untouched;
+        if (heap_high && cell_lives_as(cell, &cell->figures.peak))
+            cell->peak_untouched = cell->untouched;
         if (cell_lives_as(cell, &cell->figures.rss_peak))
             cell->rss_peak_untouched = cell->untouched;
     }
     p->untouched_rss = p->rss_bytes;
-    if (peak) {
-        p->peak_stale = false;
+    if (peak) p->peak_stale = false;
+    if (peak && p->rss_bytes >= p->high_rss) {
         p->high_rss = p->rss_bytes;
         p->high_heap = p->untouched_heap;
     }

@@ -170,6 +170,24 @@ static void what_was_only_read_is_no_memory(void **state) {
     end(&m.c, m.r);
 }
 
+/* Something large came and went beside it; then it is touched, and the RSS is higher than any look saw it. */
+static void what_is_touched_after_the_heaps_highest_was_not_touched_then(void **state) {
+    (void)state;
+    mapped_t m;
+    mapped_begin(&m);
+    collect_drain(&m.c);
+    assert_int_equal(mapped_untouched_at_peak(&m), MAPPED_BYTES);
+    m.r->cells[1].peak.bytes = MAPPED_BYTES;
+    m.r->cells[1].heap_epoch = m.r->head.heap_epoch;
+    m.r->head.heap_peak_bytes = INT64_C(3) * MAPPED_BYTES;
+    mapped_touch(&m, 0, MAPPED_BYTES);
+    collect_drain(&m.c);
+    assert_int_equal(m.p->seen.cells.at[1].untouched, 0);
+    assert_int_equal(mapped_untouched_at_peak(&m), MAPPED_BYTES);
+    munmap((void *)m.at, MAPPED_BYTES + BESIDE_BYTES);
+    end(&m.c, m.r);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_peak_between_two_looks_is_told),
@@ -177,6 +195,7 @@ int main(void) {
         cmocka_unit_test(what_was_never_touched_is_no_memory_when_it_is_gone_either),
         cmocka_unit_test(what_was_touched_before_a_dip_is_told_of_what_goes_later),
         cmocka_unit_test(what_is_seen_while_it_goes_is_told_as_it_was_before),
+        cmocka_unit_test(what_is_touched_after_the_heaps_highest_was_not_touched_then),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
